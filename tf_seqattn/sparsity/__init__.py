@@ -1,0 +1,49 @@
+"""Training side: blocks, importance, schedules, policies, the wrapper, callbacks."""
+
+from tf_seqattn.sparsity.blocks import BlockGrid
+from tf_seqattn.sparsity.callbacks import PruningSummaries, UpdatePruningStep
+from tf_seqattn.sparsity.importance import (
+    Importance,
+    Magnitude,
+    PowerPropagation,
+    SoftmaxAttention,
+)
+from tf_seqattn.sparsity.policies import MinimumBlocks, PruningPolicy
+from tf_seqattn.sparsity.prune import (
+    prune,
+    prune_scope,
+    pruned_layers,
+    strip_pruning,
+)
+from tf_seqattn.sparsity.schedules import (
+    ACDCSchedule,
+    OneShotSchedule,
+    Phase,
+    PruningSchedule,
+    SequentialAttentionSchedule,
+)
+from tf_seqattn.sparsity.summary import summary
+from tf_seqattn.sparsity.wrapper import PrunableLayer
+
+__all__ = [
+    "ACDCSchedule",
+    "BlockGrid",
+    "Importance",
+    "Magnitude",
+    "MinimumBlocks",
+    "OneShotSchedule",
+    "Phase",
+    "PowerPropagation",
+    "PrunableLayer",
+    "PruningPolicy",
+    "PruningSchedule",
+    "PruningSummaries",
+    "SequentialAttentionSchedule",
+    "SoftmaxAttention",
+    "UpdatePruningStep",
+    "prune",
+    "prune_scope",
+    "pruned_layers",
+    "strip_pruning",
+    "summary",
+]

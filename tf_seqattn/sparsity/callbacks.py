@@ -1,0 +1,420 @@
+"""Callbacks: counting steps, updating masks, resetting the optimizer, summaries."""
+
+import logging
+import math
+import os
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tf_seqattn.sparsity import optimizer_reset
+from tf_seqattn.sparsity.blocks import entry_sparsity
+from tf_seqattn.sparsity.importance import attention_entropy
+from tf_seqattn.sparsity.keras_api import check_layer, keras
+from tf_seqattn.sparsity.plots import picture
+from tf_seqattn.sparsity.prune import _is_tfmot_wrapper, pruned_layers
+from tf_seqattn.sparsity.schedules import Phase, PruningSchedule, update_at
+from tf_seqattn.sparsity.summary import summary
+from tf_seqattn.sparsity.support import support_churn
+
+logger = logging.getLogger("tf_seqattn")
+
+
+def _phase(schedule, step: int) -> Phase | None:
+    """Phase of a schedule at `step`; None for tfmot's, which have no phases."""
+    return schedule.phase(step) if isinstance(schedule, PruningSchedule) else None
+
+
+def _next_phase_change(schedule, step: int) -> float:
+    if isinstance(schedule, PruningSchedule):
+        return schedule.next_phase_change(step)
+    return math.inf
+
+
+def _check_prunable(model) -> list:
+    """The pruned layers of a model that is ready to train, or a clear error."""
+    layers = pruned_layers(model)
+    if not layers:
+        tfmot = [m.name for m in model.submodules if _is_tfmot_wrapper(m)]
+        remedy = (
+            f"It was pruned by tfmot ({tfmot[0]!r}): use "
+            "tfmot.sparsity.keras.UpdatePruningStep() and PruningSummaries instead."
+            if tfmot
+            else "Wrap it first: `model = sa.prune(model, pruning_schedule=...)`. If "
+            "that left every layer alone, its log says why (for example too few "
+            "blocks: choose a smaller block_size or a pruning_policy)."
+        )
+        raise ValueError(
+            f"Model {model.name!r} has no pruned layer: nothing to do. {remedy}"
+        )
+    unbuilt = [layer.name for layer in layers if not layer.built]
+    if unbuilt:
+        raise ValueError(
+            f"Model {model.name!r} is not built: {', '.join(unbuilt)} have no kernels "
+            "yet, so their steps cannot be counted from the first one. Call the model "
+            "on a batch, `model(batch)`, or `model.build(input_shape)`, before `fit`."
+        )
+    return layers
+
+
+class UpdatePruningStep(keras.callbacks.Callback):
+    """Counts training steps, updates the masks, resets the optimizer.
+
+    Before every training step, the step of each pruned layer advances and its mask
+    follows the schedule. Where a phase begins, the optimizer is reset: its slots get
+    their initial values and Adam's bias correction starts again, while the
+    learning-rate schedule goes on. Training a pruned model without this callback
+    raises. The order of callbacks does not matter.
+
+    With `steps_per_execution=K` the masks are updated once per execution, to what
+    the schedule wants at its last step; an execution that would cross a phase change
+    is cut short, so phases begin exactly where they should.
+
+    In a custom training loop two lines do the same:
+
+    ```python
+    pruning = sa.UpdatePruningStep.for_loop(model, optimizer)
+    for batch in dataset:
+        pruning.step()
+        train_step(batch)
+    ```
+
+    Args:
+      reset_optimizer: whether to reset the optimizer at phase changes (appendix C.1
+        calls it crucial). Schedules of tfmot have no phases and reset nothing.
+
+    Raises:
+      ValueError: when training begins, if the model has no pruned layer (naming the
+        remedy), is not built or runs with `steps_per_execution="auto"`.
+
+    Example:
+
+    >>> from tf_seqattn.sparsity import OneShotSchedule, prune
+    >>> model = keras.Sequential([keras.layers.Dense(64, input_shape=(64,))])
+    >>> pruned = prune(model, OneShotSchedule(0.9, prune_step=1), block_size=(4, 4))
+    >>> pruned.compile("adam", "mse")
+    >>> x = tf.ones((8, 64))
+    >>> history = pruned.fit(x, x, verbose=0, callbacks=[UpdatePruningStep()])
+    """
+
+    _supports_tf_logs = True
+
+    def __init__(self, reset_optimizer: bool = True):
+        super().__init__()
+        self.reset_optimizer = reset_optimizer
+        self._layers: list = []
+        self._groups: list | None = None
+        self._optimizer = None
+        self._slots: list | None = None
+        self._executed_steps = 1
+
+    @classmethod
+    def for_loop(cls, model, optimizer=None, reset_optimizer: bool = True):
+        """Returns the callback ready for a custom training loop.
+
+        Args:
+          model: the pruned model (or layer), built.
+          optimizer: its optimizer; `model.optimizer` by default.
+          reset_optimizer: as in the constructor.
+
+        Raises:
+          ValueError: as when training begins.
+        """
+        check_layer(model, "model")
+        pruning = cls(reset_optimizer)
+        pruning.set_model(model)
+        pruning._begin(optimizer or getattr(model, "optimizer", None))
+        return pruning
+
+    def step(self):
+        """Begins a training step: call it before each one in a custom loop."""
+        self._advance(1)
+
+    # The callback's events.
+
+    def on_train_begin(self, logs=None):
+        if getattr(self.model, "autotune_steps_per_execution", False):
+            raise ValueError(
+                'steps_per_execution="auto" changes under way, so phases could not '
+                "begin where they should. Compile with a number instead."
+            )
+        _check_no_tfmot_callback(sys._getframe(1), self.model)
+        self._begin(self.model.optimizer)
+        self._executed_steps = self._steps_per_execution()
+        self._reuse_train_function()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._end_execution_at_phase_change()
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._advance(self._steps_per_execution())
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._end_execution_at_phase_change()
+
+    def on_train_end(self, logs=None):
+        self._set_steps_per_execution(self._executed_steps)
+        for layer in self._layers:
+            layer.steps_are_counted = False
+        self._put_train_function_aside()
+        summary(self.model, print_fn=logger.info)
+
+    def on_test_begin(self, logs=None):
+        # A validation inside `fit` need not stop where a phase does.
+        if self._groups is not None:
+            self._set_steps_per_execution(self._executed_steps)
+
+    # Steps, masks and the optimizer.
+
+    def _begin(self, optimizer):
+        self._layers = _check_prunable(self.model)
+        self._groups = None
+        self._optimizer = optimizer
+        self._slots = None
+        if self.reset_optimizer and optimizer is None:
+            raise ValueError(
+                "There is no optimizer to reset at phase changes: compile the model or "
+                "pass `optimizer`, or set `reset_optimizer=False`."
+            )
+        if self.reset_optimizer:
+            optimizer_reset.prepare(optimizer)
+        for layer in self._layers:
+            layer.steps_are_counted = True
+        self._count = tf.function(_step_counter(self._layers))
+
+    def _advance(self, steps: int):
+        """Begins `steps` training steps that run as one execution."""
+        if self._groups is None:
+            # Only now: another callback may have restored a backup in the meantime.
+            self._groups = _group_by_schedule(self._layers)
+        phase_begins = False
+        for group in self._groups:
+            done = int(group.layers[0].pruning_step)
+            for step in range(done + 1, done + steps + 1):
+                sparsity = update_at(group.schedule, step)
+                if sparsity is not None:
+                    group.update_masks(tf.constant(sparsity, tf.float32))
+            before, now = _phase(group.schedule, done), _phase(group.schedule, done + 1)
+            phase_begins |= done > 0 and before != now
+        self._count(tf.constant(steps, tf.int64))
+        if phase_begins and self.reset_optimizer:
+            self._reset_optimizer()
+
+    def _reset_optimizer(self):
+        if not optimizer_reset.is_built(self._optimizer):
+            return
+        if self._slots is None:
+            self._slots = optimizer_reset.initial_slots(
+                self._optimizer, self.model.trainable_variables
+            )
+        optimizer_reset.reset(self._optimizer, self._slots)
+
+    # Executions of several steps.
+
+    def _steps_per_execution(self) -> int:
+        steps = getattr(self.model, "_steps_per_execution", None)
+        return 1 if steps is None else int(steps.numpy())
+
+    def _set_steps_per_execution(self, steps: int):
+        if steps != self._steps_per_execution():
+            self.model._steps_per_execution.assign(steps)
+
+    def _end_execution_at_phase_change(self):
+        """Shortens the next execution so that it ends where a phase does.
+
+        Keras reads the variable anew before each execution.
+        """
+        if self._executed_steps == 1:
+            return
+        steps = self._executed_steps
+        for layer in self._layers:
+            done = int(layer.pruning_step)
+            # A phase that begins at step n is preceded by step n - 1.
+            change = _next_phase_change(layer.pruning_schedule, done + 1)
+            steps = min(steps, change - (done + 1))
+        self._set_steps_per_execution(int(steps))
+
+    # A second `fit` without the callback.
+
+    def _put_train_function_aside(self):
+        """Lets a later `fit` without this callback trace, and so raise.
+
+        The check of the wrappers runs while the training step is traced; one that is
+        traced already would train on without counting.
+        """
+        # Written past Keras, which would track and save the variable.
+        self.model.__dict__["_counted_train_function"] = (
+            getattr(self.model, "_steps_per_execution", None),
+            self.model.train_function,
+        )
+        self.model.train_function = None
+
+    def _reuse_train_function(self):
+        """Puts back what an earlier `fit` traced, unless `compile` came between."""
+        compilation, function = getattr(
+            self.model, "_counted_train_function", (None, None)
+        )
+        if function is not None and compilation is self.model._steps_per_execution:
+            self.model.train_function = function
+
+
+class _Group(NamedTuple):
+    """Layers that follow the same schedule and are at the same step."""
+
+    schedule: Any
+    layers: list
+    update_masks: Any
+
+
+def _group_by_schedule(layers) -> list[_Group]:
+    groups: dict[str, list] = {}
+    for layer in layers:
+        key = repr((layer.pruning_schedule.get_config(), int(layer.pruning_step)))
+        groups.setdefault(key, []).append(layer)
+    return [
+        _Group(group[0].pruning_schedule, group, tf.function(_mask_updater(group)))
+        for group in groups.values()
+    ]
+
+
+def _step_counter(layers):
+    def count(steps):
+        for layer in layers:
+            layer.pruning_step.assign_add(steps)
+
+    return count
+
+
+def _mask_updater(layers):
+    def update_masks(sparsity):
+        for layer in layers:
+            layer.update_masks(sparsity)
+
+    return update_masks
+
+
+def _check_no_tfmot_callback(frame, model):
+    """Raises where a callback of tfmot stands in the list of the running `fit`.
+
+    It would find none of our layers and do nothing, in silence. Keras gives a
+    callback no access to the list, but the list is the caller.
+    """
+    siblings = getattr(frame.f_locals.get("self"), "callbacks", None) or []
+    if any(_is_tfmot_wrapper(layer) for layer in model.submodules):
+        return
+    for callback in siblings:
+        if type(callback).__module__.startswith("tensorflow_model_optimization"):
+            name = type(callback).__name__
+            raise ValueError(
+                f"tfmot's callback {name} does not know the layers of tf_seqattn and "
+                f"would do nothing. Use sa.{name} in its place."
+            )
+
+
+class PruningSummaries(keras.callbacks.TensorBoard):
+    """TensorBoard callback that shows the pruning of every layer.
+
+    Besides what `keras.callbacks.TensorBoard` writes, under `log_dir`: for each
+    pruned kernel its sparsity, requested and reached, its phase, the entropy of its
+    attention (1 is uniform), the churn (share of the support that changed since the
+    last sparse phase) and pictures of mask and attention; the horizontal axis is the
+    pruning step.
+
+    Args:
+      log_dir: folder for the event files.
+      update_freq: "epoch", or a number of training steps between two entries. A
+        phase change always makes one.
+      images: whether to write the pictures, at every phase change and epoch.
+      **kwargs: further arguments of `keras.callbacks.TensorBoard`.
+
+    Raises:
+      ValueError: for an empty `log_dir`, or when training begins on a model that
+        tf_seqattn does not prune.
+
+    Example:
+
+    >>> summaries = PruningSummaries(log_dir="logs", update_freq=100)
+    """
+
+    def __init__(self, log_dir, update_freq="epoch", images: bool = True, **kwargs):
+        if not isinstance(log_dir, (str, os.PathLike)) or not str(log_dir):
+            raise ValueError(
+                "`log_dir` must be a non-empty path, such as 'logs'. Received: "
+                f"log_dir={log_dir!r}"
+            )
+        super().__init__(log_dir=str(log_dir), update_freq=update_freq, **kwargs)
+        self.images = images
+        self._pruning_writer = None
+        self._phases: dict[str, Phase | None] = {}
+        self._supports: dict[str, np.ndarray] = {}
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        _check_prunable(self.model)
+        self._pruning_writer = tf.summary.create_file_writer(
+            os.path.join(self.log_dir, "pruning")
+        )
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)
+        changed = False
+        for layer in pruned_layers(self.model):
+            phase = _phase(layer.pruning_schedule, int(layer.pruning_step))
+            changed |= self._phases.get(layer.name, phase) != phase
+            begins_sparse = self._phases.get(layer.name) != phase == Phase.SPARSE
+            self._phases[layer.name] = phase
+            if begins_sparse:
+                self._write_churn(layer)
+        due = self.update_freq != "epoch" and batch % self.update_freq == 0
+        if changed or due:
+            self._write(images=changed)
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        self._write(images=True)
+
+    def on_train_end(self, logs=None):
+        super().on_train_end(logs)
+        if self._pruning_writer is not None:
+            self._pruning_writer.close()
+
+    def _write_churn(self, layer):
+        for pruned in layer.pruned_kernels:
+            name = f"{layer.name}/{pruned.name}"
+            support = pruned.mask.numpy()
+            if name in self._supports:
+                with self._pruning_writer.as_default(step=int(layer.pruning_step)):
+                    churn = support_churn(self._supports[name], support)
+                    tf.summary.scalar(f"{name}/support_churn", churn)
+            self._supports[name] = support
+
+    def _write(self, images: bool):
+        for layer in pruned_layers(self.model):
+            step = int(layer.pruning_step)
+            phase = _phase(layer.pruning_schedule, step)
+            with self._pruning_writer.as_default(step=step):
+                if phase is not None:
+                    tf.summary.scalar(f"{layer.name}/phase", int(phase))
+                for pruned in layer.pruned_kernels:
+                    self._write_kernel(layer, pruned, images and self.images)
+        self._pruning_writer.flush()
+
+    def _write_kernel(self, layer, pruned, images: bool):
+        name = f"{layer.name}/{pruned.name}"
+        mask = pruned.mask.numpy()
+        tf.summary.scalar(f"{name}/sparsity", entry_sparsity(mask, pruned.grid))
+        wanted = getattr(layer.pruning_schedule, "sparsity", None)
+        if wanted is not None:
+            requested = wanted(int(layer.pruning_step))
+            tf.summary.scalar(f"{name}/sparsity_requested", requested)
+        if images:
+            tf.summary.image(f"{name}/mask", picture(mask))
+        if pruned.logits is None:
+            return
+        attention = layer.importance.attention(pruned.logits)
+        tf.summary.scalar(f"{name}/attention_entropy", attention_entropy(attention))
+        tf.summary.histogram(f"{name}/attention", attention)
+        if images:
+            tf.summary.image(f"{name}/attention", picture(attention.numpy()))

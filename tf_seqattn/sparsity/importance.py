@@ -1,0 +1,272 @@
+"""What to score: how important each block is, and how that acts on the kernel.
+
+An importance answers three questions about a kernel `W` cut into blocks, each by
+a plain function of tensors: by what is each block multiplied in the forward pass
+(`multipliers`), by what are blocks ranked when some must go (`scores`), and what
+does it add to the loss (`penalty`).
+"""
+
+import abc
+import math
+
+import tensorflow as tf
+
+from tf_seqattn.sparsity import blocks
+
+
+def softmax_attention(logits: tf.Tensor) -> tf.Tensor:
+    """Softmax over all blocks, scaled to mean 1 (section 3, algorithm 1).
+
+    Args:
+      logits: float tensor (block rows, block columns).
+
+    Returns:
+      `N * softmax(logits)`, same shape: 1 everywhere when all logits are equal.
+
+    Example:
+
+    >>> softmax_attention(tf.zeros((2, 2))).numpy().tolist()
+    [[1.0, 1.0], [1.0, 1.0]]
+    """
+    flat = tf.reshape(logits, [-1])
+    attention = tf.nn.softmax(flat) * tf.cast(tf.size(flat), flat.dtype)
+    return tf.reshape(attention, logits.shape)
+
+
+# Activation name: (function of the logits, the logit at which it is 1).
+_ACTIVATIONS = {
+    "softmax": (softmax_attention, 0.0),
+    "exp": (tf.exp, 0.0),
+    "sigmoid": (lambda logits: 2.0 * tf.sigmoid(logits), 0.0),
+    "identity": (tf.identity, 1.0),
+}
+
+
+class Importance(abc.ABC):
+    """Base of the three importances; subclass it for a criterion of your own.
+
+    Attributes:
+      initial_logit: value at which a trainable logit per block starts, or None
+        where the importance has no logits.
+    """
+
+    initial_logit: float | None = None
+
+    def prepare_kernel(
+        self, kernel: tf.Tensor, grid: blocks.BlockGrid
+    ) -> tf.Tensor | None:
+        """Returns what to store so that pruning starts from the function of `kernel`.
+
+        None, the default, where the kernel itself does.
+        """
+        del kernel, grid
+
+    def multipliers(
+        self,
+        kernel: tf.Tensor,
+        logits: tf.Tensor | None,
+        grid: blocks.BlockGrid,
+        density: float | None,
+    ) -> tf.Tensor | None:
+        """Returns what each block is multiplied by, `grid.shape`; None means 1.
+
+        Args:
+          kernel: float tensor of `grid.kernel_shape`.
+          logits: float32 tensor of `grid.shape`, or None.
+          grid: the kernel's `BlockGrid`.
+          density: `1 - target sparsity` of the schedule, or None if unknown.
+        """
+        del kernel, logits, grid, density
+
+    @abc.abstractmethod
+    def scores(
+        self, kernel: tf.Tensor, logits: tf.Tensor | None, grid: blocks.BlockGrid
+    ) -> tf.Tensor:
+        """Returns the rank value of each block, `grid.shape`; larger is kept."""
+
+    def penalty(self, logits: tf.Tensor | None) -> tf.Tensor | None:
+        """Returns a scalar to add to the loss, or None."""
+        del logits
+
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict):
+        """Inverse of `get_config`."""
+        return cls(**config)
+
+    def __eq__(self, other):
+        return type(self) is type(other) and self.get_config() == other.get_config()
+
+    def __hash__(self):
+        return hash((type(self).__name__, repr(self.get_config())))
+
+    def __repr__(self):
+        listed = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
+        return f"{type(self).__name__}({listed})"
+
+
+class SoftmaxAttention(Importance):
+    """One trainable logit per block, softmax over the blocks (section 3).
+
+    The attention multiplies the block in the forward pass and ranks it when
+    blocks must go. It is 1 everywhere at the start, so wrapping a trained layer
+    does not change what it computes.
+
+    Args:
+      activation: what turns logits into attention. "softmax" (the paper's, mean 1);
+        "exp", the unnormalised softmax of lemma 2.1; "sigmoid", scaled to 1 at
+        logit 0; "identity", the mask itself, starting at 1 (lemma 2.2 with `l1`).
+      clip: "density" clips the attention to `[d, 1 / d]`, `d = 1 - target sparsity`
+        (appendix C.1, which prints `[n d, n / d]`: that is read here as bounds on the
+        mean-1 attention, the reading taken throughout); a pair of floats gives
+        bounds; None does not clip. Ranking uses the attention before clipping.
+      l1: weight of an L1 penalty on the attention (lemma 2.2).
+      l2: weight of an L2 penalty on the logits (appendix C.1: weight decay helps on
+        the logits too; an optimizer's own decay reaches them as well).
+
+    Raises:
+      ValueError: for an unknown activation, bad bounds or a negative weight.
+
+    Example:
+
+    >>> importance = SoftmaxAttention()
+    >>> grid = blocks.BlockGrid((4, 4), (2, 2))
+    >>> logits = tf.constant([[0., 0.], [0., tf.math.log(5.)]])
+    >>> importance.multipliers(None, logits, grid, density=0.5).numpy().tolist()
+    [[0.5, 0.5], [0.5, 2.0]]
+    """
+
+    def __init__(
+        self,
+        activation: str = "softmax",
+        clip: str | tuple[float, float] | None = "density",
+        l1: float = 0.0,
+        l2: float = 0.0,
+    ):
+        if activation not in _ACTIVATIONS:
+            raise ValueError(
+                f"`activation` must be one of {sorted(_ACTIVATIONS)}. "
+                f"Received: activation={activation!r}"
+            )
+        if clip is not None and clip != "density":
+            bounds = () if isinstance(clip, str) else tuple(float(b) for b in clip)
+            if len(bounds) != 2 or not bounds[0] < bounds[1]:
+                raise ValueError(
+                    '`clip` must be "density", None or a pair (low, high) with '
+                    f"low < high. Received: clip={clip!r}"
+                )
+            clip = (bounds[0], bounds[1])
+        for name, value in (("l1", l1), ("l2", l2)):
+            if value < 0:
+                raise ValueError(
+                    f"`{name}` must not be negative. Received: {name}={value!r}"
+                )
+        self.activation = activation
+        self.clip = clip
+        self.l1 = float(l1)
+        self.l2 = float(l2)
+        self._activate, self.initial_logit = _ACTIVATIONS[activation]
+
+    def attention(self, logits: tf.Tensor) -> tf.Tensor:
+        """Returns the attention before clipping, like `logits`."""
+        return self._activate(logits)
+
+    def _bounds(self, density: float | None) -> tuple[float, float] | None:
+        if self.clip != "density":
+            return self.clip  # type: ignore[return-value]
+        # At density 1 nothing is to be pruned and the bounds would freeze the logits.
+        if density is None or density >= 1.0:
+            return None
+        return density, 1.0 / density
+
+    def multipliers(self, kernel, logits, grid, density):
+        del kernel, grid
+        attention = self.attention(logits)
+        bounds = self._bounds(density)
+        return tf.clip_by_value(attention, *bounds) if bounds else attention
+
+    def scores(self, kernel, logits, grid):
+        attention = self.attention(logits)
+        # Untrained logits rank nothing; the blocks' norms then do.
+        untrained = tf.reduce_all(logits == tf.reshape(logits, [-1])[0])
+        return tf.cond(
+            untrained, lambda: blocks.block_norms(kernel, grid), lambda: attention
+        )
+
+    def penalty(self, logits):
+        if not self.l1 and not self.l2:
+            return None
+        l1 = self.l1 * tf.reduce_sum(tf.abs(self.attention(logits)))
+        return l1 + self.l2 * tf.reduce_sum(tf.square(logits))
+
+    def get_config(self):
+        return {
+            "activation": self.activation,
+            "clip": self.clip,
+            "l1": self.l1,
+            "l2": self.l2,
+        }
+
+
+class Magnitude(Importance):
+    """Ranks blocks by their Frobenius norm (section 4.1).
+
+    Example:
+
+    >>> grid = blocks.BlockGrid((2, 4), (2, 2))
+    >>> Magnitude().scores(tf.ones((2, 4)), None, grid).numpy().tolist()
+    [[2.0, 2.0]]
+    """
+
+    def scores(self, kernel, logits, grid):
+        del logits
+        return blocks.block_norms(kernel, grid)
+
+
+class PowerPropagation(Importance):
+    """Each block times its own Frobenius norm (section 4.1, lemma 2.3).
+
+    The stored kernel is rescaled once so that training starts from the function
+    the layer had: block `W_b` is stored as `W_b / sqrt(||W_b||)`.
+
+    Example:
+
+    >>> grid = blocks.BlockGrid((2, 4), (2, 2))
+    >>> PowerPropagation().multipliers(tf.ones((2, 4)), None, grid, None).numpy()
+    array([[2., 2.]], dtype=float32)
+    """
+
+    def prepare_kernel(self, kernel, grid):
+        norms = blocks.block_norms(kernel, grid)
+        return blocks.scale_blocks(
+            kernel, tf.where(norms > 0, tf.math.rsqrt(norms), 0.0), grid
+        )
+
+    def multipliers(self, kernel, logits, grid, density):
+        del logits, density
+        squares = blocks.sum_blocks(tf.square(tf.cast(kernel, tf.float32)), grid)
+        # The norm of a zero block has no gradient; a tiny floor gives it 0.
+        return tf.sqrt(tf.maximum(squares, 1e-30))
+
+    def scores(self, kernel, logits, grid):
+        del logits
+        return blocks.block_norms(kernel, grid)
+
+
+def attention_entropy(attention: tf.Tensor) -> tf.Tensor:
+    """Entropy of the attention as a share of the uniform one's, in [0, 1].
+
+    Example:
+
+    >>> float(attention_entropy(tf.ones((4, 4))))
+    1.0
+    """
+    flat = tf.abs(tf.reshape(attention, [-1]))
+    if flat.shape[0] == 1:
+        return tf.ones([], flat.dtype)
+    share = flat / tf.reduce_sum(flat)
+    entropy = -tf.reduce_sum(tf.math.multiply_no_nan(tf.math.log(share), share))
+    return entropy / math.log(flat.shape[0])

@@ -1,0 +1,241 @@
+"""Where the kernels of a Keras layer are, and which of their axes are inputs."""
+
+import dataclasses
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from tf_seqattn.sparsity.blocks import BlockGrid
+from tf_seqattn.sparsity.keras_api import keras, sublayers
+
+layers = keras.layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """One kernel: the layer that holds it, and how it is read as a matrix.
+
+    Attributes:
+      owner: the layer whose attribute holds the variable.
+      attribute: name of that attribute.
+      name: name within the pruned layer, such as "kernel" or "query/kernel".
+      row_axes: axes that are contracted; empty means all but the last.
+      column_axes: axes of the outputs; empty means the last.
+      index: position where the attribute is a list, else None.
+    """
+
+    owner: keras.layers.Layer
+    attribute: str
+    name: str
+    row_axes: tuple[int, ...] = ()
+    column_axes: tuple[int, ...] = ()
+    index: int | None = None
+
+    @property
+    def variable(self) -> tf.Variable:
+        """The kernel's variable, of any rank from 2."""
+        value = self.owner.__dict__[self.attribute]
+        return value if self.index is None else value[self.index]
+
+    def replace(self, value):
+        """Puts `value` where the variable is; returns what undoes it.
+
+        The instance dictionary is written directly: Keras would stop tracking the
+        variable if the attribute were assigned.
+        """
+        attributes = self.owner.__dict__
+        before = attributes[self.attribute]
+        if self.index is None:
+            attributes[self.attribute] = value
+        else:
+            replaced = list(before)
+            replaced[self.index] = value
+            attributes[self.attribute] = replaced
+
+        def restore():
+            attributes[self.attribute] = before
+
+        return restore
+
+    def grid(self, block_size) -> BlockGrid:
+        """The kernel's `BlockGrid` for blocks of `block_size`."""
+        return BlockGrid(
+            tuple(self.variable.shape), block_size, self.row_axes, self.column_axes
+        )
+
+
+def _plain(owner, attribute="kernel", prefix="", **axes) -> list[Kernel]:
+    return [Kernel(owner, attribute, prefix + attribute, **axes)]
+
+
+def _einsum_axes(equation: str) -> dict[str, tuple[int, ...]]:
+    """Row and column axes of the kernel of an `EinsumDense` equation.
+
+    Example:
+
+    >>> _einsum_axes("abc,cde->abde")
+    {'row_axes': (0,), 'column_axes': (1, 2)}
+    """
+    left, output = equation.replace(" ", "").split("->")
+    kernel = left.split(",")[1]
+    inputs = left.split(",")[0]
+    # A label shared by all three indexes separate matrices: stack them as rows.
+    rows = tuple(
+        axis
+        for axis, label in enumerate(kernel)
+        if label not in output or label in inputs
+    )
+    columns = tuple(axis for axis in range(len(kernel)) if axis not in rows)
+    return {"row_axes": rows, "column_axes": columns}
+
+
+def _einsum_dense(layer, prefix=""):
+    return _plain(layer, prefix=prefix, **_einsum_axes(layer.equation))
+
+
+def _transposed_convolution(layer, prefix=""):
+    # Stored as (spatial..., outputs, inputs).
+    rank = layer.rank
+    return _plain(
+        layer,
+        prefix=prefix,
+        row_axes=(*range(rank), rank + 1),
+        column_axes=(rank,),
+    )
+
+
+def _attention(layer, prefix=""):
+    found = []
+    for name in ("query", "key", "value", "output"):
+        projection = getattr(layer, f"_{name}_dense")
+        found += _einsum_dense(projection, prefix=f"{prefix}{name}/")
+    return found
+
+
+def _cell(cell, prefix=""):
+    return _plain(cell, prefix=prefix) + _plain(
+        cell, attribute="recurrent_kernel", prefix=prefix
+    )
+
+
+def _recurrent(layer, prefix=""):
+    cells = getattr(layer.cell, "cells", None)
+    if cells is None:
+        return find_kernels(layer.cell, prefix)
+    return [
+        kernel
+        for index, cell in enumerate(cells)
+        for kernel in find_kernels(cell, f"{prefix}cell_{index}/")
+    ]
+
+
+def _bidirectional(layer, prefix=""):
+    return find_kernels(layer.forward_layer, f"{prefix}forward/") + find_kernels(
+        layer.backward_layer, f"{prefix}backward/"
+    )
+
+
+# First match wins: subclasses stand before their bases.
+_FINDERS: list[tuple[tuple[type, ...], Callable]] = [
+    (
+        (layers.DepthwiseConv1D, layers.DepthwiseConv2D),
+        lambda layer, prefix="": [],
+    ),
+    (
+        (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose),
+        _transposed_convolution,
+    ),
+    (
+        (layers.SeparableConv1D, layers.SeparableConv2D),
+        lambda layer, prefix="": _plain(layer, "pointwise_kernel", prefix),
+    ),
+    (
+        (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D),
+        lambda layer, prefix="": _plain(layer, "kernel", prefix),
+    ),
+    ((layers.EinsumDense,), _einsum_dense),
+    ((layers.MultiHeadAttention,), _attention),
+    (
+        (layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell),
+        _cell,
+    ),
+    ((layers.Bidirectional,), _bidirectional),
+    (
+        (layers.TimeDistributed,),
+        lambda layer, prefix="": find_kernels(layer.layer, prefix),
+    ),
+    ((layers.RNN,), _recurrent),
+    (
+        (layers.Embedding,),
+        lambda layer, prefix="": _plain(layer, "embeddings", prefix),
+    ),
+]
+
+
+def _find_declared(layer, prefix="") -> list[Kernel]:
+    """Kernels that a custom layer names by `get_prunable_weights()`."""
+    places = {}
+    for owner in sublayers(layer):
+        for attribute, value in owner.__dict__.items():
+            if isinstance(value, tf.Variable):
+                places.setdefault(id(value), (owner, attribute, None))
+            # Keras' own lists of weights are private; a user's list is not.
+            elif isinstance(value, (list, tuple)) and not attribute.startswith("_"):
+                for index, item in enumerate(value):
+                    places.setdefault(id(item), (owner, attribute, index))
+    found = []
+    for weight in layer.get_prunable_weights():
+        if id(weight) not in places:
+            raise ValueError(
+                f"`get_prunable_weights()` of layer {layer.name!r} "
+                f"({type(layer).__name__}) returns {getattr(weight, 'name', weight)!r},"
+                " which is not an attribute of the layer or of a layer below it. Return"
+                " the variables themselves, as in `return [self.kernel]`."
+            )
+        owner, attribute, index = places[id(weight)]
+        name = attribute if owner is layer else f"{owner.name}/{attribute}"
+        if index is not None:
+            name = f"{name}_{index}"
+        found.append(Kernel(owner, attribute, prefix + name, index=index))
+    return found
+
+
+def is_supported(layer) -> bool:
+    """Whether a layer's kernels can be found (it may still have none)."""
+    if hasattr(layer, "get_prunable_weights"):
+        return True
+    return any(isinstance(layer, kinds) for kinds, _ in _FINDERS)
+
+
+def find_kernels(layer, prefix: str = "") -> list[Kernel]:
+    """Finds the kernels of a built layer.
+
+    Args:
+      layer: a built Keras 2 layer. `get_prunable_weights()`, tfmot's way for custom
+        layers to name their kernels, goes before what is known of its class.
+      prefix: put before every kernel's name.
+
+    Returns:
+      A list of `Kernel`, empty where the layer has none. Kernels of rank 1 that a
+      custom layer declares are left out: they cannot be cut into blocks.
+
+    Raises:
+      ValueError: if the layer is of no known kind and declares no weights.
+
+    Example:
+
+    >>> layer = keras.layers.Dense(3)
+    >>> layer.build((None, 2))
+    >>> [kernel.name for kernel in find_kernels(layer)]
+    ['kernel']
+    """
+    if hasattr(layer, "get_prunable_weights"):
+        return [k for k in _find_declared(layer, prefix) if k.variable.shape.rank > 1]
+    for kinds, find in _FINDERS:
+        if isinstance(layer, kinds):
+            return find(layer, prefix)
+    raise ValueError(
+        f"tf_seqattn does not know the kernels of layer {layer.name!r} of class "
+        f"{type(layer).__name__}. Give the class a method `get_prunable_weights()` "
+        "that returns the variables to prune, or leave the layer unwrapped."
+    )

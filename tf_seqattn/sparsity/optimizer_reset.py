@@ -1,0 +1,203 @@
+"""Resetting an optimizer at a phase change, without restarting its schedule.
+
+The paper calls the reset crucial (appendix C.1). After it the optimizer is as a
+new one: every slot has its initial value, which is not always zero (Adagrad's and
+Ftrl's accumulators, Nadam's product), and `iterations` is 0, since Adam's bias
+correction would otherwise be spent and its first steps several times too long. The
+learning-rate schedule does not restart: it is read at `iterations + offset`.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from tf_seqattn.sparsity.keras_api import keras, register
+
+LearningRateSchedule = keras.optimizers.schedules.LearningRateSchedule
+
+
+@register
+class OffsetSchedule(LearningRateSchedule):
+    """A learning-rate schedule that goes on when `iterations` is set back.
+
+    Args:
+      schedule: the schedule that is read.
+      offset: number of steps taken before the last reset.
+
+    Example:
+
+    >>> base = keras.optimizers.schedules.PolynomialDecay(1.0, 10, 0.0)
+    >>> float(OffsetSchedule(base, offset=5)(0))
+    0.5
+    """
+
+    def __init__(self, schedule: LearningRateSchedule, offset: int = 0):
+        self.schedule = schedule
+        self.offset = tf.Variable(
+            offset,
+            dtype=tf.int64,
+            trainable=False,
+            name="iterations_before_reset",
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
+
+    def __call__(self, step):
+        step = tf.convert_to_tensor(step)
+        return self.schedule(step + tf.cast(self.offset, step.dtype))
+
+    def get_config(self):
+        return {
+            "schedule": keras.optimizers.schedules.serialize(self.schedule),
+            "offset": int(self.offset),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        schedule = keras.optimizers.schedules.deserialize(config["schedule"])
+        return cls(schedule, config["offset"])
+
+
+def _inner(optimizer):
+    """The optimizer that takes the steps; loss scaling keeps its own state."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _is_legacy(optimizer) -> bool:
+    return isinstance(optimizer, keras.optimizers.legacy.Optimizer)
+
+
+def _learning_rate(optimizer):
+    if _is_legacy(optimizer):
+        return optimizer._hyper.get("learning_rate")
+    return optimizer.__dict__.get("_learning_rate")
+
+
+def _set_learning_rate(optimizer, value):
+    if _is_legacy(optimizer):
+        optimizer._hyper["learning_rate"] = value
+    else:
+        optimizer.__dict__["_learning_rate"] = value
+
+
+def prepare(optimizer):
+    """Makes an optimizer ready to be reset. Call it before its step is traced.
+
+    Args:
+      optimizer: any optimizer of Keras 2, new or legacy, or a `LossScaleOptimizer`.
+
+    Raises:
+      ValueError: for a legacy optimizer with time-based `decay`, which cannot be
+        offset.
+    """
+    optimizer = _inner(optimizer)
+    if _is_legacy(optimizer) and getattr(optimizer, "_initial_decay", 0.0):
+        raise ValueError(
+            f"Optimizer {type(optimizer).__name__} has decay="
+            f"{optimizer._initial_decay}, which would restart at every phase change. "
+            "Use learning_rate=InverseTimeDecay(...) instead of `decay`, or "
+            "`UpdatePruningStep(reset_optimizer=False)`."
+        )
+    schedule = _learning_rate(optimizer)
+    if not isinstance(schedule, LearningRateSchedule):
+        return
+    if not isinstance(schedule, OffsetSchedule):
+        schedule = OffsetSchedule(schedule)
+        _set_learning_rate(optimizer, schedule)
+    # Tracked, so that checkpoints of the optimizer hold the offset.
+    optimizer._track_trackable(
+        schedule.offset, name="iterations_before_reset", overwrite=True
+    )
+
+
+def _optimized_variables(optimizer, variables) -> list:
+    """Those of `variables` that the optimizer was built for, in its order."""
+    if _is_legacy(optimizer):
+        return [v for v in variables if _legacy_key(v) in optimizer._slots]
+    order = optimizer._index_dict
+    known = {optimizer._var_key(v): v for v in variables}
+    if set(order) - set(known):
+        raise ValueError(
+            f"Optimizer {type(optimizer).__name__} was built for variables that are "
+            "not trainable variables of the pruned model, so it cannot be reset. Use "
+            "one optimizer for the pruned model, or `reset_optimizer=False`."
+        )
+    return [known[key] for key in sorted(order, key=order.get)]
+
+
+def _legacy_key(variable):
+    if hasattr(variable, "_distributed_container"):
+        variable = variable._distributed_container()
+    return getattr(variable, "_unique_id", None) or variable.ref()
+
+
+def _new_like(optimizer, variables):
+    """A new optimizer of the same configuration, built for `variables`."""
+    learning_rate = _learning_rate(optimizer)
+    try:
+        # A user's schedule need not be serializable; it has no part in the slots.
+        if isinstance(learning_rate, LearningRateSchedule):
+            _set_learning_rate(optimizer, 0.0)
+        config = optimizer.get_config()
+    finally:
+        _set_learning_rate(optimizer, learning_rate)
+    fresh = type(optimizer).from_config(config)
+    if _is_legacy(optimizer):
+        fresh._create_all_weights(variables)
+    else:
+        fresh.build(variables)
+    return fresh
+
+
+def _slots(optimizer) -> list:
+    """All state of the optimizer but its step, learning rate and averages."""
+    if _is_legacy(optimizer):
+        return [v for v in optimizer.weights if v is not optimizer.iterations]
+    kept = {id(optimizer.iterations), id(_learning_rate(optimizer))}
+    # An exponential average of the weights is a result, not a state of the descent.
+    kept |= {
+        id(v) for v in getattr(optimizer, "_model_variables_moving_average", None) or []
+    }
+    return [v for v in optimizer.variables if id(v) not in kept]
+
+
+def initial_slots(optimizer, variables) -> list:
+    """Returns (slot variable, initial value) for all slots of an optimizer.
+
+    Args:
+      optimizer: a built optimizer of Keras 2.
+      variables: the trainable variables of the model.
+
+    Returns:
+      A list of pairs; the value is a scalar where the slot starts constant.
+    """
+    optimizer = _inner(optimizer)
+    fresh = _new_like(optimizer, _optimized_variables(optimizer, variables))
+    pairs = []
+    for slot, start in zip(_slots(optimizer), _slots(fresh), strict=True):
+        value = start.numpy()
+        constant = value.size and np.all(value == value.flat[0])
+        pairs.append((slot, value.flat[0] if constant else value))
+    return pairs
+
+
+def is_built(optimizer) -> bool:
+    """Whether the optimizer has its slots."""
+    optimizer = _inner(optimizer)
+    if _is_legacy(optimizer):
+        return bool(optimizer._slots) or optimizer._iterations is not None
+    return bool(getattr(optimizer, "_built", False))
+
+
+def reset(optimizer, slots):
+    """Makes an optimizer as new, its learning-rate schedule going on.
+
+    Args:
+      optimizer: a built optimizer that went through `prepare`.
+      slots: its `initial_slots`.
+    """
+    optimizer = _inner(optimizer)
+    for slot, value in slots:
+        slot.assign(tf.cast(tf.broadcast_to(value, slot.shape), slot.dtype))
+    schedule = _learning_rate(optimizer)
+    if isinstance(schedule, OffsetSchedule):
+        schedule.offset.assign_add(tf.cast(optimizer.iterations, tf.int64))
+    optimizer.iterations.assign(tf.zeros_like(optimizer.iterations))

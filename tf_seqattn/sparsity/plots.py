@@ -1,0 +1,77 @@
+"""Pictures of schedules and masks."""
+
+import numpy as np
+
+# Colour-blind safe (Okabe and Ito), pale enough to shade a background.
+PHASE_COLOURS = {0: "#56B4E9", 1: "#E69F00", 2: "#009E73"}
+
+
+def _last_change(schedule) -> int:
+    step, last = 0, 0
+    while (change := schedule.next_phase_change(step)) != float("inf"):
+        step = last = int(change)
+    return last
+
+
+def plot_schedule(schedule, axes=None, steps: int | None = None):
+    """Draws sparsity against training step, phases shaded (the paper's figure 2).
+
+    Args:
+      schedule: a schedule of tf_seqattn with `sparsity(step)` and `phase(step)`.
+      axes: matplotlib axes; new ones by default.
+      steps: last step drawn; by default the schedule's end or a little past its
+        last phase change.
+
+    Returns:
+      The matplotlib axes.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Patch
+
+    if axes is None:
+        _, axes = plt.subplots(figsize=(8, 3), layout="constrained")
+    steps = steps or getattr(schedule, "end_step", None)
+    steps = steps or max(10, round(1.25 * _last_change(schedule)))
+    start, present = 0, {}
+    while start < steps:
+        phase = schedule.phase(start)
+        end = min(schedule.next_phase_change(start), steps)
+        colour = PHASE_COLOURS[int(phase)]
+        axes.axvspan(start, end, color=colour, alpha=0.25, linewidth=0)
+        present[phase] = Patch(color=colour, alpha=0.4, label=phase.name.lower())
+        start = int(end)
+    grid = np.arange(steps + 1)
+    values = [100 * schedule.sparsity(int(step)) for step in grid]
+    axes.plot(grid, values, color="black", linewidth=1.5, drawstyle="steps-post")
+    axes.set(
+        xlabel="training step",
+        ylabel="blocks removed (%)",
+        xlim=(0, steps),
+        ylim=(-3, 103),
+        title=type(schedule).__name__,
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(
+        handles=[present[phase] for phase in sorted(present)],
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.22),
+        ncols=3,
+        frameon=False,
+    )
+    return axes
+
+
+def picture(values: np.ndarray, size: int = 256) -> np.ndarray:
+    """Turns one value a block into a grey picture for TensorBoard.
+
+    Args:
+      values: array (block rows, block columns).
+      size: the longer side is enlarged to about this many pixels.
+
+    Returns:
+      uint8 array (1, height, width, 1); the largest value is white.
+    """
+    values = np.asarray(values, np.float32)
+    scaled = np.uint8(255 * values / max(float(values.max()), 1e-12))
+    factor = max(1, size // max(values.shape))
+    return np.kron(scaled, np.ones((factor, factor), np.uint8))[None, :, :, None]

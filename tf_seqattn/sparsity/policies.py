@@ -1,0 +1,101 @@
+"""Where to prune: tfmot's `PruningPolicy` protocol, and the paper's default."""
+
+from tf_seqattn.sparsity import kernels
+from tf_seqattn.sparsity.blocks import check_block_size
+from tf_seqattn.sparsity.keras_api import keras
+
+MIN_BLOCKS = 100
+
+
+class PruningPolicy:
+    """tfmot's protocol: which layers of a model are pruned.
+
+    Subclass it, or pass one of tfmot's policies. `min_blocks` further leaves single
+    kernels of an allowed layer alone.
+
+    Example:
+
+    >>> class OnlyConvolutions(PruningPolicy):
+    ...     def allow_pruning(self, layer):
+    ...         return isinstance(layer, keras.layers.Conv2D)
+    >>> OnlyConvolutions().allow_pruning(keras.layers.Dense(3))
+    False
+    """
+
+    min_blocks = 1
+
+    def allow_pruning(self, layer) -> bool:
+        """Returns whether `layer` is to be pruned."""
+        del layer
+        return True
+
+    def ensure_model_supports_pruning(self, model):
+        """Raises a ValueError where `model` as a whole cannot be pruned."""
+        del model
+
+    def reason(self, layer) -> str:
+        """Returns why `layer` is left alone, to be shown to the user."""
+        del layer
+        return f"left out by {type(self).__name__}"
+
+
+class MinimumBlocks(PruningPolicy):
+    """The paper's policy: a kernel of fewer than 100 blocks is left alone.
+
+    Args:
+      block_size: (rows, columns) of a block.
+      min_blocks: fewest blocks that a pruned kernel has (appendix C.1: 100).
+
+    Example:
+
+    >>> layer = keras.layers.Dense(8)
+    >>> layer.build((None, 8))
+    >>> policy = MinimumBlocks((2, 2))
+    >>> policy.allow_pruning(layer), policy.reason(layer)
+    (False, 'kernel has 16 blocks, fewer than 100')
+    """
+
+    def __init__(self, block_size=(16, 16), min_blocks: int = MIN_BLOCKS):
+        self.block_size = check_block_size(block_size)
+        self.min_blocks = min_blocks
+
+    def allow_pruning(self, layer) -> bool:
+        # An unbuilt layer has no shape yet: its wrapper decides when it is built.
+        if not layer.built:
+            return True
+        return any(
+            kernel.grid(self.block_size).num_blocks >= self.min_blocks
+            for kernel in kernels.find_kernels(layer)
+        )
+
+    def reason(self, layer) -> str:
+        counts = [
+            f"{kernel.name} has {kernel.grid(self.block_size).num_blocks}"
+            for kernel in kernels.find_kernels(layer)
+        ]
+        return f"{', '.join(counts)} blocks, fewer than {self.min_blocks}"
+
+
+def why_unprunable(layer) -> str | None:
+    """Returns why a layer has nothing to prune, or None where it has a kernel.
+
+    Args:
+      layer: a Keras 2 layer; an unbuilt layer of a known kind is taken to have one.
+    """
+    kind = type(layer).__name__
+    if isinstance(layer, (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)):
+        return f"{kind} contracts no channels: there are no blocks to remove"
+    if kernels.is_supported(layer):
+        if not layer.built:
+            return None
+        try:
+            return None if kernels.find_kernels(layer) else f"{kind} has no kernel"
+        except ValueError as error:
+            return str(error)
+    if isinstance(layer, keras.layers.Wrapper):
+        return f"{kind} wraps a layer in a way that is not known to tf_seqattn"
+    if not layer.weights:
+        return f"{kind} has no weights"
+    if type(layer).__module__.startswith("tf_keras."):
+        return f"{kind} has no kernel"
+    return f"{kind} is a custom layer without `get_prunable_weights()`"

@@ -1,0 +1,414 @@
+"""Wrapping layers and models for pruning, and taking the wrappers off again."""
+
+import logging
+
+import tensorflow as tf
+
+from tf_seqattn.sparsity import importance as importances
+from tf_seqattn.sparsity import schedules
+from tf_seqattn.sparsity.keras_api import (
+    check_layer,
+    is_graph_model,
+    keras,
+    sublayers,
+)
+from tf_seqattn.sparsity.optimizer_reset import OffsetSchedule
+from tf_seqattn.sparsity.policies import MinimumBlocks, why_unprunable
+from tf_seqattn.sparsity.wrapper import PrunableLayer
+
+logger = logging.getLogger("tf_seqattn")
+
+
+def prune_scope():
+    """Returns a scope in which pruned models load.
+
+    The classes are registered with Keras, so that loading works without it once
+    tf_seqattn is imported; it stands beside tfmot's function of the same name.
+
+    Example:
+
+    >>> with prune_scope():
+    ...     model = keras.models.load_model("pruned.keras")  # doctest: +SKIP
+    """
+    classes = (
+        PrunableLayer,
+        OffsetSchedule,
+        importances.SoftmaxAttention,
+        importances.Magnitude,
+        importances.PowerPropagation,
+        schedules.SequentialAttentionSchedule,
+        schedules.ACDCSchedule,
+        schedules.OneShotSchedule,
+    )
+    return keras.utils.custom_object_scope({c.__name__: c for c in classes})
+
+
+def pruned_layers(model) -> list[PrunableLayer]:
+    """Returns every `PrunableLayer` in a model, however deeply nested, each once.
+
+    Args:
+      model: a Keras 2 layer or model.
+    """
+    found = [model] if isinstance(model, PrunableLayer) else []
+    return found + [m for m in model.submodules if isinstance(m, PrunableLayer)]
+
+
+def _is_tfmot_wrapper(layer) -> bool:
+    return type(layer).__name__ == "PruneLowMagnitude"
+
+
+def _check_not_pruned(model):
+    for layer in [model, *model.submodules]:
+        if isinstance(layer, PrunableLayer):
+            raise ValueError(
+                f"{model.name!r} is pruned already (layer {layer.name!r}). Use it as "
+                "it is, or `sa.strip_pruning(model)` first to prune it anew."
+            )
+        if _is_tfmot_wrapper(layer):
+            raise ValueError(
+                f"{model.name!r} holds a layer pruned by tfmot ({layer.name!r}). Use "
+                "tfmot's `strip_pruning` first, or prune the plain model."
+            )
+
+
+class _Pruning:
+    """One call of `prune`: wraps layers, each once, and notes those left alone."""
+
+    def __init__(self, policy, wrapper_arguments):
+        self.policy = policy
+        self.wrapper_arguments = wrapper_arguments
+        self.left_alone: dict[str, str] = {}
+        self.wrapped = 0
+        self._done: dict[int, tuple] = {}
+
+    def __call__(self, layer):
+        """Returns what stands in the place of `layer`; the same for the same layer."""
+        if id(layer) not in self._done:
+            # The layer is kept beside its successor so that its id stays taken.
+            self._done[id(layer)] = (layer, self._visit(layer))
+        return self._done[id(layer)][1]
+
+    def _visit(self, layer):
+        if isinstance(layer, keras.layers.InputLayer):
+            return layer.__class__.from_config(layer.get_config())
+        if is_graph_model(layer):
+            return _clone(layer, self)
+        if isinstance(layer, keras.Model):
+            _replace_sublayers(layer, self)
+            return layer
+        reason = why_unprunable(layer)
+        if reason is None:
+            return self._wrap(layer)
+        if len(sublayers(layer)) > 1 and not isinstance(layer, keras.layers.Wrapper):
+            _replace_sublayers(layer, self)
+        else:
+            self.left_alone[layer.name] = reason
+        return layer
+
+    def _wrap(self, layer):
+        if not self.policy.allow_pruning(layer):
+            reason = getattr(self.policy, "reason", None)
+            default = f"left out by {type(self.policy).__name__}"
+            self.left_alone[layer.name] = reason(layer) if reason else default
+            return layer
+        self.wrapped += 1
+        return PrunableLayer(layer, **self.wrapper_arguments)
+
+    def report(self):
+        """Lists the layers left alone, once."""
+        if self.left_alone:
+            lines = "".join(f"\n  {n}: {why}" for n, why in self.left_alone.items())
+            level = logging.INFO if self.wrapped else logging.WARNING
+            start = "Layers left alone" if self.wrapped else "Nothing is pruned"
+            logger.log(level, "%s by sa.prune:%s", start, lines)
+
+
+def _clone(model, replace):
+    """A graph model rebuilt with `replace(layer)` for each layer, sharing weights."""
+    clone = keras.models.clone_model(model, clone_function=replace)
+    kind = type(model)
+    if type(clone) is not kind and not kind.__module__.startswith("tf_keras."):
+        raise ValueError(
+            f"Model {model.name!r} is functional but of class {kind.__name__} with "
+            "a constructor of its own, so it cannot be rebuilt around wrapped layers. "
+            "Let the class take (inputs, outputs, name), or prune the layers before "
+            "the model is made from them."
+        )
+    return clone
+
+
+_PRIVATE = ("_self_", "_inbound", "_outbound", "_keras", "_obj_reference")
+
+
+def _replace_sublayers(owner, replace):
+    """Replaces, in place, the layers held by the attributes of `owner`.
+
+    Lists, tuples and dictionaries of layers are replaced as a whole, since Keras
+    cannot save a tracked list that was changed in the middle.
+    """
+    for attribute, value in list(owner.__dict__.items()):
+        if attribute.startswith(_PRIVATE):
+            continue
+        replaced = _replaced(value, replace)
+        if replaced is not value:
+            setattr(owner, attribute, replaced)
+
+
+def _replaced(value, replace):
+    """`value` with every layer in it replaced; the same object if none changed."""
+    if isinstance(value, keras.metrics.Metric):
+        return value
+    if isinstance(value, keras.layers.Layer):
+        return replace(value)
+    if isinstance(value, dict):
+        items = {key: _replaced(item, replace) for key, item in value.items()}
+        changed = any(items[key] is not value[key] for key in items)
+        return items if changed else value
+    if isinstance(value, (list, tuple)):
+        sequence = [_replaced(item, replace) for item in value]
+        changed = any(new is not old for new, old in zip(sequence, value, strict=True))
+        if not changed:
+            return value
+        return sequence if isinstance(value, list) else tuple(sequence)
+    return value
+
+
+def _forget_compilation(model):
+    """Undoes `compile`: the optimizer knows another list of variables."""
+    model.train_function = None
+    model.test_function = None
+    model.predict_function = None
+    if model._is_compiled:
+        model.optimizer = None
+        model._is_compiled = False
+
+
+def _check_built(model):
+    unbuilt = [
+        layer.name
+        for layer in sublayers(model)
+        if layer is not model
+        and not layer.built
+        and not isinstance(layer, (keras.Model, keras.metrics.Metric))
+        and why_unprunable(layer) is None
+    ]
+    if unbuilt or not (model.built or model.weights):
+        listed = f" (layers {', '.join(unbuilt)})" if unbuilt else ""
+        raise ValueError(
+            f"Subclassed model {model.name!r} is not built{listed}, so its kernels "
+            "have no shapes yet. Call it once on a batch, `model(batch)`, before "
+            "`sa.prune`."
+        )
+
+
+def prune(
+    to_prune,
+    pruning_schedule,
+    block_size=(16, 16),
+    importance=None,
+    pruning_policy=None,
+    **kwargs,
+):
+    """Wraps a layer, a list of layers or a model for pruning.
+
+    Weights are never copied. A Sequential or functional model is rebuilt around the
+    same layers; a subclassed model, and a layer inside a custom layer, are changed in
+    place. Layers left alone are listed once in the log (logger "tf_seqattn") with
+    the reason, and by `sa.summary`. The result has to be compiled.
+
+    With `OneShotSchedule(s, prune_step=0)` a trained model is pruned at once, without
+    training: follow it by `strip_pruning`.
+
+    Under `tf.distribute`, call it inside `strategy.scope()`.
+
+    Args:
+      to_prune: a Keras 2 layer, a list of layers, or a Sequential, functional, nested
+        or subclassed model. A subclassed model must be built.
+      pruning_schedule: when: a `PruningSchedule` of tf_seqattn or tfmot.
+      block_size: (rows, columns) of a block: inputs by outputs.
+      importance: what to score, `SoftmaxAttention()` by default.
+      pruning_policy: where: an object with tfmot's `allow_pruning(layer)`. By default
+        a kernel of fewer than 100 blocks is left alone (appendix C.1). A single
+        layer is wrapped whatever its size unless a policy is given.
+      **kwargs: further arguments of `PrunableLayer`.
+
+    Returns:
+      The wrapped layer, list or model: the same object for a subclassed model.
+
+    Raises:
+      ValueError: for anything that is not of Keras 2, is pruned already or is an
+        unbuilt subclassed model; and what `PrunableLayer` raises.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.layers.Dense(64, input_shape=(64,))])
+    >>> schedule = schedules.SequentialAttentionSchedule(0.9, end_step=1000)
+    >>> pruned = prune(model, schedule, block_size=(4, 4))
+    >>> pruned_layers(pruned)[0].pruned_kernels[0].grid.num_blocks
+    256
+    """
+    arguments = {
+        "pruning_schedule": pruning_schedule,
+        "block_size": block_size,
+        "importance": importance,
+        **kwargs,
+    }
+    is_list = isinstance(to_prune, (list, tuple))
+    for item in to_prune if is_list else [to_prune]:
+        check_layer(item, "to_prune")
+        _check_not_pruned(item)
+    is_model = isinstance(to_prune, keras.Model)
+    if not is_list and not is_model and why_unprunable(to_prune) is None:
+        if pruning_policy is None or pruning_policy.allow_pruning(to_prune):
+            return PrunableLayer(to_prune, **arguments)
+    if not is_list and not is_model and len(sublayers(to_prune)) == 1:
+        if pruning_policy is None:
+            PrunableLayer(to_prune, **arguments)  # Raises, naming the layer.
+    policy = pruning_policy or MinimumBlocks(block_size)
+    arguments.setdefault("min_blocks", getattr(policy, "min_blocks", 1))
+    pruning = _Pruning(policy, arguments)
+    if is_list:
+        result = [pruning(layer) for layer in to_prune]
+    else:
+        if is_model:
+            policy.ensure_model_supports_pruning(to_prune)
+        if is_model and not is_graph_model(to_prune):
+            _check_built(to_prune)
+            _forget_compilation(to_prune)
+        result = pruning(to_prune)
+    pruning.report()
+    return result
+
+
+def _folded_weights(wrapper: PrunableLayer) -> list[tf.Tensor]:
+    """The weights of the wrapped layer, with `W * A * mask` for its kernels."""
+    effective = {
+        id(pruned.kernel.variable): wrapper.effective_kernel(pruned)
+        for pruned in wrapper.pruned_kernels
+    }
+    return [
+        effective.get(id(w), tf.convert_to_tensor(w)).numpy()
+        for w in wrapper.layer.weights
+    ]
+
+
+def _fold(wrapper: PrunableLayer):
+    """Stores `W * A * mask` in the wrapped layer itself, and returns that layer."""
+    if wrapper.built:
+        wrapper.layer.set_weights(_folded_weights(wrapper))
+    return wrapper.layer
+
+
+def _copy_layer(layer):
+    """A new layer of the same configuration, or None where it has none."""
+    try:
+        return layer.__class__.from_config(layer.get_config())
+    except (NotImplementedError, TypeError):
+        return None
+
+
+class _Stripping:
+    """One call of `strip_pruning` on a graph model: copies layers, weights later."""
+
+    def __init__(self):
+        self.weights: list[tuple] = []
+        self._done: dict[int, tuple] = {}
+
+    def __call__(self, layer):
+        if id(layer) not in self._done:
+            self._done[id(layer)] = (layer, self._visit(layer))
+        return self._done[id(layer)][1]
+
+    def _visit(self, layer):
+        if isinstance(layer, PrunableLayer):
+            copy = _copy_layer(layer.layer)
+            if copy is None:
+                return _fold(layer)
+            if not hasattr(copy, "_batch_input_shape") and hasattr(
+                layer, "_batch_input_shape"
+            ):
+                copy._batch_input_shape = layer._batch_input_shape
+            if layer.built:
+                self.weights.append((copy, _folded_weights(layer)))
+            return copy
+        if is_graph_model(layer):
+            return _clone(layer, self)
+        if pruned_layers(layer):
+            _replace_sublayers(layer, _fold_in_place)
+            return layer
+        copy = _copy_layer(layer)
+        if copy is None:
+            return layer
+        if layer.built:
+            self.weights.append((copy, layer.get_weights()))
+        return copy
+
+    def set_weights(self):
+        """Gives the copies their weights, once the new graph has built them."""
+        for layer, weights in self.weights:
+            if layer.built or not weights:
+                layer.set_weights(weights)
+            else:
+                raise ValueError(
+                    f"Layer {layer.name!r} could not be rebuilt from its configuration "
+                    "while stripping. Build the model with an input shape first."
+                )
+
+
+def _fold_in_place(layer):
+    if isinstance(layer, PrunableLayer):
+        return _fold(layer)
+    if is_graph_model(layer):
+        return strip_pruning(layer) if pruned_layers(layer) else layer
+    if pruned_layers(layer):
+        _replace_sublayers(layer, _fold_in_place)
+    return layer
+
+
+def strip_pruning(model):
+    """Takes the pruning off: the plain model, with zeros in the pruned blocks.
+
+    `W * A * mask` is folded into the kernels. A Sequential or functional model comes
+    back as a new model and the pruned one can go on training. A subclassed model, and
+    layers inside a custom layer or without `get_config`, are changed in place: the
+    pruned model is used up, and the same object is returned.
+
+    Args:
+      model: a pruned model of any kind, a `PrunableLayer`, or a list of layers.
+
+    Returns:
+      The plain model, layer or list, not compiled.
+
+    Raises:
+      ValueError: for anything that is not of Keras 2, or a model pruned by tfmot.
+
+    Example:
+
+    >>> layer = keras.layers.Dense(4, input_shape=(4,))
+    >>> pruned = prune(
+    ...     keras.Sequential([layer]),
+    ...     schedules.OneShotSchedule(0.5, prune_step=0),
+    ...     block_size=(2, 2),
+    ...     importance=importances.Magnitude(),
+    ...     pruning_policy=MinimumBlocks((2, 2), min_blocks=1),
+    ... )
+    >>> int(tf.math.count_nonzero(strip_pruning(pruned).layers[0].kernel))
+    8
+    """
+    if isinstance(model, (list, tuple)):
+        return [_fold_in_place(layer) for layer in model]
+    check_layer(model, "model")
+    for layer in model.submodules:
+        if _is_tfmot_wrapper(layer):
+            raise ValueError(
+                f"Layer {layer.name!r} was pruned by tfmot: strip it with "
+                "tfmot.sparsity.keras.strip_pruning."
+            )
+    if not is_graph_model(model):
+        if isinstance(model, keras.Model):
+            _forget_compilation(model)
+        return _fold_in_place(model)
+    stripping = _Stripping()
+    stripped = stripping(model)
+    stripping.set_weights()
+    return stripped

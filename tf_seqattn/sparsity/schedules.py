@@ -1,0 +1,531 @@
+"""When to prune: schedules that divide training into phases.
+
+A schedule here is a tfmot `PruningSchedule` that also knows its phases. Calling
+it keeps tfmot's meaning, `(should_prune, sparsity)`, so it runs inside tfmot's
+`prune_low_magnitude` as it is. Steps are counted from 1 while training, as
+tfmot counts them; step 0 is the moment before training.
+"""
+
+import abc
+import bisect
+import enum
+import functools
+import importlib.util
+import logging
+import math
+import pathlib
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+_TFMOT_SCHEDULES = (
+    "tensorflow_model_optimization.python.core.sparsity.keras.pruning_schedule"
+)
+
+
+def _tfmot_schedules():
+    """Returns tfmot's schedule module without importing the rest of tfmot.
+
+    Importing the tfmot package sets `TF_USE_LEGACY_KERAS` and touches `tf.keras`,
+    which would change what `tf.keras` means for a user of Keras 3. The one module
+    needed here depends on neither, so it is loaded alone, under its own name: a
+    later `import tensorflow_model_optimization` finds this same module.
+    """
+    if _TFMOT_SCHEDULES not in sys.modules:
+        package = importlib.util.find_spec("tensorflow_model_optimization")
+        if package is None or not package.submodule_search_locations:
+            raise ImportError(
+                "tf_seqattn needs tensorflow-model-optimization: "
+                "pip install tensorflow-model-optimization"
+            )
+        parts = _TFMOT_SCHEDULES.split(".")[1:]
+        path = pathlib.Path(package.submodule_search_locations[0], *parts)
+        spec = importlib.util.spec_from_file_location(
+            _TFMOT_SCHEDULES, path.with_suffix(".py")
+        )
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[_TFMOT_SCHEDULES] = module
+        spec.loader.exec_module(module)
+    return sys.modules[_TFMOT_SCHEDULES]
+
+
+class Phase(enum.IntEnum):
+    """What a training step does: the three phases of section 3."""
+
+    DENSE = 0
+    SPARSIFICATION = 1
+    SPARSE = 2
+
+
+class Segment(NamedTuple):
+    """Steps `start <= step < end` of one phase; `end` may be infinite."""
+
+    start: int
+    end: float
+    phase: Phase
+
+
+class PruningSchedule(_tfmot_schedules().PruningSchedule):  # type: ignore[misc]
+    """A tfmot `PruningSchedule` that also knows its phases.
+
+    Subclasses define `phase(step)`, tfmot's `__call__(step)` and `get_config()`.
+    Calling a schedule returns `(should_prune, sparsity)`, which is all a wrapper
+    needs: sparsity 0 revives every block, a rising sparsity drops the least
+    important of the blocks still active, and no update keeps the mask.
+    """
+
+    @abc.abstractmethod
+    def phase(self, step: int) -> Phase:
+        """Returns the `Phase` of training step `step`."""
+
+    def next_phase_change(self, step: int) -> float:
+        """Returns the first step after `step` of another phase, or infinity.
+
+        The default knows none; a schedule with fixed phases overrides it, so that
+        an execution of several steps can end where a phase does.
+        """
+        del step
+        return math.inf
+
+    def __eq__(self, other):
+        return type(self) is type(other) and self.get_config() == other.get_config()
+
+    def __hash__(self):
+        return hash(repr(self.get_config()))
+
+    def __repr__(self):
+        arguments = self.get_config()["config"].items()
+        listed = ", ".join(f"{name}={value!r}" for name, value in arguments)
+        return f"{type(self).__name__}({listed})"
+
+    def plot(self, axes=None, steps: int | None = None):
+        """Draws sparsity against step with the phases shaded (the paper's figure 2).
+
+        Args:
+          axes: matplotlib axes to draw on; new ones by default.
+          steps: last step to draw; by default a little past the last change.
+
+        Returns:
+          The matplotlib axes.
+
+        Example:
+
+        >>> schedule = SequentialAttentionSchedule(0.9, end_step=1000)
+        >>> schedule.plot().get_xlabel()
+        'training step'
+        """
+        from tf_seqattn.sparsity import plots
+
+        return plots.plot_schedule(self, axes=axes, steps=steps)
+
+
+def update_at(schedule, step: int) -> float | None:
+    """Returns the sparsity to apply at `step`, or None where the mask stays.
+
+    Args:
+      schedule: any tfmot `PruningSchedule`.
+      step: training step.
+
+    Example:
+
+    >>> update_at(OneShotSchedule(0.5, prune_step=3), 3)
+    0.5
+    """
+    if isinstance(schedule, _PhasedSchedule):
+        return schedule.update_at(step)
+    should_prune, sparsity = schedule(tf.constant(step, tf.int64))
+    return float(sparsity) if bool(should_prune) else None
+
+
+def final_sparsity(schedule) -> float | None:
+    """Returns the sparsity a schedule ends with, where it says so.
+
+    tfmot's `ConstantSparsity` calls it `target_sparsity` and its
+    `PolynomialDecay` `final_sparsity`. None for a schedule with neither.
+    """
+    for name in ("target_sparsity", "final_sparsity"):
+        value = getattr(schedule, name, None)
+        if value is not None:
+            return float(value)
+    return None
+
+
+def _check_sparsity(target_sparsity) -> float:
+    if not 0.0 <= target_sparsity < 1.0:
+        raise ValueError(
+            "`target_sparsity` must be in [0, 1): the share of blocks to remove, "
+            f"such as 0.9. Received: target_sparsity={target_sparsity!r}"
+        )
+    return float(target_sparsity)
+
+
+def _check_integer(name: str, value, minimum: int) -> int:
+    if isinstance(value, bool) or value != int(value) or value < minimum:
+        raise ValueError(
+            f"`{name}` must be an integer of at least {minimum}. "
+            f"Received: {name}={value!r}"
+        )
+    return int(value)
+
+
+def _check_fractions(dense_fraction, finetune_fraction):
+    for name, value in (
+        ("dense_fraction", dense_fraction),
+        ("finetune_fraction", finetune_fraction),
+    ):
+        if not 0.0 <= value < 1.0:
+            raise ValueError(f"`{name}` must be in [0, 1). Received: {name}={value!r}")
+    if dense_fraction + finetune_fraction >= 1.0:
+        raise ValueError(
+            "`dense_fraction` and `finetune_fraction` must leave room for the cycles: "
+            f"their sum must be below 1. Received: dense_fraction={dense_fraction!r}, "
+            f"finetune_fraction={finetune_fraction!r}"
+        )
+
+
+class _PhasedSchedule(PruningSchedule):
+    """A schedule given by its list of segments.
+
+    A dense segment revives every block at its first step, a sparse one prunes to
+    the target at its first step, and a sparsification segment follows the rising
+    sparsity of section 3.1 every `frequency` steps. Steps before the first segment
+    and after the last change nothing.
+    """
+
+    target_sparsity: float
+    exponent: float = 4.0
+    frequency: int = 1
+
+    @functools.cached_property
+    def segments(self) -> list[Segment]:
+        """The schedule as consecutive `Segment`s; derived from the arguments."""
+        planned = [
+            Segment(int(start), end, phase)
+            for start, end, phase in self._plan()
+            if end > start
+        ]
+        missing = len(self._plan()) - len(planned)
+        if missing:
+            logging.getLogger("tf_seqattn").warning(
+                "%r has too few steps for its phases: %d of %d have no step of their "
+                "own and are left out. Raise `end_step` or lower `cycles`.",
+                self,
+                missing,
+                len(self._plan()),
+            )
+        return planned
+
+    @abc.abstractmethod
+    def _plan(self) -> list[tuple[int, float, Phase]]:
+        """(start, end, phase) of every segment, empty ones included."""
+
+    @functools.cached_property
+    def _starts(self) -> list[int]:
+        return [segment.start for segment in self.segments]
+
+    def _segment(self, step: int) -> Segment:
+        index = bisect.bisect_right(self._starts, step) - 1
+        if index < 0:
+            return Segment(0, self._starts[0], Phase.DENSE)
+        return self.segments[index]
+
+    def phase(self, step: int) -> Phase:
+        """Returns the `Phase` of training step `step` (an integer)."""
+        return self._segment(int(step)).phase
+
+    def next_phase_change(self, step: int) -> float:
+        """Returns the first step after `step` of another phase, or infinity."""
+        for segment in self.segments[bisect.bisect_right(self._starts, step) :]:
+            if segment.phase != self.phase(step):
+                return segment.start
+        return math.inf
+
+    def sparsity(self, step: int) -> float:
+        """Returns the share of blocks removed at `step`, between updates too."""
+        segment = self._segment(int(step))
+        if segment.phase == Phase.SPARSIFICATION:
+            progress = (int(step) - segment.start) / (segment.end - segment.start)
+            return float(
+                self.target_sparsity * _rise(np.float64(progress), self.exponent, np)
+            )
+        return self.target_sparsity if segment.phase == Phase.SPARSE else 0.0
+
+    def update_at(self, step: int) -> float | None:
+        """Returns the sparsity to apply at `step`, or None where the mask stays."""
+        step = int(step)
+        if step < self._starts[0]:
+            return None
+        segment = self._segment(step)
+        elapsed = step - segment.start
+        if segment.phase == Phase.SPARSIFICATION:
+            due = elapsed % self.frequency == 0
+        else:
+            # tfmot's wrapper first asks at step 1: what begins at 0 is due there too.
+            due = elapsed == 0 or step == 1 and segment.start == 0
+        return self.sparsity(step) if due else None
+
+    def __call__(self, step) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns tfmot's pair for an integer tensor `step`.
+
+        Args:
+          step: integer tensor, any shape.
+
+        Returns:
+          `(should_prune, sparsity)`: bool and float32 tensors of the same shape.
+        """
+        step = tf.cast(step, tf.int64)
+        starts = tf.constant(self._starts, tf.int64)
+        flat = tf.reshape(step, [-1])
+        index = tf.searchsorted(starts, flat, side="right", out_type=tf.int32) - 1
+        index = tf.reshape(index, tf.shape(step))
+        begun = index >= 0
+        index = tf.maximum(index, 0)
+        phase = tf.gather([int(s.phase) for s in self.segments], index)
+        start = tf.gather(starts, index)
+        ends = [min(s.end, s.start + 2**40) for s in self.segments]
+        length = tf.gather(tf.constant(ends, tf.float64), index) - tf.cast(
+            start, tf.float64
+        )
+        elapsed = step - start
+
+        rising = phase == Phase.SPARSIFICATION
+        progress = tf.cast(elapsed, tf.float64) / length
+        rise = _rise(progress, self.exponent, tf)
+        level = tf.where(rising, rise, tf.cast(phase == Phase.SPARSE, tf.float64))
+        level = tf.where(begun, level, tf.zeros_like(level))
+
+        first = (elapsed == 0) | ((step == 1) & (start == 0))
+        due = tf.where(rising, elapsed % self.frequency == 0, first)
+        return begun & due, tf.cast(self.target_sparsity * level, tf.float32)
+
+    def get_config(self) -> dict:
+        """Returns tfmot's form: `{"class_name": ..., "config": {...}}`."""
+        return {
+            "class_name": f"tf_seqattn>{type(self).__name__}",
+            "config": self._arguments(),
+        }
+
+    @abc.abstractmethod
+    def _arguments(self) -> dict:
+        """The constructor's arguments."""
+
+
+def _rise(progress, exponent: float, xp):
+    """Rising sparsity of section 3.1 as a share of the target, `progress` in [0, 1]."""
+    if exponent == 0:
+        return progress
+    return (1.0 - xp.exp(-exponent * progress)) / (1.0 - math.exp(-exponent))
+
+
+class _CyclicSchedule(_PhasedSchedule):
+    """Dense start, cycles, sparse end: what two recipes of section 4.2 share.
+
+    The cycles and one further half cycle (the extension of the last cycle) fill
+    the steps between the dense start and the sparse end. With the ImageNet values,
+    7 cycles between 10 % and 85 %, a cycle is 10 % of training and the extension 5 %.
+    """
+
+    def __init__(
+        self,
+        target_sparsity: float,
+        end_step: int,
+        begin_step: int = 0,
+        cycles: int = 7,
+        dense_fraction: float = 0.10,
+        finetune_fraction: float = 0.15,
+        frequency: int = 1,
+    ):
+        self.target_sparsity = _check_sparsity(target_sparsity)
+        self.begin_step = _check_integer("begin_step", begin_step, 0)
+        self.end_step = _check_integer("end_step", end_step, 1)
+        self.cycles = _check_integer("cycles", cycles, 1)
+        self.frequency = _check_integer("frequency", frequency, 1)
+        if self.end_step <= self.begin_step:
+            raise ValueError(
+                "`end_step` must be after `begin_step`. Received: "
+                f"begin_step={begin_step!r}, end_step={end_step!r}"
+            )
+        _check_fractions(dense_fraction, finetune_fraction)
+        self.dense_fraction = float(dense_fraction)
+        self.finetune_fraction = float(finetune_fraction)
+
+    def _plan(self):
+        steps = self.end_step - self.begin_step
+        first = self.begin_step + self.dense_fraction * steps
+        last = self.end_step - self.finetune_fraction * steps
+        cycle = (last - first) / (self.cycles + 0.5)
+        bounds = [first + index * cycle for index in range(self.cycles)] + [last]
+        edges = [(float(self.begin_step), Phase.DENSE)]
+        for index in range(self.cycles):
+            is_last = index == self.cycles - 1
+            edges += self._cycle(bounds[index], bounds[index + 1], is_last)
+        edges.append((last, Phase.SPARSE))
+        starts = [round(start) for start, _ in edges] + [math.inf]
+        return [
+            (starts[index], starts[index + 1], phase)
+            for index, (_, phase) in enumerate(edges)
+        ]
+
+    @abc.abstractmethod
+    def _cycle(
+        self, start: float, end: float, is_last: bool
+    ) -> list[tuple[float, Phase]]:
+        """(start, phase) of each phase of the cycle from `start` to `end`."""
+
+    def _arguments(self):
+        return {
+            "target_sparsity": self.target_sparsity,
+            "end_step": self.end_step,
+            "begin_step": self.begin_step,
+            "cycles": self.cycles,
+            "dense_fraction": self.dense_fraction,
+            "finetune_fraction": self.finetune_fraction,
+            "frequency": self.frequency,
+        }
+
+
+class SequentialAttentionSchedule(_CyclicSchedule):
+    """The schedule of SequentialAttention++ (sections 3.1 and 4.2, figure 2).
+
+    First a dense phase; then `cycles` cycles of sparsification, sparse and dense
+    phases of equal length, the last of which (with its extension) is a single
+    sparsification phase; then a sparse phase to the end. During sparsification the
+    sparsity is `s(t) = s (1 - exp(-c t)) / (1 - exp(-c))`, `t` from 0 to 1.
+
+    The defaults are the ImageNet recipe. The Criteo recipe is `cycles=10,
+    dense_fraction=0.20, finetune_fraction=0.20`.
+
+    Args:
+      target_sparsity: share of the blocks to remove, in [0, 1).
+      end_step: training step at which the schedule ends.
+      begin_step: step at which it begins; before it the layer is dense.
+      cycles: number of cycles.
+      dense_fraction: share of the steps in the first dense phase.
+      finetune_fraction: share of the steps in the last sparse phase.
+      exponent: `c`, how early in a sparsification phase the blocks go; 0 is linear.
+      frequency: steps between two mask updates while sparsifying.
+
+    Raises:
+      ValueError: naming the argument, for a value outside its range.
+
+    Example:
+
+    >>> schedule = SequentialAttentionSchedule(0.9, end_step=1000)
+    >>> schedule.phase(50).name, schedule.phase(110).name, schedule.phase(990).name
+    ('DENSE', 'SPARSIFICATION', 'SPARSE')
+    >>> round(schedule.sparsity(990), 3)
+    0.9
+    """
+
+    def __init__(
+        self,
+        target_sparsity: float,
+        end_step: int,
+        begin_step: int = 0,
+        cycles: int = 7,
+        dense_fraction: float = 0.10,
+        finetune_fraction: float = 0.15,
+        exponent: float = 4.0,
+        frequency: int = 1,
+    ):
+        super().__init__(
+            target_sparsity,
+            end_step,
+            begin_step,
+            cycles,
+            dense_fraction,
+            finetune_fraction,
+            frequency,
+        )
+        if exponent < 0:
+            raise ValueError(
+                "`exponent` must not be negative: the sparsity must rise. "
+                f"Received: exponent={exponent!r}"
+            )
+        self.exponent = float(exponent)
+
+    def _cycle(self, start, end, is_last):
+        if is_last:
+            return [(start, Phase.SPARSIFICATION)]
+        third = (end - start) / 3
+        return [
+            (start, Phase.SPARSIFICATION),
+            (start + third, Phase.SPARSE),
+            (start + 2 * third, Phase.DENSE),
+        ]
+
+    def _arguments(self):
+        return {**super()._arguments(), "exponent": self.exponent}
+
+
+class ACDCSchedule(_CyclicSchedule):
+    """The schedule of ACDC (Peste et al. 2021) in the paper's set-up (section 4.2).
+
+    First a dense phase; then `cycles` cycles of a sparse and a dense phase of equal
+    length, the last dense phase longer by half a cycle; then a sparse phase to the
+    end. With `Magnitude` this is ACDC.
+
+    Args:
+      target_sparsity: share of the blocks to remove, in [0, 1).
+      end_step: training step at which the schedule ends.
+      begin_step: step at which it begins; before it the layer is dense.
+      cycles: number of cycles.
+      dense_fraction: share of the steps in the first dense phase.
+      finetune_fraction: share of the steps in the last sparse phase.
+      frequency: accepted for symmetry; phases change only at their first step.
+
+    Raises:
+      ValueError: naming the argument, for a value outside its range.
+
+    Example:
+
+    >>> schedule = ACDCSchedule(0.9, end_step=1000)
+    >>> [schedule.phase(step).name for step in (50, 120, 180, 900)]
+    ['DENSE', 'SPARSE', 'DENSE', 'SPARSE']
+    """
+
+    def _cycle(self, start, end, is_last):
+        # The last cycle is half a cycle longer, and only its dense phase is.
+        sparse = (end - start) / (3 if is_last else 2)
+        return [(start, Phase.SPARSE), (start + sparse, Phase.DENSE)]
+
+
+class OneShotSchedule(_PhasedSchedule):
+    """Dense until `prune_step`, then sparse: one decision, then fine-tuning.
+
+    With `Magnitude` this is magnitude pruning, with `PowerPropagation` that
+    baseline (section 4.1). At `prune_step=0` a trained model is pruned by
+    `sa.prune` itself, with no training.
+
+    Args:
+      target_sparsity: share of the blocks to remove, in [0, 1).
+      prune_step: training step at which the mask is chosen.
+
+    Raises:
+      ValueError: naming the argument, for a value outside its range.
+
+    Example:
+
+    >>> schedule = OneShotSchedule(0.9, prune_step=100)
+    >>> schedule.phase(99).name, schedule.phase(100).name
+    ('DENSE', 'SPARSE')
+    """
+
+    def __init__(self, target_sparsity: float, prune_step: int):
+        self.target_sparsity = _check_sparsity(target_sparsity)
+        self.prune_step = _check_integer("prune_step", prune_step, 0)
+
+    def _plan(self):
+        sparse = (self.prune_step, math.inf, Phase.SPARSE)
+        if self.prune_step == 0:
+            return [sparse]
+        return [(0, self.prune_step, Phase.DENSE), sparse]
+
+    def _arguments(self):
+        return {
+            "target_sparsity": self.target_sparsity,
+            "prune_step": self.prune_step,
+        }

@@ -1,0 +1,78 @@
+"""Choosing the support: which blocks stay. Plain functions of tensors."""
+
+import numpy as np
+import tensorflow as tf
+
+
+def keep_count(num_blocks: int, sparsity) -> tf.Tensor:
+    """Number of blocks that stay at a sparsity: `round(N * (1 - s))`, at least 1.
+
+    Args:
+      num_blocks: int, number of blocks `N` of the kernel.
+      sparsity: scalar in [0, 1), the share of blocks to remove.
+
+    Returns:
+      Scalar int32 tensor. Never 0: a layer is not wiped out (appendix C.1).
+
+    Example:
+
+    >>> int(keep_count(400, 0.9))
+    40
+    """
+    kept = tf.round(num_blocks * (1.0 - tf.cast(sparsity, tf.float64)))
+    return tf.cast(tf.maximum(kept, 1.0), tf.int32)
+
+
+def update_mask(mask: tf.Tensor, scores: tf.Tensor, sparsity) -> tf.Tensor:
+    """Drops the least important active blocks, or revives blocks.
+
+    While sparsity rises, the blocks of least score among those still active go
+    (section 3.1: backward selection). When more blocks are wanted than are
+    active, as after a dense phase or at sparsity 0, all blocks compete.
+
+    Args:
+      mask: float tensor (block rows, block columns) of zeros and ones.
+      scores: float tensor of the same shape; larger is more important. Equal
+        scores are ranked by position, row by row, first one kept.
+      sparsity: scalar in [0, 1).
+
+    Returns:
+      The new mask, like `mask`.
+
+    Example:
+
+    >>> mask = tf.constant([[1., 1., 0., 1.]])
+    >>> update_mask(mask, tf.constant([[3., 1., 9., 2.]]), 0.5).numpy().tolist()
+    [[1.0, 0.0, 0.0, 1.0]]
+    """
+    active = tf.reshape(mask, [-1]) > 0
+    kept = keep_count(mask.shape.num_elements(), sparsity)
+    candidates = active | (kept > tf.math.count_nonzero(active, dtype=tf.int32))
+    flat_scores = tf.cast(tf.reshape(scores, [-1]), tf.float32)
+    # A score that is not a number ranks below every finite one.
+    usable = tf.math.is_finite(flat_scores)
+    lowest = flat_scores.dtype.min
+    flat_scores = tf.where(usable, flat_scores, lowest)
+    ranked = tf.where(candidates, flat_scores, -float("inf"))
+    _, chosen = tf.math.top_k(ranked, kept)
+    flat_mask = tf.scatter_nd(
+        chosen[:, None], tf.ones_like(chosen, mask.dtype), tf.shape(active)
+    )
+    return tf.reshape(flat_mask, mask.shape)
+
+
+def support_churn(before, after) -> float:
+    """Share of a support that was not in an earlier one.
+
+    Args:
+      before: 0/1 array of the earlier mask.
+      after: 0/1 array of the later mask, same shape.
+
+    Example:
+
+    >>> support_churn([1, 1, 0, 0], [1, 0, 1, 0])
+    0.5
+    """
+    before, after = np.asarray(before) > 0, np.asarray(after) > 0
+    kept = np.count_nonzero(before & after)
+    return 1.0 - kept / max(1, np.count_nonzero(after))

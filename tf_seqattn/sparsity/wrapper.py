@@ -1,0 +1,404 @@
+"""The wrapper that trains a layer with a mask over the blocks of its kernels."""
+
+import contextlib
+import dataclasses
+import logging
+
+import tensorflow as tf
+from tensorflow.python.saved_model import save_context
+
+from tf_seqattn.sparsity import blocks, kernels, support
+from tf_seqattn.sparsity.importance import (
+    Importance,
+    Magnitude,
+    PowerPropagation,
+    SoftmaxAttention,
+)
+from tf_seqattn.sparsity.keras_api import check_layer, keras, register
+from tf_seqattn.sparsity.schedules import (
+    ACDCSchedule,
+    OneShotSchedule,
+    PruningSchedule,
+    SequentialAttentionSchedule,
+    final_sparsity,
+    update_at,
+)
+
+logger = logging.getLogger("tf_seqattn")
+
+for _serializable in (
+    SoftmaxAttention,
+    Magnitude,
+    PowerPropagation,
+    SequentialAttentionSchedule,
+    ACDCSchedule,
+    OneShotSchedule,
+):
+    register(_serializable)
+
+NOT_COUNTED = (
+    "Layer {name!r} takes part in a training step, but nothing counts its steps, so it "
+    "would never be pruned. In `fit`, pass `callbacks=[sa.UpdatePruningStep()]` "
+    "(tfmot's callback of that name does not know this layer). In a custom loop, or "
+    "with `train_on_batch`: `pruning = sa.UpdatePruningStep.for_loop(model, optimizer)`"
+    " before it and `pruning.step()` before each training step."
+)
+
+
+@dataclasses.dataclass
+class PrunedKernel:
+    """A kernel, its grid and the pruning variables that belong to it.
+
+    Attributes:
+      kernel: where the kernel is.
+      grid: how it is cut into blocks.
+      mask: float32 variable of `grid.shape`, 1 for active blocks.
+      logits: trainable float32 variable of `grid.shape`, or None.
+    """
+
+    kernel: kernels.Kernel
+    grid: blocks.BlockGrid
+    mask: tf.Variable
+    logits: tf.Variable | None
+
+    @property
+    def name(self) -> str:
+        """Name within the layer, such as "kernel"."""
+        return self.kernel.name
+
+
+def _check_schedule(schedule):
+    if not callable(schedule) or not hasattr(schedule, "get_config"):
+        raise ValueError(
+            "`pruning_schedule` must be a PruningSchedule of tf_seqattn or tfmot, such "
+            "as sa.SequentialAttentionSchedule(0.9, end_step=10_000). Received: "
+            f"pruning_schedule={schedule!r}"
+        )
+    return schedule
+
+
+def _check_importance(importance) -> Importance:
+    if importance is None:
+        return SoftmaxAttention()
+    if not isinstance(importance, Importance):
+        hint = " Pass an instance." if isinstance(importance, type) else ""
+        raise ValueError(
+            "`importance` must be sa.SoftmaxAttention(), sa.Magnitude(), "
+            f"sa.PowerPropagation() or another sa.Importance.{hint} Received: "
+            f"importance={importance!r}"
+        )
+    return importance
+
+
+def _serialize_importance(importance: Importance) -> dict:
+    name = keras.utils.get_registered_name(type(importance))
+    return {"class_name": name, "config": importance.get_config()}
+
+
+def _deserialize(config):
+    """Restores an importance or a schedule, ours or tfmot's, from its config."""
+    name = config["class_name"]
+    found = keras.utils.get_registered_object(name) or _tfmot_class(name)
+    if found is None:
+        raise ValueError(
+            f"Unknown schedule or importance {name!r} in the saved layer. Register its "
+            "class with tf_keras.utils.register_keras_serializable, or load inside "
+            f"`tf_keras.utils.custom_object_scope({{{name!r}: ...}})`."
+        )
+    return found.from_config(config["config"])
+
+
+def _tfmot_class(name: str):
+    from tf_seqattn.sparsity.schedules import _tfmot_schedules
+
+    return getattr(_tfmot_schedules(), name, None)
+
+
+@register
+class PrunableLayer(keras.layers.Wrapper):
+    """Trains a layer whose kernels are pruned block by block.
+
+    In every phase the layer computes with `W * A * mask`: its kernel, times the
+    importance of each block, times a 0/1 mask over the blocks (section 3, algorithm
+    1). Gradients reach `W` and the logits behind `A`. Masked blocks keep their values
+    for the next dense phase. `sa.UpdatePruningStep` counts the steps and updates the
+    masks; training without it raises.
+
+    Extra variables: per block one float32 mask and, for `SoftmaxAttention`, one
+    float32 logit; one int64 step per layer. They stay float32 under mixed precision.
+
+    Args:
+      layer: a Keras 2 layer: Dense, Conv1D/2D/3D and transposed, EinsumDense,
+        MultiHeadAttention, LSTM, GRU, Embedding, or one with tfmot's
+        `get_prunable_weights()`.
+      pruning_schedule: a `PruningSchedule` of tf_seqattn or tfmot.
+      block_size: (rows, columns) of a block: inputs by outputs of the kernel read as
+        a matrix; a convolution is read as (H * W * C_in, C_out).
+      importance: what to score; `SoftmaxAttention()` by default.
+      min_blocks: a kernel of fewer blocks is left dense (and said so at INFO).
+      zero_pruned_weights: set the weights of dropped blocks to zero, as ACDC does on
+        ImageNet, instead of keeping them for the next dense phase.
+      **kwargs: passed to `keras.layers.Layer`.
+
+    Raises:
+      ValueError: for a layer that is not of Keras 2, is pruned already or is of an
+        unknown kind; for blocks larger than a kernel (when the layer is built).
+
+    Example:
+
+    >>> schedule = SequentialAttentionSchedule(0.5, end_step=100)
+    >>> layer = PrunableLayer(keras.layers.Dense(8), schedule, block_size=(2, 2))
+    >>> layer(tf.ones((1, 8))).shape
+    TensorShape([1, 8])
+    >>> layer.pruned_kernels[0].mask.shape
+    TensorShape([4, 4])
+    """
+
+    def __init__(
+        self,
+        layer,
+        pruning_schedule,
+        block_size=(16, 16),
+        importance=None,
+        min_blocks: int = 1,
+        zero_pruned_weights: bool = False,
+        **kwargs,
+    ):
+        check_layer(layer, "layer")
+        if isinstance(layer, PrunableLayer):
+            raise ValueError(
+                f"Layer {layer.name!r} is pruned already: wrap the plain layer, or "
+                "strip it first with `sa.strip_pruning`."
+            )
+        if not kernels.is_supported(layer):
+            kernels.find_kernels(layer)  # Raises, naming the layer and the remedy.
+        kwargs.setdefault("name", f"prunable_{layer.name}")
+        # The wrapper computes in float32 and casts once, for the layer it holds.
+        kwargs["dtype"] = "float32"
+        kwargs.setdefault("trainable", layer.trainable)
+        if hasattr(layer, "_batch_input_shape"):
+            kwargs.setdefault("batch_input_shape", layer._batch_input_shape)
+        super().__init__(layer, autocast=False, **kwargs)
+        self.pruning_schedule = _check_schedule(pruning_schedule)
+        self.block_size = blocks.check_block_size(block_size)
+        self.importance = _check_importance(importance)
+        self.min_blocks = int(min_blocks)
+        self.zero_pruned_weights = bool(zero_pruned_weights)
+        self.supports_masking = layer.supports_masking
+        self.left_dense: dict[str, str] = {}
+        self.logits: list[tf.Variable] = []
+        self.masks: list[tf.Variable] = []
+        self.steps_are_counted = False
+        self._pruned: list[PrunedKernel] = []
+        if layer.built:
+            with tf.name_scope(self.name):
+                self._create_pruning_variables()
+            self.built = True
+            self._prune_without_training()
+
+    # Building.
+
+    def build(self, input_shape=None):
+        if self._pruned or self.left_dense:
+            self.built = True
+            return
+        super().build(input_shape)
+        self._create_pruning_variables()
+
+    def _create_pruning_variables(self):
+        found = kernels.find_kernels(self.layer)
+        if not found:
+            self.left_dense[self.layer.name] = "it has no kernel that can be pruned"
+        for kernel in found:
+            self._create_kernel_variables(kernel)
+        self.pruning_step = self.add_weight(
+            name="pruning_step",
+            shape=(),
+            dtype=tf.int64,
+            initializer="zeros",
+            trainable=False,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
+        for name, reason in self.left_dense.items():
+            logger.info("%s of layer %s stays dense: %s", name, self.layer.name, reason)
+
+    def _create_kernel_variables(self, kernel: kernels.Kernel):
+        grid = kernel.grid(self.block_size)
+        if grid.num_blocks < self.min_blocks:
+            self.left_dense[kernel.name] = (
+                f"{grid.num_blocks} blocks, fewer than {self.min_blocks}"
+            )
+            return
+        if not grid.fits:
+            raise ValueError(
+                f"`block_size` {self.block_size} is larger than {kernel.name!r} of "
+                f"layer {self.layer.name!r}, a {grid.matrix_shape[0]} x "
+                f"{grid.matrix_shape[1]} matrix (kernel shape {grid.kernel_shape}). "
+                "Use smaller blocks for this layer or leave it out by a pruning_policy."
+            )
+        prefix = kernel.name
+        mask = self.add_weight(
+            name=f"{prefix}/mask",
+            shape=grid.shape,
+            dtype=tf.float32,
+            initializer="ones",
+            trainable=False,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
+        logits = None
+        if self.importance.initial_logit is not None:
+            logits = self.add_weight(
+                name=f"{prefix}/logits",
+                shape=grid.shape,
+                dtype=tf.float32,
+                initializer=keras.initializers.Constant(self.importance.initial_logit),
+                trainable=True,
+            )
+            self.logits.append(logits)
+        self.masks.append(mask)
+        self._pruned.append(PrunedKernel(kernel, grid, mask, logits))
+        prepared = self.importance.prepare_kernel(
+            tf.convert_to_tensor(kernel.variable), grid
+        )
+        if prepared is not None:
+            kernel.variable.assign(tf.cast(prepared, kernel.variable.dtype))
+
+    @property
+    def pruned_kernels(self) -> list[PrunedKernel]:
+        """The kernels that are pruned, with their variables. Empty before `build`."""
+        return list(self._pruned)
+
+    # The forward pass.
+
+    def block_multipliers(self, pruned: PrunedKernel) -> tf.Tensor:
+        """`A * mask` of one kernel: float32 tensor of its grid's shape."""
+        final = final_sparsity(self.pruning_schedule)
+        multipliers = self.importance.multipliers(
+            pruned.kernel.variable,
+            pruned.logits,
+            pruned.grid,
+            None if final is None else 1.0 - final,
+        )
+        mask = tf.convert_to_tensor(pruned.mask)
+        return mask if multipliers is None else multipliers * mask
+
+    def effective_kernel(self, pruned: PrunedKernel) -> tf.Tensor:
+        """`W * A * mask` of one kernel, in the kernel's shape and stored dtype."""
+        return blocks.scale_blocks(
+            tf.convert_to_tensor(pruned.kernel.variable),
+            self.block_multipliers(pruned),
+            pruned.grid,
+        )
+
+    def _require_counted_steps(self, kernel: tf.Tensor) -> tf.Tensor:
+        """Identity whose backward pass raises where nothing counts the steps.
+
+        A backward pass through the kernel is what training is: unlike `training`,
+        which a model may forget to pass on, it cannot be missed. The check runs when
+        the training step is traced, so it costs nothing afterwards.
+        """
+
+        @tf.custom_gradient
+        def check(value):
+            def gradient(upstream):
+                # Saving traces this gradient too, to store it; that trains nothing.
+                saving = save_context.in_save_context()
+                if not (self.steps_are_counted or saving):
+                    raise RuntimeError(NOT_COUNTED.format(name=self.name))
+                return upstream
+
+            return tf.identity(value), gradient
+
+        return check(kernel)
+
+    @contextlib.contextmanager
+    def _effective_kernels(self):
+        """Within it, the layer's kernels are the effective ones."""
+        with contextlib.ExitStack() as undo:
+            for pruned in self._pruned:
+                kernel = self._require_counted_steps(self.effective_kernel(pruned))
+                dtype = pruned.kernel.owner.compute_dtype
+                undo.callback(pruned.kernel.replace(tf.cast(kernel, dtype)))
+            yield
+
+    def call(self, inputs, *args, **kwargs):
+        # Keras offers `training` and `mask` to any call with **kwargs.
+        expects = self.layer._call_spec.arg_names
+        for name in ("training", "mask"):
+            if name not in expects:
+                kwargs.pop(name, None)
+        for pruned in self._pruned:
+            penalty = self.importance.penalty(pruned.logits)
+            if penalty is not None:
+                self.add_loss(penalty)
+        with self._effective_kernels():
+            return self.layer(inputs, *args, **kwargs)
+
+    # Pruning.
+
+    def update_masks(self, sparsity):
+        """Updates the mask of every kernel to `sparsity`, a scalar in [0, 1)."""
+        for pruned in self._pruned:
+            kernel = tf.convert_to_tensor(pruned.kernel.variable)
+            scores = self.importance.scores(kernel, pruned.logits, pruned.grid)
+            mask = support.update_mask(
+                tf.convert_to_tensor(pruned.mask), scores, sparsity
+            )
+            pruned.mask.assign(mask)
+            if self.zero_pruned_weights:
+                zeroed = blocks.scale_blocks(kernel, mask, pruned.grid)
+                pruned.kernel.variable.assign(
+                    tf.cast(zeroed, pruned.kernel.variable.dtype)
+                )
+
+    def _prune_without_training(self):
+        """Applies what the schedule asks for at step 0, before any training.
+
+        tfmot's schedules are never asked at step 0, as in tfmot.
+        """
+        if isinstance(self.pruning_schedule, PruningSchedule):
+            sparsity = update_at(self.pruning_schedule, 0)
+            if sparsity:
+                self.update_masks(sparsity)
+
+    # What Keras asks of a wrapper.
+
+    def compute_output_shape(self, input_shape):
+        return self.layer.compute_output_shape(input_shape)
+
+    def compute_mask(self, inputs, mask=None):
+        return self.layer.compute_mask(inputs, mask)
+
+    @property
+    def stateful(self):
+        return getattr(self.layer, "stateful", False)
+
+    @stateful.setter
+    def stateful(self, value):
+        if value:
+            self.layer.stateful = value
+
+    def reset_states(self, *args, **kwargs):
+        """Resets the state of a stateful recurrent layer."""
+        return self.layer.reset_states(*args, **kwargs)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "pruning_schedule": self.pruning_schedule.get_config(),
+            "block_size": list(self.block_size),
+            "importance": _serialize_importance(self.importance),
+            "min_blocks": self.min_blocks,
+            "zero_pruned_weights": self.zero_pruned_weights,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        config.pop("dtype", None)
+        layer = keras.layers.deserialize(
+            config.pop("layer"), custom_objects=custom_objects
+        )
+        schedule = _deserialize(config.pop("pruning_schedule"))
+        importance = _deserialize(config.pop("importance"))
+        return cls(layer, schedule, importance=importance, **config)
