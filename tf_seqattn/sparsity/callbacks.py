@@ -182,7 +182,6 @@ class UpdatePruningStep(keras.callbacks.Callback):
             optimizer_reset.prepare(optimizer)
         for layer in self._layers:
             layer.steps_are_counted = True
-        self._count = tf.function(_step_counter(self._layers))
 
     def _advance(self, steps: int):
         """Begins `steps` training steps that run as one execution."""
@@ -195,10 +194,10 @@ class UpdatePruningStep(keras.callbacks.Callback):
             for step in range(done + 1, done + steps + 1):
                 sparsity = update_at(group.schedule, step)
                 if sparsity is not None:
-                    group.update_masks(tf.constant(sparsity, tf.float32))
+                    _update_masks(group.layers, tf.constant(sparsity, tf.float32))
             before, now = _phase(group.schedule, done), _phase(group.schedule, done + 1)
             phase_begins |= done > 0 and before != now
-        self._count(tf.constant(steps, tf.int64))
+        _count_steps(tuple(self._layers), tf.constant(steps, tf.int64))
         if phase_begins and self.reset_optimizer:
             self._reset_optimizer()
 
@@ -264,8 +263,7 @@ class _Group(NamedTuple):
     """Layers that follow the same schedule and are at the same step."""
 
     schedule: Any
-    layers: list
-    update_masks: Any
+    layers: tuple
 
 
 def _group_by_schedule(layers) -> list[_Group]:
@@ -273,26 +271,20 @@ def _group_by_schedule(layers) -> list[_Group]:
     for layer in layers:
         key = repr((layer.pruning_schedule.get_config(), int(layer.pruning_step)))
         groups.setdefault(key, []).append(layer)
-    return [
-        _Group(group[0].pruning_schedule, group, tf.function(_mask_updater(group)))
-        for group in groups.values()
-    ]
+    return [_Group(g[0].pruning_schedule, tuple(g)) for g in groups.values()]
 
 
-def _step_counter(layers):
-    def count(steps):
-        for layer in layers:
-            layer.pruning_step.assign_add(steps)
+# One call for all layers, traced once for each tuple of them.
+@tf.function
+def _count_steps(layers, steps):
+    for layer in layers:
+        layer.pruning_step.assign_add(steps)
 
-    return count
 
-
-def _mask_updater(layers):
-    def update_masks(sparsity):
-        for layer in layers:
-            layer.update_masks(sparsity)
-
-    return update_masks
+@tf.function
+def _update_masks(layers, sparsity):
+    for layer in layers:
+        layer.update_masks(sparsity)
 
 
 def _check_no_tfmot_callback(frame, model):
@@ -346,7 +338,7 @@ class PruningSummaries(keras.callbacks.TensorBoard):
             )
         super().__init__(log_dir=str(log_dir), update_freq=update_freq, **kwargs)
         self.images = images
-        self._pruning_writer = None
+        self._pruning_writer: Any = None
         self._phases: dict[str, Phase | None] = {}
         self._supports: dict[str, np.ndarray] = {}
 

@@ -60,6 +60,7 @@ class Importance(abc.ABC):
         None, the default, where the kernel itself does.
         """
         del kernel, grid
+        return None
 
     def multipliers(
         self,
@@ -77,6 +78,7 @@ class Importance(abc.ABC):
           density: `1 - target sparsity` of the schedule, or None if unknown.
         """
         del kernel, logits, grid, density
+        return None
 
     @abc.abstractmethod
     def scores(
@@ -87,6 +89,7 @@ class Importance(abc.ABC):
     def penalty(self, logits: tf.Tensor | None) -> tf.Tensor | None:
         """Returns a scalar to add to the loss, or None."""
         del logits
+        return None
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments."""

@@ -10,9 +10,9 @@ learning-rate schedule does not restart: it is read at `iterations + offset`.
 import numpy as np
 import tensorflow as tf
 
-from tf_seqattn.sparsity.keras_api import keras, register
+from tf_keras.optimizers.schedules import LearningRateSchedule
 
-LearningRateSchedule = keras.optimizers.schedules.LearningRateSchedule
+from tf_seqattn.sparsity.keras_api import keras, register
 
 
 @register
