@@ -148,6 +148,10 @@ class UpdatePruningStep(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self._end_execution_at_phase_change()
 
+    def on_epoch_end(self, epoch=None, logs=None, batch=None):
+        # Nothing to do; tfmot's documented custom loop calls it with `batch`.
+        del epoch, logs, batch
+
     def on_train_batch_begin(self, batch, logs=None):
         self._advance(self._steps_per_execution())
 
@@ -190,7 +194,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
             self._groups = _group_by_schedule(self._layers)
         phase_begins = False
         for group in self._groups:
-            done = int(group.layers[0].pruning_step)
+            done = group.layers[0].steps_begun
             for step in range(done + 1, done + steps + 1):
                 sparsity = update_at(group.schedule, step)
                 if sparsity is not None:
@@ -229,7 +233,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
             return
         steps = self._executed_steps
         for layer in self._layers:
-            done = int(layer.pruning_step)
+            done = layer.steps_begun
             # A phase that begins at step n is preceded by step n - 1.
             change = _next_phase_change(layer.pruning_schedule, done + 1)
             steps = min(steps, change - (done + 1))
@@ -269,7 +273,7 @@ class _Group(NamedTuple):
 def _group_by_schedule(layers) -> list[_Group]:
     groups: dict[str, list] = {}
     for layer in layers:
-        key = repr((layer.pruning_schedule.get_config(), int(layer.pruning_step)))
+        key = repr((layer.pruning_schedule.get_config(), layer.steps_begun))
         groups.setdefault(key, []).append(layer)
     return [_Group(g[0].pruning_schedule, tuple(g)) for g in groups.values()]
 
@@ -353,7 +357,7 @@ class PruningSummaries(keras.callbacks.TensorBoard):
         super().on_train_batch_end(batch, logs)
         changed = False
         for layer in pruned_layers(self.model):
-            phase = _phase(layer.pruning_schedule, int(layer.pruning_step))
+            phase = _phase(layer.pruning_schedule, layer.steps_begun)
             changed |= self._phases.get(layer.name, phase) != phase
             begins_sparse = self._phases.get(layer.name) != phase == Phase.SPARSE
             self._phases[layer.name] = phase
@@ -377,14 +381,14 @@ class PruningSummaries(keras.callbacks.TensorBoard):
             name = f"{layer.name}/{pruned.name}"
             support = pruned.mask.numpy()
             if name in self._supports:
-                with self._pruning_writer.as_default(step=int(layer.pruning_step)):
+                with self._pruning_writer.as_default(step=layer.steps_begun):
                     churn = support_churn(self._supports[name], support)
                     tf.summary.scalar(f"{name}/support_churn", churn)
             self._supports[name] = support
 
     def _write(self, images: bool):
         for layer in pruned_layers(self.model):
-            step = int(layer.pruning_step)
+            step = layer.steps_begun
             phase = _phase(layer.pruning_schedule, step)
             with self._pruning_writer.as_default(step=step):
                 if phase is not None:
@@ -399,7 +403,7 @@ class PruningSummaries(keras.callbacks.TensorBoard):
         tf.summary.scalar(f"{name}/sparsity", entry_sparsity(mask, pruned.grid))
         wanted = getattr(layer.pruning_schedule, "sparsity", None)
         if wanted is not None:
-            requested = wanted(int(layer.pruning_step))
+            requested = wanted(layer.steps_begun)
             tf.summary.scalar(f"{name}/sparsity_requested", requested)
         if images:
             tf.summary.image(f"{name}/mask", picture(mask))

@@ -97,5 +97,6 @@ def why_unprunable(layer) -> str | None:
     if not layer.weights:
         return f"{kind} has no weights"
     if type(layer).__module__.startswith("tf_keras."):
-        return f"{kind} has no kernel"
+        has_kernel = any("kernel" in weight.name for weight in layer.weights)
+        return f"{kind} {'is not a supported kind' if has_kernel else 'has no kernel'}"
     return f"{kind} is a custom layer without `get_prunable_weights()`"

@@ -17,7 +17,7 @@ _COLUMNS = ("layer", "matrix", "blocks", "kept", "requested", "reached", "zeros"
 def _pruned_rows(layer: PrunableLayer) -> list[dict]:
     rows = []
     schedule = layer.pruning_schedule
-    step = int(layer.pruning_step) if layer.built else 0
+    step = layer.steps_begun if layer.built else 0
     for pruned in layer.pruned_kernels:
         mask = pruned.mask.numpy()
         phase = schedule.phase(step) if isinstance(schedule, PruningSchedule) else None

@@ -176,7 +176,7 @@ class PrunableLayer(keras.layers.Wrapper):
         # The wrapper computes in float32 and casts once, for the layer it holds.
         kwargs["dtype"] = "float32"
         kwargs.setdefault("trainable", layer.trainable)
-        if hasattr(layer, "_batch_input_shape"):
+        if "input_shape" not in kwargs and hasattr(layer, "_batch_input_shape"):
             kwargs.setdefault("batch_input_shape", layer._batch_input_shape)
         super().__init__(layer, autocast=False, **kwargs)
         self.pruning_schedule = _check_schedule(pruning_schedule)
@@ -267,6 +267,11 @@ class PrunableLayer(keras.layers.Wrapper):
     def pruned_kernels(self) -> list[PrunedKernel]:
         """The kernels that are pruned, with their variables. Empty before `build`."""
         return list(self._pruned)
+
+    @property
+    def steps_begun(self) -> int:
+        """Number of training steps begun, the step that the mask belongs to."""
+        return int(self.pruning_step.numpy())
 
     # The forward pass.
 
