@@ -137,7 +137,7 @@ class SoftmaxAttention(Importance):
 
     >>> importance = SoftmaxAttention()
     >>> grid = blocks.BlockGrid((4, 4), (2, 2))
-    >>> logits = tf.constant([[0., 0.], [0., tf.math.log(5.)]])
+    >>> logits = tf.math.log([[1., 1.], [1., 5.]])
     >>> importance.multipliers(None, logits, grid, density=0.5).numpy().tolist()
     [[0.5, 0.5], [0.5, 2.0]]
     """

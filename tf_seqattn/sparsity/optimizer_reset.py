@@ -9,7 +9,6 @@ learning-rate schedule does not restart: it is read at `iterations + offset`.
 
 import numpy as np
 import tensorflow as tf
-
 from tf_keras.optimizers.schedules import LearningRateSchedule
 
 from tf_seqattn.sparsity.keras_api import keras, register

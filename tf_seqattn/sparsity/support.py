@@ -75,4 +75,4 @@ def support_churn(before, after) -> float:
     """
     before, after = np.asarray(before) > 0, np.asarray(after) > 0
     kept = np.count_nonzero(before & after)
-    return 1.0 - kept / max(1, np.count_nonzero(after))
+    return float(1.0 - kept / max(1, np.count_nonzero(after)))
