@@ -11,6 +11,7 @@ a mask update every 100 steps, its default.
 
 import argparse
 import json
+import os
 import pathlib
 import platform
 import time
@@ -140,8 +141,8 @@ def main():
         "# Cost of a training step",
         "",
         f"`python benchmarks/training_cost.py --rounds {rounds}` on "
-        f"{platform.machine()}, {tf.config.threading.get_intra_op_parallelism_threads() or 'all'} "
-        "cores. Ratio to the dense step of the same round: median (quartiles).",
+        f"{platform.machine()}, {os.cpu_count()} cores. Ratio to "
+        "the dense step of the same round: median (quartiles).",
         "",
         "| model | side | ms a step | ratio to dense | extra variables, KiB |",
         "|---|---|---|---|---|",

@@ -96,10 +96,8 @@ class BlockGrid:
     @property
     def shape(self) -> tuple[int, int]:
         """(block rows, block columns), partial blocks counted."""
-        return tuple(
-            -(-size // block)
-            for size, block in zip(self.matrix_shape, self.block_size, strict=True)
-        )
+        (rows, columns), (height, width) = self.matrix_shape, self.block_size
+        return -(-rows // height), -(-columns // width)
 
     @property
     def num_blocks(self) -> int:

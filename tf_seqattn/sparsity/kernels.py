@@ -174,7 +174,7 @@ _FINDERS: list[tuple[tuple[type, ...], Callable]] = [
 
 def _find_declared(layer, prefix="") -> list[Kernel]:
     """Kernels that a custom layer names by `get_prunable_weights()`."""
-    places = {}
+    places: dict[int, tuple] = {}
     for owner in sublayers(layer):
         for attribute, value in owner.__dict__.items():
             if isinstance(value, tf.Variable):

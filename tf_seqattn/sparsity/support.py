@@ -74,5 +74,5 @@ def support_churn(before, after) -> float:
     0.5
     """
     before, after = np.asarray(before) > 0, np.asarray(after) > 0
-    kept = np.count_nonzero(before & after)
-    return float(1.0 - kept / max(1, np.count_nonzero(after)))
+    kept = int(np.count_nonzero(before & after))
+    return 1.0 - kept / max(1, int(np.count_nonzero(after)))

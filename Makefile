@@ -1,0 +1,70 @@
+# Everything a developer runs. `make` alone lists the targets.
+
+# The interpreter that makes .venv: Python 3.10 to 3.13.
+PYTHON ?= python3
+# Where `make demo` leaves its table, pictures and models.
+OUT ?= out/criteo
+# More arguments for pytest, such as PYTEST_ARGS="-k schedule -x".
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed.stamp
+EXTRAS := recommenders,digits,plots,litert,colabs,tests
+BUILD_FILES = find . -path ./$(VENV) -prune -o -type f \
+  \( -name BUILD -o -name WORKSPACE -o -name '*.bzl' \) -print
+BUILDIFIER := $(VENV)/node/node_modules/.bin/buildifier
+BUILDIFIER_VERSION := 8.2.1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo digits test test-all bench lint build-files clean
+
+help:  ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' Makefile
+
+setup: $(INSTALLED)  ## Make .venv and install the project with all it needs.
+
+$(INSTALLED): setup.cfg
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
+	@touch $@
+
+demo: setup  ## Prune a click-through model and print the table (OUT=folder).
+	$(BIN)/python -m tf_seqattn.criteo --output $(OUT)
+
+digits: setup  ## Prune a digit classifier and run it as TFLite.
+	$(BIN)/python -m tf_seqattn.digits --output out/digits
+
+test: setup lint  ## Lint, then the fast tests (BUILD files included).
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-all: setup lint  ## Lint, then every test, the slow ones too.
+	$(BIN)/python -m pytest -m "" $(PYTEST_ARGS)
+
+bench: setup  ## Run every benchmark, one after another.
+	@set -e; for file in benchmarks/*.py; do \
+	  echo "== $$file"; $(BIN)/python $$file; done
+
+lint: setup  ## Check style, types of the package and BUILD files.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@if $(MAKE) --silent $(BUILDIFIER); then \
+	  $(BUILD_FILES) | xargs $(BUILDIFIER) -mode=check -lint=warn; \
+	else \
+	  echo "buildifier could not be installed: the style of BUILD files is unchecked." \
+	    "Install npm (https://nodejs.org) to check it."; \
+	fi
+
+$(BUILDIFIER):
+	@command -v npm > /dev/null || { echo "npm was not found."; exit 1; }
+	npm install --silent --no-fund --no-audit --prefix $(VENV)/node \
+	  @bazel/buildifier@$(BUILDIFIER_VERSION)
+
+build-files: setup  ## Write the BUILD files anew from the imports.
+	$(BIN)/python tools/make_build.py
+
+clean:  ## Remove what the targets above made.
+	rm -rf $(VENV) out *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

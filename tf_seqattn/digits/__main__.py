@@ -1,0 +1,92 @@
+"""Trains the digit network dense and pruned, and compares them as TFLite files.
+
+python -m tf_seqattn.digits --output out/digits
+"""
+
+import argparse
+import pathlib
+
+from tf_seqattn.digits import pictures, report, tflite
+from tf_seqattn.digits.data import load_digits
+from tf_seqattn.digits.model import build_model
+from tf_seqattn.digits.training import train_dense, train_pruned
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line, or the list `arguments` in place of it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tf_seqattn.digits",
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--output",
+        type=pathlib.Path,
+        default=pathlib.Path("out/digits"),
+        help="folder for the table, the pictures and the models",
+    )
+    parser.add_argument(
+        "--sparsity", type=float, default=0.8, help="share of the blocks to remove"
+    )
+    parser.add_argument(
+        "--block-size",
+        type=int,
+        nargs=2,
+        default=(8, 8),
+        metavar=("ROWS", "COLUMNS"),
+        help="inputs and outputs of a block",
+    )
+    parser.add_argument(
+        "--epochs", type=int, default=40, help="of each of the two trainings"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of weights and split")
+    options = parser.parse_args(arguments)
+    if not 0 <= options.sparsity < 1:
+        parser.error(f"--sparsity must be in [0, 1), not {options.sparsity}")
+    if min(*options.block_size, options.epochs) < 1:
+        parser.error("--block-size and --epochs must be positive")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> list[report.Row]:
+    """Runs the comparison, writes its files and prints its table.
+
+    Args:
+      arguments: in place of the command line.
+
+    Returns:
+      The rows of the table: dense, then pruned.
+    """
+    options = parse_arguments(arguments)
+    block_size = tuple(options.block_size)
+    digits = load_digits(options.seed)
+    runs = {
+        "dense": train_dense(build_model(options.seed), digits, options.epochs),
+        "SequentialAttention++": train_pruned(
+            build_model(options.seed),
+            digits,
+            options.epochs,
+            options.sparsity,
+            block_size,
+        ),
+    }
+    options.output.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name, trained in runs.items():
+        file = tflite.convert(trained.model)
+        file_name = "dense.tflite" if name == "dense" else "pruned.tflite"
+        (options.output / file_name).write_bytes(file)
+        rows.append(report.evaluate(name, trained.model, file, digits, block_size))
+    masks = report.block_masks(runs["SequentialAttention++"].model, block_size)
+    if masks:
+        pictures.save_masks(masks, options.output / "masks.png")
+    pictures.save_curves(runs, options.output / "curves.png")
+    text = report.table(rows)
+    (options.output / "table.md").write_text(text)
+    print(text)
+    print(f"Written to {options.output}")
+    return rows
+
+
+if __name__ == "__main__":
+    main()
