@@ -186,6 +186,14 @@ class UpdatePruningStep(keras.callbacks.Callback):
             optimizer_reset.prepare(optimizer)
         for layer in self._layers:
             layer.steps_are_counted = True
+        # Traced now: Keras warns where the first batches wait for a callback.
+        _count_steps.get_concrete_function(
+            tuple(self._layers), tf.TensorSpec((), tf.int64)
+        )
+        for group in _group_by_schedule(self._layers):
+            _update_masks.get_concrete_function(
+                group.layers, tf.TensorSpec((), tf.float32)
+            )
 
     def _advance(self, steps: int):
         """Begins `steps` training steps that run as one execution."""
