@@ -263,12 +263,17 @@ class UpdatePruningStep(keras.callbacks.Callback):
         self.model.train_function = None
 
     def _reuse_train_function(self):
-        """Puts back what an earlier `fit` traced, unless `compile` came between."""
+        """Puts back what an earlier counted `fit` traced, or starts anew.
+
+        Anew after a `compile`, and after a `fit` that failed while it was traced.
+        """
         compilation, function = getattr(
             self.model, "_counted_train_function", (None, None)
         )
         if function is not None and compilation is self.model._steps_per_execution:
             self.model.train_function = function
+        else:
+            self.model.make_train_function(force=True)
 
 
 class _Group(NamedTuple):
