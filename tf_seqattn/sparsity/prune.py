@@ -308,22 +308,41 @@ def _copy_layer(layer):
 
 
 class _Stripping:
-    """One call of `strip_pruning` on a graph model: copies layers, weights later."""
+    """One call of `strip_pruning`: every layer is copied or folded once."""
 
     def __init__(self):
         self.weights: list[tuple] = []
-        self._done: dict[int, tuple] = {}
+        self._done: dict[tuple, tuple] = {}
 
-    def __call__(self, layer):
-        if id(layer) not in self._done:
-            self._done[id(layer)] = (layer, self._visit(layer))
-        return self._done[id(layer)][1]
+    def _once(self, function, layer):
+        key = (function, id(layer))
+        if key not in self._done:
+            # The layer is kept beside its successor so that its id stays taken.
+            self._done[key] = (layer, function(layer))
+        return self._done[key][1]
 
-    def _visit(self, layer):
+    def copied(self, layer):
+        """Returns a plain layer for a new graph; `set_weights` fills the copies."""
+        return self._once(self._copy, layer)
+
+    def folded(self, layer):
+        """Returns the layer itself, stripped in place."""
+        return self._once(self._fold, layer)
+
+    def _fold(self, layer):
+        if isinstance(layer, PrunableLayer):
+            return _fold(layer)
+        if pruned_layers(layer):
+            if is_graph_model(layer):
+                return self._copy(layer)
+            _replace_sublayers(layer, self.folded)
+        return layer
+
+    def _copy(self, layer):
         if isinstance(layer, PrunableLayer):
             copy = _copy_layer(layer.layer)
             if copy is None:
-                return _fold(layer)
+                return self.folded(layer)
             if not hasattr(copy, "_batch_input_shape") and hasattr(
                 layer, "_batch_input_shape"
             ):
@@ -332,10 +351,9 @@ class _Stripping:
                 self.weights.append((copy, _folded_weights(layer)))
             return copy
         if is_graph_model(layer):
-            return _clone(layer, self)
+            return _clone(layer, self.copied)
         if pruned_layers(layer):
-            _replace_sublayers(layer, _fold_in_place)
-            return layer
+            return self.folded(layer)
         copy = _copy_layer(layer)
         if copy is None:
             return layer
@@ -353,16 +371,6 @@ class _Stripping:
                     f"Layer {layer.name!r} could not be rebuilt from its configuration "
                     "while stripping. Build the model with an input shape first."
                 )
-
-
-def _fold_in_place(layer):
-    if isinstance(layer, PrunableLayer):
-        return _fold(layer)
-    if is_graph_model(layer):
-        return strip_pruning(layer) if pruned_layers(layer) else layer
-    if pruned_layers(layer):
-        _replace_sublayers(layer, _fold_in_place)
-    return layer
 
 
 def strip_pruning(model):
@@ -395,8 +403,9 @@ def strip_pruning(model):
     >>> int(tf.math.count_nonzero(strip_pruning(pruned).layers[0].kernel))
     8
     """
+    stripping = _Stripping()
     if isinstance(model, (list, tuple)):
-        return [_fold_in_place(layer) for layer in model]
+        return [stripping.folded(layer) for layer in model]
     check_layer(model, "model")
     for layer in model.submodules:
         if _is_tfmot_wrapper(layer):
@@ -404,11 +413,11 @@ def strip_pruning(model):
                 f"Layer {layer.name!r} was pruned by tfmot: strip it with "
                 "tfmot.sparsity.keras.strip_pruning."
             )
-    if not is_graph_model(model):
+    if is_graph_model(model):
+        stripped = stripping.copied(model)
+    else:
         if isinstance(model, keras.Model):
             _forget_compilation(model)
-        return _fold_in_place(model)
-    stripping = _Stripping()
-    stripped = stripping(model)
+        stripped = stripping.folded(model)
     stripping.set_weights()
     return stripped
