@@ -1,5 +1,6 @@
 """Callbacks: counting steps, updating masks, resetting the optimizer, summaries."""
 
+import contextlib
 import logging
 import math
 import os
@@ -356,6 +357,7 @@ class PruningSummaries(keras.callbacks.TensorBoard):
         super().__init__(log_dir=str(log_dir), update_freq=update_freq, **kwargs)
         self.images = images
         self._pruning_writer: Any = None
+        self._step = 0
         self._phases: dict[str, Phase | None] = {}
         self._supports: dict[str, np.ndarray] = {}
 
@@ -376,9 +378,15 @@ class PruningSummaries(keras.callbacks.TensorBoard):
             self._phases[layer.name] = phase
             if begins_sparse:
                 self._write_churn(layer)
-        due = self.update_freq != "epoch" and batch % self.update_freq == 0
-        if changed or due:
+        if changed or self._is_due():
             self._write(images=changed)
+
+    def _is_due(self) -> bool:
+        """Whether a multiple of `update_freq` was reached since the last call."""
+        before, self._step = self._step, pruned_layers(self.model)[0].steps_begun
+        if self.update_freq == "epoch":
+            return False
+        return self._step // self.update_freq > before // self.update_freq
 
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
@@ -389,12 +397,18 @@ class PruningSummaries(keras.callbacks.TensorBoard):
         if self._pruning_writer is not None:
             self._pruning_writer.close()
 
+    @contextlib.contextmanager
+    def _recording(self, step: int):
+        # Keras records at multiples of `update_freq` only, of its own counter.
+        with self._pruning_writer.as_default(step=step), tf.summary.record_if(True):
+            yield
+
     def _write_churn(self, layer):
         for pruned in layer.pruned_kernels:
             name = f"{layer.name}/{pruned.name}"
             support = pruned.mask.numpy()
             if name in self._supports:
-                with self._pruning_writer.as_default(step=layer.steps_begun):
+                with self._recording(layer.steps_begun):
                     churn = support_churn(self._supports[name], support)
                     tf.summary.scalar(f"{name}/support_churn", churn)
             self._supports[name] = support
@@ -403,7 +417,7 @@ class PruningSummaries(keras.callbacks.TensorBoard):
         for layer in pruned_layers(self.model):
             step = layer.steps_begun
             phase = _phase(layer.pruning_schedule, step)
-            with self._pruning_writer.as_default(step=step):
+            with self._recording(step):
                 if phase is not None:
                     tf.summary.scalar(f"{layer.name}/phase", int(phase))
                 for pruned in layer.pruned_kernels:

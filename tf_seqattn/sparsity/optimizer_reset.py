@@ -55,6 +55,10 @@ class OffsetSchedule(LearningRateSchedule):
         return cls(schedule, config["offset"])
 
 
+# Keras looks for the schedules of an HDF5 file by the plain name of their class.
+keras.utils.get_custom_objects()[OffsetSchedule.__name__] = OffsetSchedule
+
+
 def _inner(optimizer):
     """The optimizer that takes the steps; loss scaling keeps its own state."""
     return getattr(optimizer, "inner_optimizer", optimizer)
@@ -88,7 +92,10 @@ def prepare(optimizer):
         offset.
     """
     optimizer = _inner(optimizer)
-    if _is_legacy(optimizer) and getattr(optimizer, "_initial_decay", 0.0):
+    # The decay of a legacy Nadam is that of its momentum.
+    is_nadam = isinstance(optimizer, keras.optimizers.legacy.Nadam)
+    decays = _is_legacy(optimizer) and getattr(optimizer, "_initial_decay", 0.0)
+    if decays and not is_nadam:
         raise ValueError(
             f"Optimizer {type(optimizer).__name__} has decay="
             f"{optimizer._initial_decay}, which would restart at every phase change. "
@@ -155,7 +162,12 @@ def _slots(optimizer) -> list:
     kept |= {
         id(v) for v in getattr(optimizer, "_model_variables_moving_average", None) or []
     }
-    return [v for v in optimizer.variables if id(v) not in kept]
+    kept.add(id(getattr(optimizer, "_current_learning_rate", None)))
+    # Nadam holds its product as an attribute only.
+    held = [v for v in optimizer.__dict__.values() if isinstance(v, tf.Variable)]
+    listed = {id(v) for v in optimizer.variables}
+    found = [*optimizer.variables, *(v for v in held if id(v) not in listed)]
+    return [v for v in found if id(v) not in kept]
 
 
 def initial_slots(optimizer, variables) -> list:
@@ -196,6 +208,9 @@ def reset(optimizer, slots):
     optimizer = _inner(optimizer)
     for slot, value in slots:
         slot.assign(tf.cast(tf.broadcast_to(value, slot.shape), slot.dtype))
+    if hasattr(optimizer, "_u_product_counter"):
+        # Nadam counts in Python the steps its product was formed for.
+        optimizer._u_product_counter = 1
     schedule = _learning_rate(optimizer)
     if isinstance(schedule, OffsetSchedule):
         schedule.offset.assign_add(tf.cast(optimizer.iterations, tf.int64))

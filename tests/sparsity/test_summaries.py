@@ -1,0 +1,76 @@
+"""What PruningSummaries writes for TensorBoard."""
+
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+
+import tf_seqattn as sa
+
+SCHEDULE = sa.SequentialAttentionSchedule(0.75, 40, cycles=3)
+
+
+def events(folder):
+    """{tag: [(step, value)]} of everything written below `folder`."""
+    found = {}
+    for path in sorted(pathlib.Path(folder).rglob("*tfevents*")):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                content = tf.make_ndarray(value.tensor)
+                found.setdefault(value.tag, []).append((event.step, content))
+    return found
+
+
+def train(folder, **kwargs):
+    x = np.random.rand(160, 8).astype("float32")
+    model = keras.Sequential([keras.layers.Dense(8, input_shape=(8,), name="d")])
+    pruned = sa.prune(model, SCHEDULE, (2, 2), pruning_policy=sa.PruningPolicy())
+    pruned.compile("adam", "mse")
+    summaries = sa.PruningSummaries(log_dir=folder, **kwargs)
+    pruned.fit(
+        x, x, batch_size=8, epochs=2, verbose=0,
+        callbacks=[sa.UpdatePruningStep(), summaries],
+    )  # fmt: skip
+    return pruned
+
+
+def test_tags_and_values(tmp_path):
+    pruned = train(str(tmp_path))
+    written = events(tmp_path / "pruning")
+    layer = sa.pruned_layers(pruned)[0]
+    name = f"{layer.name}/kernel"
+    assert set(written) == {
+        f"{layer.name}/phase",
+        f"{name}/sparsity",
+        f"{name}/sparsity_requested",
+        f"{name}/attention_entropy",
+        f"{name}/attention",
+        f"{name}/support_churn",
+        f"{name}/mask",
+    } | {f"{name}/attention"}
+    for step, value in written[f"{layer.name}/phase"]:
+        assert SCHEDULE.phase(step) == value
+    for step, value in written[f"{name}/sparsity"]:
+        assert value == pytest.approx(round(16 * SCHEDULE.sparsity(step)) / 16)
+    changes = {s for s in range(1, 41) if SCHEDULE.phase(s) != SCHEDULE.phase(s - 1)}
+    steps = {step for step, _ in written[f"{layer.name}/phase"]}
+    assert steps == {20, 40} | {s for s in changes if s > 1}
+    # The first of the sparse phases has nothing to be compared with.
+    sparse = sorted(s for s in changes if SCHEDULE.phase(s) == sa.Phase.SPARSE)
+    assert [step for step, _ in written[f"{name}/support_churn"]] == sparse[1:]
+    assert all(0 <= value <= 1 for _, value in written[f"{name}/support_churn"])
+    assert list((tmp_path / "train").iterdir()), "the callback of Keras writes too"
+
+
+def test_every_few_steps_without_pictures(tmp_path):
+    pruned = train(tmp_path, update_freq=5, images=False)
+    written = events(tmp_path / "pruning")
+    name = f"{sa.pruned_layers(pruned)[0].name}/kernel"
+    assert f"{name}/mask" not in written
+    steps = [step for step, _ in written[f"{name}/sparsity"]]
+    assert set(range(5, 41, 5)) <= set(steps)
+    changes = {s for s in range(2, 41) if SCHEDULE.phase(s) != SCHEDULE.phase(s - 1)}
+    assert changes <= set(steps)

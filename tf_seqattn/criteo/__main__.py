@@ -1,0 +1,317 @@
+"""Trains a click model dense and with SequentialAttention++, and compares the two.
+
+python -m tf_seqattn.criteo --output out/criteo
+
+Without --data the rows are synthetic (see `tf_seqattn.criteo.synthetic`); with it,
+they are the first ones of a file in the format of Kaggle's train.txt.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import pathlib
+import sys
+
+import numpy as np
+import tf_keras as keras
+
+import tf_seqattn as sa
+from tf_seqattn.criteo import deploy, pictures, report
+from tf_seqattn.criteo.data import Clicks, read_criteo, split_by_time
+from tf_seqattn.criteo.experiment import (
+    TITLES,
+    Arm,
+    Trained,
+    Training,
+    log_loss_of_logits,
+    predict_logits,
+    pruning_schedule,
+    train_arm,
+)
+from tf_seqattn.criteo.model import FIRST_HIDDEN
+from tf_seqattn.criteo.synthetic import ClickSource, binary_log_loss
+
+_COMPARED_ROWS = 256
+_BATCHES = (1, 64)
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line, or the list `arguments` in place of it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tf_seqattn.criteo",
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data", type=pathlib.Path, help="Kaggle train.txt or train.txt.gz")
+    add(
+        "--output",
+        type=pathlib.Path,
+        default=pathlib.Path("out/criteo"),
+        help="folder for the table, the pictures, the models and synthetic data",
+    )
+    add("--rows", type=int, default=2_500_000, help="rows to make, or to read")
+    add(
+        "--validation-fraction",
+        type=float,
+        default=0.08,
+        help="share of the rows, the last ones, that is held out",
+    )
+    add("--steps", type=int, default=3000, help="training steps of each model")
+    add("--batch-size", type=int, default=2048, help="rows of a training batch")
+    add(
+        "--table-size",
+        type=int,
+        default=512,
+        help="rows of each category's embedding table",
+    )
+    add("--sparsity", type=float, default=0.9, help="share of the blocks to remove")
+    add("--block-size", type=int, default=20, help="rows and columns of a block")
+    add(
+        "--max-bad-rows",
+        type=int,
+        default=100,
+        help="lines that cannot be read before that is an error",
+    )
+    add("--seed", type=int, default=0, help="of the weights and the order of the rows")
+    add("--data-seed", type=int, default=0, help="of the synthetic rows")
+    return parser.parse_args(arguments)
+
+
+def make_synthetic(source: ClickSource, path: pathlib.Path, rows: int) -> None:
+    """Writes synthetic rows, unless the file has them from an earlier run."""
+    description = path.with_suffix(".json")
+    wanted = {**source.describe(), "rows": rows}
+    if path.exists() and description.exists():
+        if json.loads(description.read_text()) == wanted:
+            print(f"Using the {rows:,} synthetic rows in {path}.")
+            return
+    description.unlink(missing_ok=True)
+    source.write_tsv(path, rows)
+
+
+def block_norms(network: keras.Model, block_size: int) -> np.ndarray:
+    """Returns the Frobenius norm of each block of the first layer of a network."""
+    kernel = network.get_layer(FIRST_HIDDEN).kernel.numpy()
+    rows, columns = kernel.shape
+    height, width = (-(-size // block_size) for size in kernel.shape)
+    padded = np.pad(
+        kernel, ((0, height * block_size - rows), (0, width * block_size - columns))
+    )
+    blocks = padded.reshape(height, block_size, width, block_size)
+    return np.sqrt(np.square(blocks).sum(axis=(1, 3)))
+
+
+def save_models(networks: dict[str, keras.Model], output: pathlib.Path) -> None:
+    """Saves each network as a Keras file and as a SavedModel for serving."""
+    for name, network in networks.items():
+        network.save(output / f"{name}.keras")
+        # Keras prints the signatures of what it exports.
+        with contextlib.redirect_stdout(io.StringIO()):
+            network.export(str(output / f"{name}_saved_model"))
+
+
+def _count_weights(perceptron: keras.Model) -> int:
+    return sum(int(np.count_nonzero(w)) for w in perceptron.get_weights())
+
+
+def compare_files(
+    networks: dict[str, keras.Model], validation_rows: Clicks, output: pathlib.Path
+) -> tuple[dict[str, dict], str]:
+    """Exports the perceptrons of the networks, checks and times them.
+
+    Args:
+      networks: without pruning, by name; "sparse" asks for the sparse encoding.
+      validation_rows: where rows to compare on are taken from.
+      output: folder for `<name>.tflite`.
+
+    Returns:
+      For each name `weights`, `file_bytes` and `latencies`, and a text that says
+      what was tried.
+    """
+    features = validation_rows[:_COMPARED_ROWS].features()
+    files, facts, tried = {}, {}, ""
+    for name, network in networks.items():
+        attempts = deploy.export(network, features, sparse=name == "sparse")
+        files[name] = attempts[-1].file
+        (output / f"{name}.tflite").write_bytes(files[name])
+        tried += report.attempts_text(name, attempts)
+        perceptron = deploy.multilayer_perceptron(network)
+        facts[name] = {
+            "weights": _count_weights(perceptron),
+            "file_bytes": len(files[name]),
+            "latencies": {},
+        }
+    inputs = deploy.embed(networks["dense"], features)
+    for batch in _BATCHES:
+        taken = deploy.measure_latency(files, inputs[:batch])
+        for name, latency in taken.items():
+            facts[name]["latencies"][batch] = latency
+    return facts, tried
+
+
+def reference_rows(
+    validation_rows: Clicks, source: ClickSource | None, first_row: int
+) -> list[report.Row]:
+    """Returns the rows of the table that need no training."""
+    labels = validation_rows.labels
+    rate = float(labels.mean())
+    rows = [
+        report.Row(
+            "always the click rate",
+            binary_log_loss(labels, np.full(len(labels), rate)),
+            auc=0.5,
+        )
+    ]
+    if source is not None:
+        truth = source.rows(first_row, first_row + len(labels))
+        loss = binary_log_loss(truth.labels, truth.probabilities)
+        rows.append(report.Row("best possible (the truth)", loss))
+    return rows
+
+
+def _model_row(name: str, trained: Trained, facts: dict) -> report.Row:
+    result = trained.result
+    return report.Row(
+        name,
+        result["log_loss"],
+        result["auc"],
+        f"{result['blocks_kept']} of {result['blocks']}",
+        facts["weights"],
+        facts["file_bytes"],
+        facts["latencies"],
+    )
+
+
+def _notes(options, command: str, dense: Trained, sparse: Trained, tried: str) -> str:
+    """What to know in order to read the table."""
+    result = sparse.result
+    notes = [
+        f"Made by `{command}`.",
+        f"{result['training_rows']:,} rows to train on, "
+        f"{result['validation_rows']:,} later ones to validate on; {options.steps:,} "
+        f"steps of {options.batch_size:,} rows for each model, in "
+        f"{dense.result['seconds']:.0f} s and {result['seconds']:.0f} s. "
+        "Log loss in nats. Blocks of "
+        f"{options.block_size} x {options.block_size} in the first layer; weights, "
+        "files and times are those of the perceptron behind the embeddings. Times are "
+        "microseconds of one call on one thread: the median, with the quartiles in "
+        "brackets.",
+    ]
+    if "informative_share_of_kept" in result:
+        notes.append(
+            f"{result['informative_share_of_kept']:.0%} of the blocks kept read a "
+            "field that carries signal, against "
+            f"{result['informative_share_of_all']:.0%} of all blocks. Of the "
+            f"{result['informative_fields']} such fields, "
+            f"{result['informative_fields_read']} are still read."
+        )
+    notes.append("TFLite files, each compared with Keras before use:")
+    notes.append(tried.rstrip())
+    return "\n\n".join(notes) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> list[report.Row]:
+    """Runs the comparison, writes its files and prints its table.
+
+    Args:
+      arguments: in place of the command line.
+
+    Returns:
+      The rows of the table.
+    """
+    logging.basicConfig(level=logging.WARNING)
+    options = parse_arguments(arguments)
+    output = options.output
+    output.mkdir(parents=True, exist_ok=True)
+    source, path = None, options.data
+    if path is None:
+        source = ClickSource(options.data_seed, min(500, options.table_size))
+        path = output / "data" / "clicks.txt"
+        make_synthetic(source, path, options.rows)
+    clicks = read_criteo(path, options.table_size, options.rows, options.max_bad_rows)
+    training_rows, validation_rows = split_by_time(clicks, options.validation_fraction)
+
+    training = Training(
+        options.steps, options.batch_size, table_size=options.table_size
+    )
+    informative = source.informative_fields if source else None
+    arms = {
+        name: Arm(
+            name,
+            options.sparsity if name != "dense" else 0.0,
+            options.block_size,
+            options.seed,
+        )
+        for name in ("dense", "seqattn")
+    }
+    trained = {
+        name: train_arm(
+            arm,
+            training_rows,
+            validation_rows,
+            training,
+            informative,
+            log_dir=output / "logs" / name,
+        )
+        for name, arm in arms.items()
+    }
+    networks = {
+        "dense": trained["dense"].network,
+        "sparse": sa.strip_pruning(trained["seqattn"].network),
+    }
+    # The table is about the stripped network, so that is what is measured.
+    logits = predict_logits(networks["sparse"], validation_rows)
+    stripped_loss = log_loss_of_logits(validation_rows.labels, logits)
+    trained["seqattn"].result["log_loss"] = stripped_loss
+    save_models(networks, output)
+    facts, tried = compare_files(networks, validation_rows, output)
+
+    title = f"{TITLES['seqattn']}, {options.sparsity:.0%} of blocks removed"
+    rows = [
+        *reference_rows(validation_rows, source, len(training_rows)),
+        _model_row("dense", trained["dense"], facts["dense"]),
+        _model_row(title, trained["seqattn"], facts["sparse"]),
+    ]
+    command = " ".join(
+        [
+            "python -m tf_seqattn.criteo",
+            *(sys.argv[1:] if arguments is None else arguments),
+        ]
+    )
+    notes = _notes(options, command, trained["dense"], trained["seqattn"], tried)
+    text = report.table(rows)
+    (output / "results.md").write_text(f"# Click models\n\n{text}\n{notes}")
+    results = {
+        "command": command,
+        "bad_rows": clicks.bad_rows,
+        "data": source.describe() if source else {"file": str(path)},
+        "table": [row._asdict() for row in rows],
+        "runs": {name: run.result for name, run in trained.items()},
+        "tflite": tried.splitlines(),
+    }
+    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+
+    schedule = pruning_schedule("seqattn", options.sparsity, options.steps)
+    pictures.save_curves(
+        {name: run.result for name, run in trained.items()},
+        schedule,
+        output / "curves.png",
+        source.bayes_log_loss if source else None,
+    )
+    pictures.save_schedule(schedule, options.steps, output / "schedule.png")
+    pictures.save_mask(
+        trained["seqattn"].mask,
+        block_norms(networks["sparse"], options.block_size),
+        options.block_size,
+        output / "mask.png",
+        informative,
+    )
+    print(f"\n{text}\n{notes}\nWritten to {output}.")
+    return rows
+
+
+if __name__ == "__main__":
+    main()

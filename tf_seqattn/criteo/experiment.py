@@ -1,0 +1,367 @@
+"""Trains the click model with one algorithm, and measures what came out.
+
+All algorithms get the same data, steps, batches, learning rates and final phase of
+fine-tuning (a fifth of the steps), so that they differ in what the paper compares.
+"""
+
+import dataclasses
+import pathlib
+import time
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+import tf_seqattn as sa
+from tf_seqattn.criteo.data import (
+    FIELD_NAMES,
+    Clicks,
+    training_batches,
+    validation_batches,
+)
+from tf_seqattn.criteo.model import (
+    FIRST_HIDDEN,
+    ClickModel,
+    build_network,
+    prune_first_layer,
+)
+from tf_seqattn.criteo.progress import progress_bar
+
+ALGORITHMS = ("dense", "magnitude", "powerprop", "acdc", "seqattn")
+TITLES = {
+    "dense": "dense",
+    "magnitude": "magnitude, one shot",
+    "powerprop": "Powerpropagation",
+    "acdc": "ACDC",
+    "seqattn": "SequentialAttention++",
+}
+# The Criteo recipe of the paper.
+CYCLES = 10
+DENSE_FRACTION = 0.2
+FINETUNE_FRACTION = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How an arm is trained; the defaults are those of the demonstration.
+
+    Attributes:
+      steps: number of training steps.
+      batch_size: rows of a batch.
+      first_rate: Adam's learning rate at the first step.
+      last_rate: at the last step; it decays exponentially in between.
+      table_size: rows of each category's table, as the data were read with.
+      curve_points: how often the validation loss is taken on the way.
+      curve_rows: rows of the validation set that it is taken on.
+    """
+
+    steps: int = 3000
+    batch_size: int = 2048
+    first_rate: float = 2e-3
+    last_rate: float = 3e-4
+    table_size: int = 512
+    curve_points: int = 100
+    curve_rows: int = 8_192
+
+    def learning_rate(self) -> keras.optimizers.schedules.LearningRateSchedule:
+        """Returns the schedule of the learning rate."""
+        return keras.optimizers.schedules.ExponentialDecay(
+            self.first_rate, self.steps, self.last_rate / self.first_rate
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """What one training is about.
+
+    Attributes:
+      algorithm: one of `ALGORITHMS`.
+      sparsity: share of the blocks to remove; 0 for "dense".
+      block_size: rows and columns of a block.
+      seed: decides the initial weights and the order of the rows.
+    """
+
+    algorithm: str
+    sparsity: float = 0.9
+    block_size: int = 20
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.algorithm not in ALGORITHMS:
+            raise ValueError(
+                f"`algorithm` must be one of {', '.join(ALGORITHMS)}. Received: "
+                f"algorithm={self.algorithm!r}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained network and what was measured.
+
+    Attributes:
+      network: as trained, with its pruning still on.
+      mask: bool `(block rows, block columns)` of the first layer: blocks kept.
+      result: what `train_arm` measured, ready for JSON.
+    """
+
+    network: keras.Model
+    mask: np.ndarray
+    result: dict
+
+
+def pruning_schedule(
+    algorithm: str, sparsity: float, steps: int
+) -> sa.PruningSchedule | None:
+    """Returns when an algorithm prunes, or None for "dense".
+
+    Args:
+      algorithm: one of `ALGORITHMS`.
+      sparsity: share of the blocks to remove.
+      steps: number of training steps.
+
+    Example:
+
+    >>> pruning_schedule("magnitude", 0.9, steps=1000).prune_step
+    800
+    """
+    fractions = {
+        "dense_fraction": DENSE_FRACTION,
+        "finetune_fraction": FINETUNE_FRACTION,
+    }
+    if algorithm == "dense":
+        return None
+    if algorithm == "acdc":
+        return sa.ACDCSchedule(sparsity, steps, cycles=CYCLES, **fractions)
+    if algorithm == "seqattn":
+        return sa.SequentialAttentionSchedule(
+            sparsity, steps, cycles=CYCLES, **fractions
+        )
+    return sa.OneShotSchedule(
+        sparsity, prune_step=round(steps * (1.0 - FINETUNE_FRACTION))
+    )
+
+
+def importance(algorithm: str) -> sa.Importance | None:
+    """Returns what an algorithm scores blocks by, or None for "dense"."""
+    return {
+        "dense": None,
+        "magnitude": sa.Magnitude(),
+        "powerprop": sa.PowerPropagation(),
+        "acdc": sa.Magnitude(),
+        "seqattn": sa.SoftmaxAttention(),
+    }[algorithm]
+
+
+class _LossCurve(keras.callbacks.Callback):
+    """Takes the validation loss now and then, and moves the progress bar."""
+
+    def __init__(self, clicks: Clicks, every: int, bar):
+        super().__init__()
+        self.features = {
+            name: tf.constant(array) for name, array in clicks.features().items()
+        }
+        self.labels = tf.constant(clicks.labels)
+        self.every = every
+        self.bar = bar
+        self.steps: list[int] = []
+        self.losses: list[float] = []
+
+    def on_train_begin(self, logs=None):
+        network = self.model.network
+        # Compiled, since it runs a hundred times in a training.
+        self._loss = tf.function(
+            lambda: tf.reduce_mean(
+                tf.nn.sigmoid_cross_entropy_with_logits(
+                    self.labels, network(self.features, training=False)[:, 0]
+                )
+            )
+        )
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = batch + 1
+        self.bar.update(1)
+        if step % self.every == 0 or step == self.params["steps"]:
+            self.steps.append(step)
+            self.losses.append(float(self._loss()))
+            self.bar.set_postfix(
+                validation_loss=f"{self.losses[-1]:.4f}", refresh=False
+            )
+
+
+def predict_logits(network: keras.Model, clicks: Clicks) -> np.ndarray:
+    """Returns the log-odds of a click for every row, float64 `(rows,)`."""
+    run = tf.function(lambda features: network(features, training=False)[:, 0])
+    logits = [run(features).numpy() for features, _ in validation_batches(clicks)]
+    return np.concatenate(logits).astype(np.float64)
+
+
+def log_loss_of_logits(labels: np.ndarray, logits: np.ndarray) -> float:
+    """Mean log loss in nats of predicted log-odds, computed without overflow.
+
+    Args:
+      labels: `(rows,)` of 0 and 1.
+      logits: float64 `(rows,)`.
+
+    Example:
+
+    >>> round(log_loss_of_logits(np.array([1.0]), np.array([0.0])), 4)
+    0.6931
+    """
+    return float(np.mean(np.logaddexp(0.0, logits) - np.asarray(labels) * logits))
+
+
+def area_under_curve(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Area under the ROC curve: how often a click outranks a row without one.
+
+    Args:
+      labels: `(rows,)` of 0 and 1.
+      scores: `(rows,)`, larger for a likelier click; ties count half.
+
+    Returns:
+      A number in [0, 1], or NaN if all labels are equal.
+
+    Example:
+
+    >>> area_under_curve(np.array([0, 1, 0, 1]), np.array([0.1, 0.9, 0.5, 0.5]))
+    0.875
+    """
+    _, position, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    # The mean rank, from 1, of the rows of each score.
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[position]
+    clicked = np.asarray(labels) > 0
+    clicks, others = int(clicked.sum()), int((~clicked).sum())
+    if not clicks or not others:
+        return float("nan")
+    above = ranks[clicked].sum() - clicks * (clicks + 1) / 2
+    return float(above / (clicks * others))
+
+
+def fields_of_block_rows(
+    block_rows: int, block_size: int, dimension: int = 10
+) -> list[list[str]]:
+    """Returns the names of the fields that each row of blocks reads.
+
+    Args:
+      block_rows: number of rows of blocks of the first layer.
+      block_size: inputs of a block.
+      dimension: length of a field's vector.
+
+    Example:
+
+    >>> fields_of_block_rows(20, block_size=20)[6:8]
+    [['I13', 'C1'], ['C2', 'C3']]
+    """
+    return [
+        list(
+            FIELD_NAMES[
+                row * block_size // dimension : -(-(row + 1) * block_size // dimension)
+            ]
+        )
+        for row in range(block_rows)
+    ]
+
+
+def _what_is_kept(mask: np.ndarray, block_size: int, informative) -> dict:
+    """How many blocks are kept and how many of those read an informative field."""
+    rows = fields_of_block_rows(len(mask), block_size)
+    kept = {"blocks": int(mask.size), "blocks_kept": int(mask.sum())}
+    if informative is None:
+        return kept
+    useful = np.array([bool(set(fields) & set(informative)) for fields in rows])
+    read = {f for i in np.flatnonzero(mask.any(axis=1)) for f in rows[i]}
+    return {
+        **kept,
+        "informative_share_of_kept": float(mask[useful].sum() / mask.sum()),
+        "informative_share_of_all": float(useful.mean()),
+        "informative_fields": len(informative),
+        "informative_fields_read": len(read & set(informative)),
+    }
+
+
+def _first_layer_mask(network: keras.Model, block_size: int) -> np.ndarray:
+    """Blocks of the first layer that are kept; all where it is not pruned."""
+    wrappers = sa.pruned_layers(network)
+    if wrappers:
+        return wrappers[0].pruned_kernels[0].mask.numpy() > 0
+    kernel = network.get_layer(FIRST_HIDDEN).kernel
+    return np.ones(sa.BlockGrid(tuple(kernel.shape), (block_size,) * 2).shape, bool)
+
+
+def train_arm(
+    arm: Arm,
+    training_rows: Clicks,
+    validation_rows: Clicks,
+    training: Training | None = None,
+    informative: list[str] | None = None,
+    log_dir: pathlib.Path | str | None = None,
+    progress: bool = True,
+) -> Trained:
+    """Trains one arm with plain `model.fit` and measures it.
+
+    Args:
+      arm: algorithm, sparsity, size of a block and seed.
+      training_rows: what to train on, at least one batch.
+      validation_rows: what to measure on.
+      training: steps, batches and learning rates; `Training()` by default.
+      informative: names of the fields that carry signal, where they are known.
+      log_dir: folder for TensorBoard; no logs by default.
+      progress: whether to show a progress bar.
+
+    Returns:
+      A `Trained`. Its `result` has the arm's and the training's settings and
+      `log_loss` (nats) and `auc` on the validation rows, `blocks`, `blocks_kept`,
+      `curve_steps` and `curve_losses`, `seconds` of the training and, where
+      `informative` is given, `informative_share_of_kept` (blocks that read an
+      informative field, of those kept), `informative_share_of_all` and the number of
+      `informative_fields_read`.
+
+    Example:
+
+    >>> trained = train_arm(Arm("seqattn"), train, validation)  # doctest: +SKIP
+    >>> trained.result["blocks_kept"]  # doctest: +SKIP
+    40
+    """
+    training = training or Training()
+    keras.utils.set_random_seed(arm.seed)
+    network = build_network(training.table_size)
+    schedule = pruning_schedule(arm.algorithm, arm.sparsity, training.steps)
+    callbacks = []
+    if schedule is not None:
+        network = prune_first_layer(
+            network, schedule, arm.block_size, importance(arm.algorithm)
+        )
+        callbacks.append(sa.UpdatePruningStep())
+    if log_dir is not None:
+        summaries = sa.PruningSummaries if schedule else keras.callbacks.TensorBoard
+        callbacks.append(summaries(log_dir=str(log_dir), update_freq=100))
+    model = ClickModel(network)
+    model.compile(optimizer=keras.optimizers.Adam(training.learning_rate()))
+    started = time.perf_counter()
+    with progress_bar(training.steps, "steps", TITLES[arm.algorithm], progress) as bar:
+        curve = _LossCurve(
+            validation_rows[: training.curve_rows],
+            max(1, training.steps // training.curve_points),
+            bar,
+        )
+        model.fit(
+            training_batches(training_rows, training.batch_size, arm.seed),
+            steps_per_epoch=training.steps,
+            callbacks=[*callbacks, curve],
+            verbose=0,
+        )
+    seconds = time.perf_counter() - started
+    logits = predict_logits(network, validation_rows)
+    mask = _first_layer_mask(network, arm.block_size)
+    result = {
+        **dataclasses.asdict(arm),
+        **dataclasses.asdict(training),
+        "training_rows": len(training_rows),
+        "validation_rows": len(validation_rows),
+        "log_loss": log_loss_of_logits(validation_rows.labels, logits),
+        "auc": area_under_curve(validation_rows.labels, logits),
+        **_what_is_kept(mask, arm.block_size, informative),
+        "seconds": seconds,
+        "curve_steps": curve.steps,
+        "curve_losses": curve.losses,
+    }
+    return Trained(network, mask, result)
