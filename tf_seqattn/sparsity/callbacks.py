@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -187,14 +188,12 @@ class UpdatePruningStep(keras.callbacks.Callback):
             optimizer_reset.prepare(optimizer)
         for layer in self._layers:
             layer.steps_are_counted = True
-        # Traced now: Keras warns where the first batches wait for a callback.
-        _count_steps.get_concrete_function(
+        # Traced now: Keras warns where the first batches wait for a callback. And
+        # called as traced, three times faster than by a search for the trace.
+        self._count_steps = _count_steps.get_concrete_function(
             tuple(self._layers), tf.TensorSpec((), tf.int64)
         )
-        for group in _group_by_schedule(self._layers):
-            _update_masks.get_concrete_function(
-                group.layers, tf.TensorSpec((), tf.float32)
-            )
+        _group_by_schedule(self._layers)
 
     def _advance(self, steps: int):
         """Begins `steps` training steps that run as one execution."""
@@ -207,10 +206,10 @@ class UpdatePruningStep(keras.callbacks.Callback):
             for step in range(done + 1, done + steps + 1):
                 sparsity = update_at(group.schedule, step)
                 if sparsity is not None:
-                    _update_masks(group.layers, tf.constant(sparsity, tf.float32))
+                    group.update_masks(tf.constant(sparsity, tf.float32))
             before, now = _phase(group.schedule, done), _phase(group.schedule, done + 1)
             phase_begins |= done > 0 and before != now
-        _count_steps(tuple(self._layers), tf.constant(steps, tf.int64))
+        self._count_steps(tf.constant(steps, tf.int64))
         if phase_begins and self.reset_optimizer:
             self._reset_optimizer()
 
@@ -282,6 +281,7 @@ class _Group(NamedTuple):
 
     schedule: Any
     layers: tuple
+    update_masks: Callable  # of the sparsity, a float32 scalar
 
 
 def _group_by_schedule(layers) -> list[_Group]:
@@ -289,10 +289,14 @@ def _group_by_schedule(layers) -> list[_Group]:
     for layer in layers:
         key = repr((layer.pruning_schedule.get_config(), layer.steps_begun))
         groups.setdefault(key, []).append(layer)
-    return [_Group(g[0].pruning_schedule, tuple(g)) for g in groups.values()]
+    scalar = tf.TensorSpec((), tf.float32)
+    return [
+        _Group(g[0].pruning_schedule, g, _update_masks.get_concrete_function(g, scalar))
+        for g in map(tuple, groups.values())
+    ]
 
 
-# One call for all layers, traced once for each tuple of them.
+# Traced once for each tuple of layers.
 @tf.function
 def _count_steps(layers, steps):
     for layer in layers:
