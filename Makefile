@@ -7,6 +7,9 @@ OUT ?= out/criteo
 # More arguments for pytest, such as PYTEST_ARGS="-k schedule -x".
 PYTEST_ARGS ?=
 
+# TensorFlow's own chatter from C++: warnings and above with 1, errors with 2.
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed.stamp

@@ -177,10 +177,10 @@ def test_train_on_batch_names_the_two_lines():
         pruned_model().train_on_batch(X, X)
 
 
-def test_callback_on_a_model_that_is_not_pruned():
+def test_callback_on_a_model_that_is_not_pruned(tmp_path):
     model = dense_model()
     model.compile("sgd", "mse")
-    for callback in (sa.UpdatePruningStep(), sa.PruningSummaries("unused")):
+    for callback in (sa.UpdatePruningStep(), sa.PruningSummaries(tmp_path)):
         with pytest.raises(ValueError, match="no pruned layer.*sa.prune"):
             model.fit(X, X, verbose=0, callbacks=[callback])
 
@@ -204,8 +204,8 @@ def test_callback_on_an_unbuilt_model():
     model.fit(X, X, verbose=0, callbacks=[sa.UpdatePruningStep()])
 
 
-def test_our_callbacks_on_a_model_of_tfmot():
-    for callback in (sa.UpdatePruningStep(), sa.PruningSummaries("unused")):
+def test_our_callbacks_on_a_model_of_tfmot(tmp_path):
+    for callback in (sa.UpdatePruningStep(), sa.PruningSummaries(tmp_path)):
         with pytest.raises(ValueError, match=r"tfmot\.sparsity\.keras"):
             tfmot_model().fit(X, X, verbose=0, callbacks=[callback])
 
