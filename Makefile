@@ -13,7 +13,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed.stamp
-EXTRAS := recommenders,digits,plots,litert,colabs,tests
+EXTRAS := recommenders,digits,plots,colabs,tests
 BUILD_FILES = find . -path ./$(VENV) -prune -o -type f \
   \( -name BUILD -o -name WORKSPACE -o -name '*.bzl' \) -print
 BUILDIFIER := $(VENV)/node/node_modules/.bin/buildifier

@@ -8,11 +8,13 @@ pruned = sa.prune(model, pruning_schedule=schedule, block_size=(16, 16))
 pruned.compile("adam", "mse")
 pruned.fit(data, callbacks=[sa.UpdatePruningStep(), sa.PruningSummaries("logs")])
 sparse = sa.strip_pruning(pruned)
+sa.export_tflite(sparse, "model.tflite")
 ```
 """
 
-from tf_seqattn import sparsity
+from tf_seqattn import inference, sparsity
+from tf_seqattn.inference import *  # noqa: F403
 from tf_seqattn.sparsity import *  # noqa: F403
 
 __version__ = "0.1.0"
-__all__ = ["sparsity", *sparsity.__all__]
+__all__ = ["inference", "sparsity", *inference.__all__, *sparsity.__all__]

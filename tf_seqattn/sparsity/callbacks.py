@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tf_seqattn.keras_api import check_layer, keras
 from tf_seqattn.sparsity import optimizer_reset
 from tf_seqattn.sparsity.blocks import entry_sparsity
 from tf_seqattn.sparsity.importance import attention_entropy
-from tf_seqattn.sparsity.keras_api import check_layer, keras
 from tf_seqattn.sparsity.plots import picture
 from tf_seqattn.sparsity.prune import _is_tfmot_wrapper, pruned_layers
 from tf_seqattn.sparsity.schedules import Phase, PruningSchedule, update_at

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from tf_seqattn.keras_api import keras, sublayers
 from tf_seqattn.sparsity.blocks import BlockGrid
-from tf_seqattn.sparsity.keras_api import keras, sublayers
 
 layers = keras.layers
 

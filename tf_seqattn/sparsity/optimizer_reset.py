@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tf_keras.optimizers.schedules import LearningRateSchedule
 
-from tf_seqattn.sparsity.keras_api import keras, register
+from tf_seqattn.keras_api import keras, register
 
 
 @register

@@ -1,8 +1,8 @@
 """Where to prune: tfmot's `PruningPolicy` protocol, and the paper's default."""
 
+from tf_seqattn.keras_api import keras
 from tf_seqattn.sparsity import kernels
 from tf_seqattn.sparsity.blocks import check_block_size
-from tf_seqattn.sparsity.keras_api import keras
 
 MIN_BLOCKS = 100
 

@@ -4,14 +4,20 @@ import logging
 
 import tensorflow as tf
 
-from tf_seqattn.sparsity import importance as importances
-from tf_seqattn.sparsity import schedules
-from tf_seqattn.sparsity.keras_api import (
+from tf_seqattn.keras_api import (
     check_layer,
     is_graph_model,
     keras,
     sublayers,
 )
+from tf_seqattn.model_editing import (
+    clone,
+    copy_layer,
+    forget_compilation,
+    replace_sublayers,
+)
+from tf_seqattn.sparsity import importance as importances
+from tf_seqattn.sparsity import schedules
 from tf_seqattn.sparsity.optimizer_reset import OffsetSchedule
 from tf_seqattn.sparsity.policies import MinimumBlocks, why_unprunable
 from tf_seqattn.sparsity.wrapper import PrunableLayer
@@ -92,15 +98,15 @@ class _Pruning:
         if isinstance(layer, keras.layers.InputLayer):
             return layer.__class__.from_config(layer.get_config())
         if is_graph_model(layer):
-            return _clone(layer, self)
+            return clone(layer, self)
         if isinstance(layer, keras.Model):
-            _replace_sublayers(layer, self)
+            replace_sublayers(layer, self)
             return layer
         reason = why_unprunable(layer)
         if reason is None:
             return self._wrap(layer)
         if len(sublayers(layer)) > 1 and not isinstance(layer, keras.layers.Wrapper):
-            _replace_sublayers(layer, self)
+            replace_sublayers(layer, self)
         else:
             self.left_alone[layer.name] = reason
         return layer
@@ -121,66 +127,6 @@ class _Pruning:
             level = logging.INFO if self.wrapped else logging.WARNING
             start = "Layers left alone" if self.wrapped else "Nothing is pruned"
             logger.log(level, "%s by sa.prune:%s", start, lines)
-
-
-def _clone(model, replace):
-    """A graph model rebuilt with `replace(layer)` for each layer, sharing weights."""
-    clone = keras.models.clone_model(model, clone_function=replace)
-    kind = type(model)
-    if type(clone) is not kind and not kind.__module__.startswith("tf_keras."):
-        raise ValueError(
-            f"Model {model.name!r} is functional but of class {kind.__name__} with "
-            "a constructor of its own, so it cannot be rebuilt around wrapped layers. "
-            "Let the class take (inputs, outputs, name), or prune the layers before "
-            "the model is made from them."
-        )
-    return clone
-
-
-_PRIVATE = ("_self_", "_inbound", "_outbound", "_keras", "_obj_reference")
-
-
-def _replace_sublayers(owner, replace):
-    """Replaces, in place, the layers held by the attributes of `owner`.
-
-    Lists, tuples and dictionaries of layers are replaced as a whole, since Keras
-    cannot save a tracked list that was changed in the middle.
-    """
-    for attribute, value in list(owner.__dict__.items()):
-        if attribute.startswith(_PRIVATE):
-            continue
-        replaced = _replaced(value, replace)
-        if replaced is not value:
-            setattr(owner, attribute, replaced)
-
-
-def _replaced(value, replace):
-    """`value` with every layer in it replaced; the same object if none changed."""
-    if isinstance(value, keras.metrics.Metric):
-        return value
-    if isinstance(value, keras.layers.Layer):
-        return replace(value)
-    if isinstance(value, dict):
-        items = {key: _replaced(item, replace) for key, item in value.items()}
-        changed = any(items[key] is not value[key] for key in items)
-        return items if changed else value
-    if isinstance(value, (list, tuple)):
-        sequence = [_replaced(item, replace) for item in value]
-        changed = any(new is not old for new, old in zip(sequence, value, strict=True))
-        if not changed:
-            return value
-        return sequence if isinstance(value, list) else tuple(sequence)
-    return value
-
-
-def _forget_compilation(model):
-    """Undoes `compile`: the optimizer knows another list of variables."""
-    model.train_function = None
-    model.test_function = None
-    model.predict_function = None
-    if model._is_compiled:
-        model.optimizer = None
-        model._is_compiled = False
 
 
 def _check_built(model):
@@ -274,7 +220,7 @@ def prune(
             policy.ensure_model_supports_pruning(to_prune)
         if is_model and not is_graph_model(to_prune):
             _check_built(to_prune)
-            _forget_compilation(to_prune)
+            forget_compilation(to_prune)
         result = pruning(to_prune)
     pruning.report()
     return result
@@ -297,14 +243,6 @@ def _fold(wrapper: PrunableLayer):
     if wrapper.built:
         wrapper.layer.set_weights(_folded_weights(wrapper))
     return wrapper.layer
-
-
-def _copy_layer(layer):
-    """A new layer of the same configuration, or None where it has none."""
-    try:
-        return layer.__class__.from_config(layer.get_config())
-    except (NotImplementedError, TypeError):
-        return None
 
 
 class _Stripping:
@@ -335,12 +273,12 @@ class _Stripping:
         if pruned_layers(layer):
             if is_graph_model(layer):
                 return self._copy(layer)
-            _replace_sublayers(layer, self.folded)
+            replace_sublayers(layer, self.folded)
         return layer
 
     def _copy(self, layer):
         if isinstance(layer, PrunableLayer):
-            copy = _copy_layer(layer.layer)
+            copy = copy_layer(layer.layer)
             if copy is None:
                 return self.folded(layer)
             if not hasattr(copy, "_batch_input_shape") and hasattr(
@@ -351,10 +289,10 @@ class _Stripping:
                 self.weights.append((copy, _folded_weights(layer)))
             return copy
         if is_graph_model(layer):
-            return _clone(layer, self.copied)
+            return clone(layer, self.copied)
         if pruned_layers(layer):
             return self.folded(layer)
-        copy = _copy_layer(layer)
+        copy = copy_layer(layer)
         if copy is None:
             return layer
         if layer.built:
@@ -417,7 +355,7 @@ def strip_pruning(model):
         stripped = stripping.copied(model)
     else:
         if isinstance(model, keras.Model):
-            _forget_compilation(model)
+            forget_compilation(model)
         stripped = stripping.folded(model)
     stripping.set_weights()
     return stripped

@@ -4,12 +4,13 @@ import contextlib
 
 import numpy as np
 
+from tf_seqattn.keras_api import check_layer, keras, sublayers
 from tf_seqattn.sparsity import kernels
-from tf_seqattn.sparsity.keras_api import check_layer, keras, sublayers
 from tf_seqattn.sparsity.policies import MinimumBlocks, why_unprunable
 from tf_seqattn.sparsity.prune import pruned_layers
 from tf_seqattn.sparsity.schedules import PruningSchedule, final_sparsity
 from tf_seqattn.sparsity.wrapper import PrunableLayer
+from tf_seqattn.tables import print_table
 
 _COLUMNS = ("layer", "matrix", "blocks", "kept", "requested", "reached", "zeros", "")
 
@@ -148,11 +149,5 @@ def summary(model, print_fn=print) -> list[dict]:
     """
     check_layer(model, "model")
     rows = _rows(model)
-    table = [_COLUMNS, *map(_cells, rows)]
-    widths = [max(len(cells[i]) for cells in table) for i in range(len(_COLUMNS))]
-    for index, cells in enumerate(table):
-        aligned = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
-        print_fn("  ".join(aligned).rstrip())
-        if index == 0:
-            print_fn("-" * (sum(widths) + 2 * (len(widths) - 1)))
+    print_table(_COLUMNS, [_cells(row) for row in rows], print_fn)
     return rows

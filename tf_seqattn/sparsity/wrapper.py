@@ -7,6 +7,7 @@ import logging
 import tensorflow as tf
 from tensorflow.python.saved_model import save_context
 
+from tf_seqattn.keras_api import check_layer, keras, register
 from tf_seqattn.sparsity import blocks, kernels, support
 from tf_seqattn.sparsity.importance import (
     Importance,
@@ -14,7 +15,6 @@ from tf_seqattn.sparsity.importance import (
     PowerPropagation,
     SoftmaxAttention,
 )
-from tf_seqattn.sparsity.keras_api import check_layer, keras, register
 from tf_seqattn.sparsity.schedules import (
     ACDCSchedule,
     OneShotSchedule,

@@ -1,0 +1,41 @@
+"""Models with zeros in blocks, shared by the tests of packing and export."""
+
+import numpy as np
+import pytest
+import tf_keras as keras
+
+
+def block_sparse(shape, block_size, density, rng) -> np.ndarray:
+    """A float32 matrix of `shape` that keeps `density` of its blocks, at least one."""
+    grid = [-(-size // block) for size, block in zip(shape, block_size, strict=True)]
+    support = rng.random(grid) < density
+    support.flat[rng.integers(support.size)] = True
+    mask = np.kron(support, np.ones(block_size))[: shape[0], : shape[1]]
+    return (mask * rng.normal(size=shape)).astype("float32")
+
+
+def set_block_sparse(model, block_size=(8, 8), density=0.3, seed=0):
+    """Fills all weights of a model: kernels with blocks, the others at random."""
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        shape = tuple(weight.shape)
+        if len(shape) < 2 or "bias" in weight.name:
+            weight.assign(rng.uniform(0.5, 1.5, size=shape))
+            continue
+        # Projections of attention: (inputs, heads, size), but for that of the output.
+        rows = 1 if weight.name.split("/")[-2] in ("query", "key", "value") else -1
+        height = int(np.prod(shape[:rows]))
+        matrix = block_sparse((height, weight.shape.num_elements() // height),
+                              block_size, density, rng)  # fmt: skip
+        weight.assign(matrix.reshape(shape))
+    return model
+
+
+@pytest.fixture(scope="session")
+def mlp():
+    """Two dense layers, 96-80-10, of 8 x 8 blocks."""
+    layers = [
+        keras.layers.Dense(80, activation="relu", input_shape=(96,), name="first"),
+        keras.layers.Dense(10, name="second"),
+    ]
+    return set_block_sparse(keras.Sequential(layers, name="mlp"))

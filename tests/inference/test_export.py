@@ -1,0 +1,235 @@
+"""Exported files run elsewhere and agree; what would be wrong is refused."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+
+import tf_seqattn as sa
+from tests.inference.conftest import block_sparse, set_block_sparse
+from tf_seqattn.inference import flatbuffer, litert
+from tf_seqattn.inference.export_tflite import METADATA, TOLERANCES
+
+layers = keras.layers
+RNG = np.random.default_rng(0)
+
+
+def relative(outputs, expected) -> float:
+    return float(np.abs(outputs - expected).max() / np.abs(expected).max())
+
+
+# TFLite.
+
+
+@pytest.mark.parametrize("quantization", TOLERANCES)
+@pytest.mark.parametrize("layout", ["packed", "dense"])
+def test_tflite(mlp, tmp_path, layout, quantization):
+    x = RNG.normal(size=(40, 96)).astype("float32")
+    path = tmp_path / "model.tflite"
+    report = sa.export_tflite(
+        mlp, path, layout, quantization,
+        representative_dataset=[x] if quantization == "int8" else None,
+        choose="always",
+    )  # fmt: skip
+    file = path.read_bytes()
+    assert report.num_bytes == len(file) and not flatbuffer.custom_operators(file)
+    products = {"packed": "BATCH_MATMUL", "dense": "FULLY_CONNECTED"}
+    assert flatbuffer.operator_names(file).count(products[layout]) >= 2
+    expected = mlp(x).numpy()
+    for resolver in litert.RESOLVERS.values():
+        for batch in (1, 40):
+            (outputs,) = litert.run(file, [x[:batch]], resolver)
+            assert relative(outputs, expected[:batch]) <= TOLERANCES[quantization]
+    assert max(report.differences.values()) <= (
+        TOLERANCES[quantization] * report.largest_output
+    )
+    stored = json.loads(flatbuffer.read_metadata(file, METADATA))
+    assert [p["layout"] for p in stored] == [p.layout for p in report.plans]
+    interpreter = litert.interpreter(file, [x])
+    assert list(interpreter.get_signature_list()) == ["serving_default"]
+
+
+def test_int8_products_are_centred(mlp, tmp_path):
+    x = RNG.normal(size=(40, 96)).astype("float32")
+    path = tmp_path / "model.tflite"
+    sa.export_tflite(mlp, path, "packed", "int8", [x], choose="always")
+    model = flatbuffer.read(path.read_bytes())
+    graph = model.subgraphs[0]
+    names = flatbuffer.operator_names(path.read_bytes())
+    constants = [
+        graph.tensors[operator.inputs[1]]
+        for operator, name in zip(graph.operators, names, strict=True)
+        if name == "BATCH_MATMUL"
+    ]
+    assert constants
+    for tensor in constants:
+        assert tensor.quantization.zeroPoint.tolist() == [0]
+
+
+def test_a_packed_file_holds_the_kept_weights_only(tmp_path):
+    model = keras.Sequential([layers.Dense(1024, input_shape=(1024,), use_bias=False)])
+    kernel = block_sparse((1024, 1024), (32, 32), 0.1, RNG)
+    model.set_weights([kernel])
+    report = sa.export_tflite(model, tmp_path / "m.tflite")
+    assert report.num_bytes <= 1.10 * 4 * np.count_nonzero(kernel)
+
+
+def test_a_convolutional_model_in_a_subclass(tmp_path):
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.conv = layers.Conv2D(32, 3, padding="same", activation="relu")
+            self.dense = layers.Dense(10)
+
+        def call(self, inputs):
+            return self.dense(tf.reduce_mean(self.conv(inputs), axis=(1, 2)))
+
+    model = Net()
+    x = RNG.normal(size=(4, 8, 8, 16)).astype("float32")
+    model(x)
+    set_block_sparse(model)
+    expected = model(x).numpy()
+    path = tmp_path / "m.tflite"
+    sa.export_tflite(model, path, choose="always", representative_dataset=[x])
+    (outputs,) = litert.run(path.read_bytes(), [x])
+    assert relative(outputs, expected) < 1e-5
+
+
+def test_several_inputs_and_outputs(tmp_path):
+    a, b = keras.Input((32,), name="a"), keras.Input((5, 32), name="b")
+    pooled = layers.GlobalAveragePooling1D()(layers.Dense(32)(b))
+    outputs = [layers.Dense(16)(a + pooled), layers.Dense(8)(a)]
+    model = set_block_sparse(keras.Model([a, b], outputs))
+    report = sa.export_tflite(model, tmp_path / "m.tflite", choose="always")
+    assert report.differences["no delegate"] < 1e-5 * report.largest_output
+
+
+def test_tflite_sparse_encoding(tmp_path):
+    model = keras.Sequential([layers.Dense(64, input_shape=(256,))])
+    model.set_weights([block_sparse((256, 64), (16, 16), 0.2, RNG), np.ones(64)])
+    sizes = {}
+    for layout in ("sparse", "dense"):
+        report = sa.export_tflite(model, tmp_path / layout, layout)
+        sizes[layout] = report.num_bytes
+    assert sizes["sparse"] < 0.5 * sizes["dense"]
+
+
+@pytest.mark.parametrize("quantization", ["float16", "dynamic", "int8"])
+def test_sparse_encoding_is_refused_where_runtimes_misread_it(
+    mlp, tmp_path, quantization
+):
+    with pytest.raises(ValueError, match='sparse.*wrong results.*layout="packed"'):
+        sa.export_tflite(
+            mlp, tmp_path / "m", "sparse", quantization, representative_dataset=[]
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_sparse_encoding_is_refused_where_it_drops_inputs(tmp_path):
+    model = keras.Sequential([layers.Dense(32, input_shape=(30,), name="odd")])
+    model.set_weights([block_sparse((30, 32), (10, 8), 0.3, RNG), np.ones(32)])
+    with pytest.raises(ValueError, match="'odd'.*30 inputs are no multiple of 4"):
+        sa.export_tflite(model, tmp_path / "m", "sparse")
+
+
+# Files that must not be written.
+
+
+def test_a_file_that_disagrees_is_not_written(mlp, tmp_path):
+    path = tmp_path / "m.tflite"
+    path.write_bytes(b"before")
+    with pytest.raises(RuntimeError, match="disagrees.*largest differences"):
+        sa.export_tflite(mlp, path, quantization="dynamic", tolerance=1e-9)
+    assert path.read_bytes() == b"before" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_path_that_cannot_be_written(mlp, tmp_path):
+    for export in (sa.export_tflite, sa.export_saved_model):
+        with pytest.raises(ValueError, match="missing.*Make it first"):
+            export(mlp, tmp_path / "missing" / "model")
+    with pytest.raises(ValueError, match="is a folder"):
+        sa.export_tflite(mlp, tmp_path)
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(ValueError, match="is a file"):
+        sa.export_saved_model(mlp, tmp_path / "file")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission(mlp, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(ValueError, match="not a writable folder"):
+        sa.export_tflite(mlp, tmp_path / "m.tflite")
+
+
+def test_operators_that_tflite_lacks_name_the_layer(tmp_path):
+    class Igamma(layers.Layer):
+        def call(self, inputs):
+            return tf.math.igamma(inputs, inputs)
+
+    model = keras.Sequential([layers.Dense(8, input_shape=(8,)), Igamma(name="odd_op")])
+    with pytest.raises(
+        ValueError, match="layer odd_op.*no built-in operator for Igamma"
+    ):
+        sa.export_tflite(model, tmp_path / "m.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        ([np.zeros((4, 95))], r"Batch 0.*\(4, 95\).*\(None, 96\)"),
+        ([np.zeros(96)], r"Batch 0.*\(96,\)"),
+        ([[np.zeros((4, 96))] * 2], "Batch 0"),
+        ([], "is empty"),
+        (None, "needs `representative_dataset`"),
+    ],
+)
+def test_representative_dataset_that_does_not_fit(mlp, tmp_path, dataset, message):
+    with pytest.raises(ValueError, match=message):
+        sa.export_tflite(
+            mlp,
+            tmp_path / "m",
+            quantization="int8",
+            representative_dataset=dataset,
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"layout": "csr"}, "'packed', 'sparse', 'dense'.*'csr'"),
+        ({"quantization": "int4"}, "'dynamic', 'int8'.*'int4'"),
+    ],
+)
+def test_bad_arguments(mlp, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sa.export_tflite(mlp, tmp_path / "m", **arguments)
+
+
+# SavedModel.
+
+
+def test_saved_model_is_compiled_and_takes_any_batch(mlp, tmp_path):
+    path = tmp_path / "served"
+    for _ in range(2):  # The second replaces the first.
+        sa.export_saved_model(mlp, path, choose="always")
+    assert [p.name for p in tmp_path.iterdir()] == ["served"]
+    loaded = tf.saved_model.load(str(path))
+    serve = loaded.signatures["serving_default"]
+    for batch in (1, 7):
+        x = RNG.normal(size=(batch, 96)).astype("float32")
+        outputs = serve(first_input=tf.constant(x))["output_0"]
+        assert relative(outputs, mlp(x).numpy()) < 1e-5
+    library = serve.graph.as_graph_def().library.function
+    compiled = [f for f in library if f.attr["_XlaMustCompile"].b]
+    assert compiled, "the signature is compiled by XLA"
+
+
+def test_saved_model_that_disagrees_is_not_written(mlp, tmp_path):
+    with pytest.raises(RuntimeError, match="disagrees"):
+        sa.export_saved_model(mlp, tmp_path / "served", choose="always", tolerance=0.0)
+    assert not list(tmp_path.iterdir())

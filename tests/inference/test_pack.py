@@ -1,0 +1,347 @@
+"""Packed models give what the dense ones gave, and go where Keras models go."""
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+from hypothesis import given, settings
+
+import tf_seqattn as sa
+from tests.inference.conftest import block_sparse, set_block_sparse
+from tf_seqattn.inference.layers import (
+    PackedConv,
+    PackedDense,
+    PackedLayer,
+    PackedMultiHeadAttention,
+)
+
+layers = keras.layers
+RNG = np.random.default_rng(0)
+FORMS = ("tflite", "xla")
+
+
+def packed_layers(model):
+    return [m for m in model.submodules if isinstance(m, PackedLayer)]
+
+
+def assert_same(packed, model, *inputs):
+    inputs = inputs if len(inputs) > 1 else inputs[0]
+    expected = np.asarray(model(inputs))
+    largest = np.abs(expected).max()
+    np.testing.assert_allclose(packed(inputs), expected, atol=2e-6 * largest)
+
+
+# One layer each.
+
+CASES = {
+    "Dense": (layers.Dense(40), (24,)),
+    "Dense of a sequence": (layers.Dense(40, activation="relu"), (5, 24)),
+    "Dense, no bias": (layers.Dense(40, use_bias=False), (3, 2, 24)),
+    "Dense, partial blocks": (layers.Dense(37), (29,)),
+    "Conv1D": (layers.Conv1D(24, 3), (9, 16)),
+    "Conv1D causal": (layers.Conv1D(24, 3, padding="causal", dilation_rate=2), (9, 16)),
+    "Conv2D": (layers.Conv2D(24, 3, activation="relu"), (7, 6, 16)),
+    "Conv2D 1 x 1": (layers.Conv2D(24, 1), (7, 6, 20)),
+    "Conv2D 1 x 1 strided": (layers.Conv2D(24, 1, strides=2), (7, 6, 16)),
+    "Conv2D same": (layers.Conv2D(24, (3, 5), padding="same"), (7, 6, 16)),
+    "Conv2D same strided": (
+        layers.Conv2D(24, 3, padding="same", strides=(2, 3)),
+        (8, 7, 16),
+    ),
+    "Conv2D dilated": (layers.Conv2D(24, 3, dilation_rate=2), (8, 7, 16)),
+    "Conv2D groups": (layers.Conv2D(32, 3, groups=2, padding="same"), (7, 6, 32)),
+    "Conv3D": (layers.Conv3D(16, 2, padding="same"), (4, 5, 3, 8)),
+    "EinsumDense": (
+        layers.EinsumDense("abc,cde->abde", (None, 4, 8), bias_axes="de"),
+        (5, 16),
+    ),
+    "EinsumDense, two contracted": (
+        layers.EinsumDense("abcd,cde->abe", (None, 24), bias_axes="e"),
+        (5, 4, 8),
+    ),
+    "EinsumDense, axes in another order": (
+        layers.EinsumDense("abc,cd->adb", (24, None), bias_axes=None),
+        (5, 16),
+    ),
+    "EinsumDense, ellipsis": (
+        layers.EinsumDense("...x,xy->...y", (24,), bias_axes="y"),
+        (16,),
+    ),
+}
+
+
+def one_layer(name):
+    layer, shape = CASES[name]
+    layer = type(layer).from_config(layer.get_config())
+    model = keras.Sequential([keras.Input(shape), layer])
+    return set_block_sparse(model), RNG.normal(size=(3, *shape)).astype("float32")
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("runtime", FORMS)
+def test_layer(name, runtime):
+    # TensorFlow computes groups on a CPU only where XLA compiles them.
+    model, x = one_layer(name)
+    packed = sa.pack(model, choose="always", runtime=runtime)
+    assert len(packed_layers(packed)) == 1
+    expected = tf.function(model, jit_compile="groups" in name)(x).numpy()
+    largest = np.abs(expected).max()
+    np.testing.assert_allclose(packed(x), expected, atol=2e-6 * largest)
+    assert packed.output_shape == model.output_shape
+
+
+@settings(max_examples=25)
+@given(
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.tuples(st.integers(2, 9), st.integers(2, 9)),
+    st.floats(0, 1),
+    st.sampled_from(FORMS),
+)
+def test_dense_of_any_shape_and_mask(shape, block_size, density, runtime):
+    rng = np.random.default_rng(1)
+    model = keras.Sequential([layers.Dense(shape[1], input_shape=shape[:1])])
+    bias = rng.normal(size=shape[1])
+    model.set_weights([block_sparse(shape, block_size, density, rng), bias])
+    packed = sa.pack(model, block_size=block_size, choose="always", runtime=runtime)
+    assert_same(packed, model, rng.normal(size=(4, shape[0])).astype("float32"))
+
+
+@pytest.mark.parametrize("runtime", FORMS)
+def test_layer_whose_blocks_are_all_gone(runtime):
+    model = keras.Sequential([layers.Dense(16, input_shape=(16,))])
+    model.set_weights([np.zeros((16, 16)), np.arange(16.0)])
+    packed = sa.pack(model, choose="always", runtime=runtime)
+    assert packed.count_params() == 16
+    np.testing.assert_array_equal(packed(np.ones((2, 16))), [np.arange(16.0)] * 2)
+
+
+def test_kernel_without_blocks_stays_dense():
+    model = keras.Sequential([layers.Dense(16, input_shape=(16,), name="full")])
+    lines = []
+    packed = sa.pack(model, choose="always", print_fn=lines.append)
+    assert type(packed.layers[0]) is layers.Dense
+    assert "full" in lines[-1] and lines[-1].endswith("no zeros")
+
+
+# Models.
+
+
+def attention_model():
+    x = y = keras.Input((6, 32))
+    y = layers.MultiHeadAttention(4, 8, name="attention")(y, x)
+    y = layers.Dense(48, activation="gelu")(layers.LayerNormalization()(y))
+    return keras.Model(x, layers.Dense(8)(layers.Flatten()(y)))
+
+
+def nested_model():
+    inner = keras.Sequential([layers.Dense(32, input_shape=(32,)), layers.ReLU()])
+    shared = layers.Dense(32)
+    x = keras.Input((32,))
+    return keras.Model(x, shared(inner(shared(x))) + x)
+
+
+class Custom(layers.Layer):
+    """Holds layers in an attribute and in a list."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first = layers.Dense(32)
+        self.others = [layers.Dense(32), layers.Dense(32)]
+
+    def call(self, inputs):
+        for layer in [self.first, *self.others]:
+            inputs = layer(inputs)
+        return inputs
+
+
+class Subclassed(keras.Model):
+    """Holds a custom layer and an attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.custom = Custom()
+        self.attention = layers.MultiHeadAttention(4, 8)
+
+    def call(self, inputs):
+        x = self.custom(inputs)
+        return self.attention(x, x)
+
+
+@pytest.mark.parametrize("runtime", FORMS)
+def test_attention(runtime):
+    model = set_block_sparse(attention_model())
+    packed = sa.pack(model, choose="always", runtime=runtime)
+    assert isinstance(packed.get_layer("attention"), PackedMultiHeadAttention)
+    assert len(packed_layers(packed)) == 6
+    # Nothing of the dense projections is left behind.
+    assert packed.count_params() < 0.5 * model.count_params()
+    assert_same(packed, model, RNG.normal(size=(3, 6, 32)).astype("float32"))
+
+
+def test_nested_model_with_a_shared_layer():
+    model = set_block_sparse(nested_model())
+    packed = sa.pack(model, choose="always")
+    assert len(packed_layers(packed)) == 2
+    assert_same(packed, model, RNG.normal(size=(3, 32)).astype("float32"))
+
+
+def test_custom_layer_in_a_functional_model():
+    x = keras.Input((32,))
+    model = set_block_sparse(keras.Model(x, Custom()(x)))
+    packed = sa.pack(model, choose="always")
+    assert len(packed_layers(packed)) == 3 and not packed_layers(model)
+    assert_same(packed, model, RNG.normal(size=(3, 32)).astype("float32"))
+
+
+def test_subclassed_model_is_packed_in_place():
+    model = Subclassed()
+    x = RNG.normal(size=(2, 5, 32)).astype("float32")
+    model(x)
+    set_block_sparse(model)
+    expected = model(x).numpy()
+    before = model.count_params()
+    packed = sa.pack(model, choose="always")
+    assert packed is model and len(packed_layers(packed)) == 7
+    assert packed.count_params() < 0.5 * before
+    np.testing.assert_allclose(packed(x), expected, atol=2e-6 * np.abs(expected).max())
+
+
+def test_model_pruned_by_us_is_stripped():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([layers.Dense(64, input_shape=(64,))])
+    pruned = sa.prune(
+        model,
+        sa.OneShotSchedule(0.8, prune_step=0),
+        (16, 16),
+        pruning_policy=sa.PruningPolicy(),
+    )
+    packed = sa.pack(pruned, choose="always")
+    assert packed.layers[0].pattern.block_size == (16, 16)
+    assert packed.layers[0].pattern.num_kept == 3
+    assert_same(packed, sa.strip_pruning(pruned), tf.ones((1, 64)))
+
+
+# Where a Keras model goes.
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.h5", "folder"])
+def test_saved_and_loaded(name, tmp_path):
+    model = set_block_sparse(attention_model())
+    packed = sa.pack(model, choose="always")
+    packed.save(tmp_path / name)
+    loaded = keras.models.load_model(tmp_path / name)
+    x = RNG.normal(size=(3, 6, 32)).astype("float32")
+    np.testing.assert_array_equal(loaded(x), packed(x))
+
+
+def test_predict_and_jit_compile(mlp):
+    x = RNG.normal(size=(70, 96)).astype("float32")
+    expected = mlp.predict(x, verbose=0)
+    for runtime in FORMS:
+        packed = sa.pack(mlp, choose="always", runtime=runtime)
+        packed.compile(jit_compile=True)
+        np.testing.assert_allclose(
+            packed.predict(x, verbose=0), expected, atol=2e-6 * np.abs(expected).max()
+        )
+
+
+def test_mixed_precision():
+    policy = keras.mixed_precision.Policy("mixed_float16")
+    model = keras.Sequential([layers.Dense(32, input_shape=(32,), dtype=policy)])
+    packed = sa.pack(set_block_sparse(model), choose="always")
+    x = RNG.normal(size=(3, 32)).astype("float32")
+    assert packed(x).dtype == tf.float16
+    assert packed.layers[0].kernels[0].dtype == tf.float32
+    np.testing.assert_allclose(packed(x), model(x), atol=0.05)
+
+
+def test_unknown_sizes_of_the_inputs():
+    x = keras.Input((None, None, 16))
+    y = layers.Conv2D(16, 3, padding="same", strides=2)(x)
+    model = set_block_sparse(keras.Model(x, layers.Dense(24)(y)))
+    packed = sa.pack(model, choose="always")
+    for size in (5, 8):
+        assert_same(packed, model, RNG.normal(size=(2, size, 7, 16)).astype("float32"))
+
+
+def test_the_gradient_reaches_the_inputs(mlp):
+    packed = sa.pack(mlp, choose="always")
+    x = tf.constant(RNG.normal(size=(4, 96)), tf.float32)
+    gradients = []
+    for model in (mlp, packed):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.reduce_sum(model(x) ** 2)
+        gradients.append(tape.gradient(y, x).numpy())
+    np.testing.assert_allclose(*gradients, rtol=1e-4, atol=1e-2)
+
+
+# The choice.
+
+
+def test_cost_model_packs_large_and_leaves_small_kernels():
+    rng = np.random.default_rng(0)
+    model = keras.Sequential(
+        [layers.Dense(1024, input_shape=(1024,)), layers.Dense(16, name="small")]
+    )
+    for layer, block in zip(model.layers, [32, 8], strict=True):
+        kernel = block_sparse(layer.kernel.shape, (block, block), 0.1, rng)
+        layer.set_weights([kernel, layer.bias])
+    lines = []
+    packed = sa.pack(model, batch_size=64, print_fn=lines.append)
+    assert isinstance(packed.layers[0], PackedDense)
+    assert type(packed.layers[1]) is layers.Dense
+    assert lines[-1].endswith("dense is expected to be faster")
+
+
+@pytest.mark.parametrize("runtime", FORMS)
+def test_measured_choice_is_reported(runtime):
+    x = keras.Input((8, 8, 32))
+    model = set_block_sparse(keras.Model(x, layers.Conv2D(32, 3)(x)))
+    lines = []
+    packed = sa.pack(
+        model, batch_size=2, choose="measure", runtime=runtime, print_fn=lines.append
+    )
+    title, _, line = lines
+    measured = float(line[title.index("measured") :].split()[0])
+    assert isinstance(packed.layers[1], PackedConv) == (measured > 1)
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, "`batch_size` must be at least 1"),
+        ({"batch_size": 2.5}, "positive integer.*2.5"),
+        ({"runtime": "onnx"}, r"'tflite', 'xla'.*runtime='onnx'"),
+        ({"choose": "best"}, "choose='best'"),
+        ({"block_size": (0, 4)}, "block_size"),
+    ],
+)
+def test_bad_arguments(mlp, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sa.pack(mlp, **arguments)
+
+
+def test_unbuilt_model():
+    with pytest.raises(ValueError, match="not built.*model\\(batch\\)"):
+        sa.pack(keras.Sequential([layers.Dense(3)]))
+
+
+def test_model_of_keras_3():
+    import keras as keras3
+
+    model = keras3.Sequential([keras3.Input((4,)), keras3.layers.Dense(4)])
+    with pytest.raises(ValueError, match="Keras 3"):
+        sa.pack(model)
+
+
+def test_model_still_wrapped_by_tfmot():
+    from tensorflow_model_optimization.sparsity import keras as tfmot
+
+    model = keras.Sequential([layers.Dense(32, input_shape=(32,))])
+    with pytest.raises(ValueError, match="strip_pruning first"):
+        sa.pack(tfmot.prune_low_magnitude(model))

@@ -1,0 +1,110 @@
+"""Products with a block-sparse matrix, in two forms, from stock operations.
+
+Both begin with the inputs as rows of one block's width, and with the rows that each
+product reads: `base` says where a sample (or output pixel) begins, `offsets` how far
+from there a kept block reads. So a dense layer and a convolution of any stride and
+dilation are the same product, and nothing is unfolded that is not used.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tf_seqattn.inference.packing import Pattern
+
+
+def multiply_slices(
+    rows: tf.Tensor,
+    base: tf.Tensor,
+    offsets: Sequence[np.ndarray],
+    kernels: Sequence[tf.Tensor],
+    pattern: Pattern,
+) -> tf.Tensor:
+    """Multiplies slice by slice: one gather and one batched product each.
+
+    Best where operations are delegated and the weights are packed beforehand
+    (TFLite's XNNPACK): a slice is one large product.
+
+    Args:
+      rows: float tensor `(n, height)`, `height` the rows of a block.
+      base: int32 tensor `(samples,)`, first row of each sample.
+      offsets: for each slice an int32 array `(columns, kept blocks)`.
+      kernels: for each slice a float tensor `(columns, kept blocks * height, width)`.
+      pattern: how the slices make up the matrix.
+
+    Returns:
+      Float tensor `(samples, outputs)`.
+
+    Example:
+
+    >>> from tf_seqattn.inference.packing import block_support, find_pattern
+    >>> from tf_seqattn.inference.packing import pack_matrix
+    >>> matrix = np.kron([[1., 0.], [0., 2.]], np.ones((2, 2)))
+    >>> pattern = find_pattern(block_support(matrix, (2, 2)), (4, 4), (2, 2))
+    >>> offsets = [np.array(part.rows, "int32") for part in pattern.slices]
+    >>> x = tf.constant([[1., 2., 3., 4.]], tf.float64)
+    >>> multiply_slices(tf.reshape(x, (-1, 2)), tf.constant([0]), offsets,
+    ...                 pack_matrix(matrix, pattern), pattern).numpy().tolist()
+    [[3.0, 3.0, 14.0, 14.0]]
+    """
+    height, width = pattern.block_size
+    products = []
+    for offset, kernel in zip(offsets, kernels, strict=True):
+        columns, kept = offset.shape
+        indices = base[None, :, None] + offset[:, None, :]
+        read = tf.reshape(tf.gather(rows, indices), (columns, -1, kept * height))
+        products.append(tf.matmul(read, kernel))
+    return _put_in_place(products, rows, base, pattern)
+
+
+def _put_in_place(products, rows, base, pattern: Pattern) -> tf.Tensor:
+    """`(samples, outputs)` of the slices' products `(columns, samples, width)`."""
+    width = pattern.block_size[1]
+    block_columns = pattern.grid_shape[1]
+    samples = tf.shape(base)[0]
+    order = [column for part in pattern.slices for column in part.columns]
+    if len(order) < block_columns:
+        products = [*products, tf.zeros((1, samples, width), rows.dtype)]
+    stacked = tf.concat(products, axis=0) if len(products) > 1 else products[0]
+    if order == list(range(block_columns)):
+        outputs = tf.transpose(stacked, (1, 0, 2))
+    else:
+        # Columns that keep nothing read the zeros at the end.
+        place = np.full(block_columns, len(order), np.int32)
+        place[order] = np.arange(len(order))
+        indices = place[None, :] * samples + tf.range(samples)[:, None]
+        outputs = tf.gather(tf.reshape(stacked, (-1, width)), indices)
+    outputs = tf.reshape(outputs, (-1, block_columns * width))
+    return outputs[:, : pattern.matrix_shape[1]]
+
+
+def multiply_blocks(
+    rows: tf.Tensor,
+    base: tf.Tensor,
+    offsets: np.ndarray,
+    columns: np.ndarray,
+    kernel: tf.Tensor,
+    pattern: Pattern,
+) -> tf.Tensor:
+    """Multiplies block by block, and sums over each column: no padding at all.
+
+    Best where a compiler fuses the gather and the sum (XLA).
+
+    Args:
+      rows: float tensor `(n, height)`, `height` the rows of a block.
+      base: int32 tensor `(samples,)`, first row of each sample.
+      offsets: int32 array `(kept blocks,)`.
+      columns: int32 array `(kept blocks,)`, ascending: the column of each block.
+      kernel: float tensor `(kept blocks, height, width)`.
+      pattern: the matrix.
+
+    Returns:
+      Float tensor `(samples, outputs)`.
+    """
+    width = pattern.block_size[1]
+    block_columns = pattern.grid_shape[1]
+    read = tf.gather(rows, offsets[:, None] + base[None, :])
+    sums = tf.math.unsorted_segment_sum(tf.matmul(read, kernel), columns, block_columns)
+    outputs = tf.reshape(tf.transpose(sums, (1, 0, 2)), (-1, block_columns * width))
+    return outputs[:, : pattern.matrix_shape[1]]

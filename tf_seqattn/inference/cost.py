@@ -1,0 +1,55 @@
+"""What a product is expected to cost, dense and packed, without measuring.
+
+A roofline of one x86-64 thread with four figures, fitted to the table that
+`benchmarks/inference.py` writes. Only ratios are used, to decide whether packing pays;
+where the decision is near, or the machine is of another kind, measure
+(`sa.pack(..., choose="measure")`).
+"""
+
+from tf_seqattn.inference.packing import Pattern
+
+# Seconds per multiply-add, of a product large enough.
+_PER_MULTIPLY = 1 / 85e9
+# Seconds per weight read, which bounds small batches.
+_PER_WEIGHT = 4 / 50e9
+# Seconds per input entry gathered for a product: written once, read once.
+_PER_GATHERED = 0.37e-9
+# Seconds per operation of the graph.
+_PER_OPERATION = 2.5e-6
+# Columns that the product kernels compute at a time.
+_COLUMNS_AT_A_TIME = 32
+
+
+def _product(samples: int, multiplies: float, weights: float) -> float:
+    return max(samples * multiplies * _PER_MULTIPLY, weights * _PER_WEIGHT)
+
+
+def dense_seconds(samples: int, inputs: int, outputs: int) -> float:
+    """Expected time of `(samples, inputs) @ (inputs, outputs)`.
+
+    Example:
+
+    >>> dense_seconds(1, 2048, 2048) < dense_seconds(64, 2048, 2048)
+    True
+    """
+    weights = inputs * outputs
+    return _product(samples, weights, weights) + _PER_OPERATION
+
+
+def packed_seconds(samples: int, pattern: Pattern) -> float:
+    """Expected time of the same product from kept blocks, by slices.
+
+    Args:
+      samples: rows of the input: the batch, times the positions of a convolution.
+      pattern: where the kept blocks are.
+    """
+    height, width = pattern.block_size
+    stored = pattern.num_stored
+    # Narrow blocks leave a part of each instruction unused.
+    computed_width = -(-width // _COLUMNS_AT_A_TIME) * _COLUMNS_AT_A_TIME
+    product = _product(
+        samples, stored * height * computed_width, stored * height * width
+    )
+    moved = samples * (stored * height + 2 * pattern.matrix_shape[1])
+    operations = 8 + 5 * len(pattern.slices)
+    return product + moved * _PER_GATHERED + operations * _PER_OPERATION

@@ -1,0 +1,342 @@
+"""The block-sparse format: which blocks a matrix keeps, and how they are stored.
+
+Plain NumPy. A matrix (inputs by outputs) is cut into blocks; of each column of
+blocks only the kept ones are stored. Columns that keep equally many form one slice, an
+array that one batched matrix product can use; columns that keep nearly equally many
+are padded with zero blocks to share a slice where one operation less is worth it.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+# Stored weights per kept weight: padding may add a tenth.
+MAX_PADDING = 1.10
+# Sizes tried where the zeros show no exact grid (a kept weight may be zero by chance).
+_SIZES = (128, 64, 48, 32, 24, 20, 16, 12, 10, 8, 5, 4)
+_MIN_FILL = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """Columns of blocks that are stored, and multiplied, as one array.
+
+    Attributes:
+      columns: block columns of the matrix, one entry per column of the slice.
+      rows: for each of them, the block rows it keeps, all equally many. A column that
+        keeps fewer names row 0 again, with weights of zero.
+    """
+
+    columns: tuple[int, ...]
+    rows: tuple[tuple[int, ...], ...]
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks stored, padding counted."""
+        return len(self.columns) * len(self.rows[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Pattern:
+    """Where the kept blocks of a matrix are, and in which slices they are stored.
+
+    Attributes:
+      matrix_shape: (inputs, outputs) of the matrix.
+      block_size: (rows, columns) of a block.
+      slices: the slices; block columns that keep nothing are in none.
+      num_kept: number of blocks kept, padding not counted.
+    """
+
+    matrix_shape: tuple[int, int]
+    block_size: tuple[int, int]
+    slices: tuple[Slice, ...]
+    num_kept: int
+
+    @property
+    def grid_shape(self) -> tuple[int, int]:
+        """(block rows, block columns), partial blocks counted."""
+        return tuple(
+            -(-size // block)
+            for size, block in zip(self.matrix_shape, self.block_size, strict=True)
+        )
+
+    @property
+    def density(self) -> float:
+        """Share of the blocks that is kept."""
+        return self.num_kept / math.prod(self.grid_shape)
+
+    @property
+    def num_stored(self) -> int:
+        """Number of blocks stored, padding counted."""
+        return sum(part.num_blocks for part in self.slices)
+
+    def get_config(self) -> dict:
+        """Returns what `from_config` takes; plain numbers and lists."""
+        return {
+            "matrix_shape": list(self.matrix_shape),
+            "block_size": list(self.block_size),
+            "num_kept": self.num_kept,
+            "slices": [
+                {"columns": list(part.columns), "rows": [list(r) for r in part.rows]}
+                for part in self.slices
+            ],
+        }
+
+    @classmethod
+    def from_config(cls, config: dict) -> "Pattern":
+        """Inverse of `get_config`."""
+        return cls(
+            tuple(config["matrix_shape"]),
+            tuple(config["block_size"]),
+            tuple(
+                Slice(tuple(part["columns"]), tuple(tuple(r) for r in part["rows"]))
+                for part in config["slices"]
+            ),
+            config["num_kept"],
+        )
+
+
+def block_support(matrix: np.ndarray, block_size: tuple[int, int]) -> np.ndarray:
+    """Tells which blocks of a matrix hold anything but zeros.
+
+    Args:
+      matrix: array `(rows, columns)`.
+      block_size: (rows, columns) of a block.
+
+    Returns:
+      bool array `(block rows, block columns)`, partial blocks counted.
+
+    Example:
+
+    >>> block_support(np.eye(4), (2, 2)).tolist()
+    [[True, False], [False, True]]
+    """
+    nonzero = matrix != 0
+    for axis, block in enumerate(block_size):
+        starts = np.arange(0, matrix.shape[axis], block)
+        nonzero = np.logical_or.reduceat(nonzero, starts, axis=axis)
+    return nonzero
+
+
+def _fill(matrix: np.ndarray, block_size: tuple[int, int]) -> float:
+    """Share of the entries of the kept blocks that are not zero."""
+    support = block_support(matrix, block_size)
+    lengths = [
+        np.minimum(block, size - block * np.arange(count))
+        for block, size, count in zip(
+            block_size, matrix.shape, support.shape, strict=True
+        )
+    ]
+    kept = (support * np.outer(*lengths)).sum()
+    return np.count_nonzero(matrix) / kept if kept else 1.0
+
+
+def _exact_period(nonzero: np.ndarray) -> int:
+    """The largest spacing at which all changes between neighbouring rows lie."""
+    changes = 1 + np.flatnonzero((nonzero[1:] != nonzero[:-1]).any(axis=1))
+    return math.gcd(*changes.tolist()) or len(nonzero)
+
+
+def find_block_size(matrix: np.ndarray, row_divisor: int = 0) -> tuple[int, int] | None:
+    """Finds the grid of blocks in the zeros of a matrix.
+
+    Args:
+      matrix: array `(rows, columns)`.
+      row_divisor: if not 0, a number that the rows of a block must divide, such as
+        the input channels of a convolution.
+
+    Returns:
+      (rows, columns) of the largest blocks of which at least 9 entries in 10 of the
+      kept ones are not zero; None where there are no zeros, or no such blocks of
+      more than one row and column.
+
+    Example:
+
+    >>> find_block_size(np.kron([[1, 0, 1], [0, 0, 1]], np.ones((20, 16))))
+    (20, 16)
+    """
+    nonzero = matrix != 0
+    if nonzero.all():
+        return None
+
+    def allowed(rows: int) -> int:
+        return math.gcd(rows, row_divisor)
+
+    rows, columns = _exact_period(nonzero), _exact_period(nonzero.T)
+    exact = (allowed(rows), columns)
+    if min(rows, columns) > 1:
+        return exact if exact[0] > 1 else None
+    pairs = {(allowed(r), c) for r in {rows, *_SIZES} for c in {columns, *_SIZES}}
+    pairs = {p for p in pairs if p[0] <= matrix.shape[0] and p[1] <= matrix.shape[1]}
+    for pair in sorted(pairs, key=lambda p: (-p[0] * p[1], abs(p[0] - p[1]), p)):
+        if min(pair) > 1 and _fill(matrix, pair) >= _MIN_FILL:
+            return pair
+    return None
+
+
+def _boundaries(counts: Sequence[int], cost_of_slice: float) -> list[int]:
+    """Ends of the cheapest slices of descending `counts` (a dynamic programme).
+
+    The cost of a slice is its stored blocks plus `cost_of_slice`, in blocks.
+    """
+    # Only where the count changes can a cut pay.
+    ends = [i for i in range(1, len(counts)) if counts[i] != counts[i - 1]]
+    ends.append(len(counts))
+    best: list[tuple[float, list[int]]] = [(0.0, [])]
+    starts = [0, *ends]
+    for last, end in enumerate(ends, start=1):
+        options = (
+            (
+                best[first][0]
+                + (end - starts[first]) * counts[starts[first]]
+                + cost_of_slice,
+                first,
+            )
+            for first in range(last)
+        )
+        cost, first = min(options)
+        best.append((cost, [*best[first][1], end]))
+    return best[-1][1]
+
+
+def find_pattern(
+    support: np.ndarray,
+    matrix_shape: tuple[int, int],
+    block_size: tuple[int, int],
+    cost_of_slice: float = 16.0,
+    max_blocks: int | None = None,
+) -> Pattern:
+    """Cuts the block columns of a support into slices.
+
+    Args:
+      support: bool array `(block rows, block columns)`: the blocks that are kept.
+      matrix_shape: (inputs, outputs) of the matrix.
+      block_size: (rows, columns) of a block.
+      cost_of_slice: what one slice more costs, in products with one block. It is
+        lowered until the padding is at most a tenth (`MAX_PADDING`).
+      max_blocks: stored blocks of a slice beyond which it is cut into equal parts, so
+        that what is gathered for one stays in the cache.
+
+    Returns:
+      A `Pattern`.
+
+    Example:
+
+    >>> support = np.array([[1, 0, 1], [1, 0, 1], [1, 0, 0]], bool)
+    >>> pattern = find_pattern(support, (12, 12), (4, 4), cost_of_slice=0)
+    >>> [(part.columns, part.rows) for part in pattern.slices]
+    [((0,), ((0, 1, 2),)), ((2,), ((0, 1),))]
+    """
+    counts = support.sum(axis=0)
+    order = np.argsort(-counts, kind="stable")
+    order = order[counts[order] > 0]
+    descending = counts[order].tolist()
+    num_kept = int(support.sum())
+    while descending:
+        bounds = _boundaries(descending, cost_of_slice)
+        stored = sum(
+            (end - start) * descending[start]
+            for start, end in zip([0, *bounds[:-1]], bounds, strict=True)
+        )
+        if stored <= MAX_PADDING * num_kept:
+            break
+        cost_of_slice = cost_of_slice / 2 if cost_of_slice > 0.01 else 0.0
+    slices = []
+    for start, end in zip([0, *bounds[:-1]], bounds, strict=True) if descending else ():
+        width = descending[start]
+        parts = 1
+        if max_blocks:
+            parts = min(end - start, -(-(end - start) * width // max_blocks))
+        for columns in np.array_split(order[start:end], parts):
+            rows = []
+            for column in columns:
+                kept = np.flatnonzero(support[:, column]).tolist()
+                rows.append(tuple(kept + [0] * (width - len(kept))))
+            slices.append(Slice(tuple(columns.tolist()), tuple(rows)))
+    return Pattern(tuple(matrix_shape), tuple(block_size), tuple(slices), num_kept)
+
+
+def pad_to_blocks(matrix: np.ndarray, block_size: tuple[int, int]) -> np.ndarray:
+    """The matrix as `(block rows, block columns, rows, columns)`, padded with zeros."""
+    padding = [
+        (0, -size % block) for size, block in zip(matrix.shape, block_size, strict=True)
+    ]
+    padded = np.pad(matrix, padding)
+    (rows, columns), (height, width) = padded.shape, block_size
+    blocks = padded.reshape(rows // height, height, columns // width, width)
+    return blocks.transpose(0, 2, 1, 3)
+
+
+def pack_matrix(matrix: np.ndarray, pattern: Pattern) -> list[np.ndarray]:
+    """Stores the kept blocks of a matrix, one array for each slice.
+
+    Args:
+      matrix: array of `pattern.matrix_shape`.
+      pattern: where its kept blocks are.
+
+    Returns:
+      For each slice an array `(columns, kept blocks * block rows, block columns)` of
+      the matrix's dtype.
+    """
+    blocks = pad_to_blocks(matrix, pattern.block_size)
+    height, width = pattern.block_size
+    arrays = []
+    for part in pattern.slices:
+        stored = np.zeros(
+            (len(part.columns), len(part.rows[0]), height, width), matrix.dtype
+        )
+        for place, (column, rows) in enumerate(
+            zip(part.columns, part.rows, strict=True)
+        ):
+            # Row 0 after the first entry is padding, since rows ascend.
+            kept = [row for k, row in enumerate(rows) if k == 0 or row]
+            stored[place, : len(kept)] = blocks[kept, column]
+        arrays.append(stored.reshape(len(part.columns), -1, width))
+    return arrays
+
+
+def unpack_matrix(arrays: Sequence[np.ndarray], pattern: Pattern) -> np.ndarray:
+    """Inverse of `pack_matrix`: the dense matrix."""
+    (block_rows, block_columns), (height, width) = (
+        pattern.grid_shape,
+        pattern.block_size,
+    )
+    dtype = arrays[0].dtype if arrays else np.float32
+    blocks = np.zeros((block_rows, block_columns, height, width), dtype)
+    for part, array in zip(pattern.slices, arrays, strict=True):
+        stored = np.reshape(array, (len(part.columns), -1, height, width))
+        for place, column in enumerate(part.columns):
+            np.add.at(blocks, (list(part.rows[place]), column), stored[place])
+    matrix = blocks.transpose(0, 2, 1, 3).reshape(
+        block_rows * height, block_columns * width
+    )
+    return matrix[: pattern.matrix_shape[0], : pattern.matrix_shape[1]]
+
+
+def kept_blocks(
+    pattern: Pattern, arrays: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The kept blocks one by one, without padding, sorted by column.
+
+    Args:
+      pattern: where they are.
+      arrays: what `pack_matrix` returned.
+
+    Returns:
+      Block rows `(n,)`, block columns `(n,)`, and the blocks `(n, rows, columns)`.
+    """
+    height, width = pattern.block_size
+    found = []
+    for part, array in zip(pattern.slices, arrays, strict=True):
+        stored = np.reshape(array, (len(part.columns), -1, height, width))
+        for place, column in enumerate(part.columns):
+            for k, row in enumerate(part.rows[place]):
+                if k == 0 or row:
+                    found.append((column, row, stored[place, k]))
+    found.sort(key=lambda block: block[:2])
+    rows = np.array([row for _, row, _ in found], np.int32)
+    columns = np.array([column for column, _, _ in found], np.int32)
+    blocks = np.array([block for *_, block in found]).reshape(-1, height, width)
+    return rows, columns, blocks

@@ -1,0 +1,232 @@
+"""Which layers of a model to pack, and why the others stay dense."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from tf_seqattn.inference.cost import dense_seconds, packed_seconds
+from tf_seqattn.inference.layers import (
+    PROJECTIONS,
+    PackedConv,
+    PackedDense,
+    PackedEinsumDense,
+    split_equation,
+)
+from tf_seqattn.inference.packing import (
+    Pattern,
+    block_support,
+    find_block_size,
+    find_pattern,
+)
+from tf_seqattn.keras_api import keras
+
+# The form of a packed product that is faster, by what will run it.
+FORM_OF_RUNTIME = {"tflite": "slices", "xla": "blocks"}
+# Gathered bytes of one slice that stay in the cache until they are multiplied.
+_CACHE_BYTES = 2**20
+
+
+@dataclasses.dataclass
+class LayerPlan:
+    """What `sa.pack` decides for one kernel.
+
+    Attributes:
+      name: the layer's name, with that of the projection in `MultiHeadAttention`.
+      kernel_shape: shape of the kernel.
+      block_size: (rows, columns) of the blocks found, or None.
+      density: share of the kernel's entries that is stored when packed.
+      layout: "packed" or "dense".
+      reason: why it stays dense; empty where it is packed.
+      predicted: expected speed-up by the cost model, or None.
+      measured: measured speed-up, or None.
+      pattern: where the kept blocks are, or None.
+      samples: rows of the product that the speed-up is for.
+    """
+
+    name: str
+    kernel_shape: tuple[int, ...]
+    block_size: tuple[int, int] | None = None
+    density: float = 1.0
+    layout: str = "dense"
+    reason: str = ""
+    predicted: float | None = None
+    measured: float | None = None
+    pattern: Pattern | None = dataclasses.field(default=None, repr=False)
+    samples: int = 1
+
+
+def kernel_matrix(layer) -> np.ndarray:
+    """The kernel of a Dense, convolution or EinsumDense as inputs by outputs."""
+    kernel = layer.kernel.numpy()
+    if isinstance(layer, keras.layers.EinsumDense):
+        read, labels, _ = split_equation(layer.equation, rank=10)
+        rows = [axis for axis, label in enumerate(labels) if label in read]
+        columns = [axis for axis in range(kernel.ndim) if axis not in rows]
+        height = math.prod(kernel.shape[axis] for axis in rows)
+        return kernel.transpose(rows + columns).reshape(height, -1)
+    return kernel.reshape(-1, kernel.shape[-1])
+
+
+def is_packable_kind(layer) -> bool:
+    """Whether layers of this class can be packed at all."""
+    kinds = (keras.layers.Dense, keras.layers.EinsumDense)
+    convolutions = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+    others = (
+        keras.layers.Conv2DTranspose,
+        keras.layers.Conv3DTranspose,
+        keras.layers.Conv1DTranspose,
+        keras.layers.DepthwiseConv1D,
+        keras.layers.DepthwiseConv2D,
+        keras.layers.SeparableConv1D,
+        keras.layers.SeparableConv2D,
+    )
+    return isinstance(layer, (*kinds, *convolutions)) and not isinstance(layer, others)
+
+
+def _is_convolution(layer) -> bool:
+    return hasattr(layer, "kernel_size")
+
+
+def _why_not(layer) -> str:
+    """Why a layer of a packable class cannot be packed; empty if it can."""
+    if not hasattr(layer, "kernel"):
+        return "not built"
+    overridden = type(layer).call is not _base(layer).call
+    if overridden:
+        return f"class {type(layer).__name__} has a `call` of its own"
+    if _is_convolution(layer) and layer.data_format != "channels_last":
+        return "channels come first"
+    if isinstance(layer, keras.layers.EinsumDense):
+        read, kernel, written = split_equation(layer.equation, rank=10)
+        if any((label in read) == (label in written) for label in kernel):
+            return f"equation {layer.equation!r} is not one matrix product"
+    return ""
+
+
+def _base(layer):
+    """The class of Keras that `layer` is an instance of."""
+    for kind in type(layer).__mro__:
+        if kind.__module__.startswith("tf_keras.") and "call" in kind.__dict__:
+            return kind
+    return keras.layers.Layer
+
+
+def _row_divisor(layer) -> int:
+    """A number that the rows of a block must divide, or 0."""
+    if not _is_convolution(layer):
+        return 0
+    channels = layer.kernel.shape[-2]
+    if math.prod(layer.kernel_size) == 1 and layer.groups == 1:
+        return 0
+    return channels
+
+
+def num_samples(layer, batch_size: int) -> int:
+    """Rows of the matrix product of a layer, for one batch.
+
+    Where the layer's outputs have no known shape, every unknown size counts as 1.
+    """
+    try:
+        shape = layer.output_shape
+    except (AttributeError, RuntimeError):
+        return batch_size
+    if isinstance(shape, list):
+        shape = shape[0]
+    if isinstance(layer, keras.layers.EinsumDense):
+        read, kernel, written = split_equation(layer.equation, len(shape))
+        sizes = [s for s, label in zip(shape, written, strict=True) if label in read]
+    else:
+        sizes = shape[:-1]
+    return batch_size * math.prod(size or 1 for size in sizes[1:])
+
+
+def plan_kernel(layer, name: str, block_size, batch_size: int, samples: int | None):
+    """Plans one layer that holds one kernel.
+
+    Args:
+      layer: a Dense, convolution or EinsumDense.
+      name: what to call it in the report.
+      block_size: (rows, columns), or None to find it in the zeros.
+      batch_size: samples in one call.
+      samples: rows of the matrix product, or None to derive them.
+
+    Returns:
+      A `LayerPlan`; its layout is what the cost model prefers.
+    """
+    shape = tuple(layer.kernel.shape) if hasattr(layer, "kernel") else ()
+    plan = LayerPlan(name, shape, reason=_why_not(layer))
+    if plan.reason:
+        return plan
+    matrix = kernel_matrix(layer)
+    plan.samples = samples or num_samples(layer, batch_size)
+    divisor = _row_divisor(layer)
+    if block_size is None:
+        plan.block_size = find_block_size(matrix, divisor)
+        if plan.block_size is None:
+            plan.reason = (
+                "no zeros" if np.all(matrix != 0) else "its zeros form no blocks"
+            )
+            return plan
+    else:
+        rows, columns = block_size
+        plan.block_size = (math.gcd(rows, divisor), columns)
+    groups = getattr(layer, "groups", 1)
+    if groups > 1 and (matrix.shape[1] // groups) % plan.block_size[1]:
+        plan.reason = f"blocks of {plan.block_size} cross its {groups} groups"
+        return plan
+    height, width = plan.block_size
+    plan.pattern = find_pattern(
+        block_support(matrix, plan.block_size),
+        matrix.shape,
+        plan.block_size,
+        # One operation, against the samples' products with one block.
+        cost_of_slice=12.5e-6 / max(plan.samples * height * width / 85e9, 1e-9),
+        max_blocks=max(1, _CACHE_BYTES // (4 * plan.samples * height)),
+    )
+    plan.density = plan.pattern.num_stored * height * width / matrix.size
+    dense = dense_seconds(plan.samples, *matrix.shape)
+    plan.predicted = dense / packed_seconds(plan.samples, plan.pattern)
+    if plan.predicted > 1:
+        plan.layout = "packed"
+    else:
+        plan.reason = "dense is expected to be faster"
+    return plan
+
+
+def packed_layer(layer, plan: LayerPlan, form: str):
+    """The packed counterpart of a layer, not built, and its weights."""
+    config = {
+        "name": layer.name,
+        "dtype": layer.get_config()["dtype"],
+        "trainable": layer.trainable,
+        "pattern": plan.pattern,
+        "form": form,
+        "activation": layer.activation,
+    }
+    bias = getattr(layer, "bias", None)
+    if bias is not None:
+        config["bias_shape"] = tuple(bias.shape)
+    if isinstance(layer, keras.layers.EinsumDense):
+        config |= {"equation": layer.equation, "kernel_shape": plan.kernel_shape}
+        packed = PackedEinsumDense(**config)
+    elif _is_convolution(layer):
+        packed = PackedConv(
+            kernel_size=layer.kernel_size,
+            strides=layer.strides,
+            dilation_rate=layer.dilation_rate,
+            padding=layer.padding,
+            groups=layer.groups,
+            **config,
+        )
+    else:
+        packed = PackedDense(**config)
+    return packed, packed.weights_from(
+        kernel_matrix(layer), None if bias is None else bias.numpy()
+    )
+
+
+def projections(layer) -> dict:
+    """The built projections of a `MultiHeadAttention`, by name."""
+    found = {name: getattr(layer, f"_{name}_dense", None) for name in PROJECTIONS}
+    return {name: dense for name, dense in found.items() if dense is not None}
