@@ -57,10 +57,8 @@ class Pattern:
     @property
     def grid_shape(self) -> tuple[int, int]:
         """(block rows, block columns), partial blocks counted."""
-        return tuple(
-            -(-size // block)
-            for size, block in zip(self.matrix_shape, self.block_size, strict=True)
-        )
+        (rows, columns), (height, width) = self.matrix_shape, self.block_size
+        return -(-rows // height), -(-columns // width)
 
     @property
     def density(self) -> float:
@@ -255,7 +253,7 @@ def find_pattern(
                 kept = np.flatnonzero(support[:, column]).tolist()
                 rows.append(tuple(kept + [0] * (width - len(kept))))
             slices.append(Slice(tuple(columns.tolist()), tuple(rows)))
-    return Pattern(tuple(matrix_shape), tuple(block_size), tuple(slices), num_kept)
+    return Pattern(matrix_shape, block_size, tuple(slices), num_kept)
 
 
 def pad_to_blocks(matrix: np.ndarray, block_size: tuple[int, int]) -> np.ndarray:
