@@ -62,19 +62,18 @@ def _put_in_place(products, rows, base, pattern: Pattern) -> tf.Tensor:
     """`(samples, outputs)` of the slices' products `(columns, samples, width)`."""
     width = pattern.block_size[1]
     block_columns = pattern.grid_shape[1]
-    samples = tf.shape(base)[0]
     order = [column for part in pattern.slices for column in part.columns]
     if len(order) < block_columns:
-        products = [*products, tf.zeros((1, samples, width), rows.dtype)]
+        nothing = tf.zeros((1, tf.shape(base)[0], width), rows.dtype)
+        products = [*products, nothing]
     stacked = tf.concat(products, axis=0) if len(products) > 1 else products[0]
-    if order == list(range(block_columns)):
-        outputs = tf.transpose(stacked, (1, 0, 2))
-    else:
-        # Columns that keep nothing read the zeros at the end.
+    if order != list(range(block_columns)):
+        # Columns that keep nothing read the zeros at the end. Moved before the
+        # transposition, where a column is one long run.
         place = np.full(block_columns, len(order), np.int32)
         place[order] = np.arange(len(order))
-        indices = place[None, :] * samples + tf.range(samples)[:, None]
-        outputs = tf.gather(tf.reshape(stacked, (-1, width)), indices)
+        stacked = tf.gather(stacked, place)
+    outputs = tf.transpose(stacked, (1, 0, 2))
     outputs = tf.reshape(outputs, (-1, block_columns * width))
     return outputs[:, : pattern.matrix_shape[1]]
 

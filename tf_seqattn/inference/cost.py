@@ -9,13 +9,15 @@ where the decision is near, or the machine is of another kind, measure
 from tf_seqattn.inference.packing import Pattern
 
 # Seconds per multiply-add, of a product large enough.
-_PER_MULTIPLY = 1 / 85e9
+_PER_MULTIPLY = 1 / 106e9
 # Seconds per weight read, which bounds small batches.
-_PER_WEIGHT = 4 / 50e9
+_PER_WEIGHT = 4 / 95e9
 # Seconds per input entry gathered for a product: written once, read once.
-_PER_GATHERED = 0.37e-9
+_PER_GATHERED = 0.2e-9
 # Seconds per operation of the graph.
-_PER_OPERATION = 2.5e-6
+_PER_OPERATION = 0.15e-6
+# Operations of a packed product, and those of each slice besides.
+_OPERATIONS, _OPERATIONS_OF_SLICE = 8, 5
 # Columns that the product kernels compute at a time.
 _COLUMNS_AT_A_TIME = 32
 
@@ -36,6 +38,24 @@ def dense_seconds(samples: int, inputs: int, outputs: int) -> float:
     return _product(samples, weights, weights) + _PER_OPERATION
 
 
+def _computed_width(width: int) -> int:
+    """Columns computed for a block: narrow ones leave instructions half used."""
+    return -(-width // _COLUMNS_AT_A_TIME) * _COLUMNS_AT_A_TIME
+
+
+def slice_in_blocks(samples: int, block_size: tuple[int, int]) -> float:
+    """What one slice more costs, in products with one block.
+
+    Args:
+      samples: rows of the input.
+      block_size: (rows, columns) of a block.
+    """
+    height, width = block_size
+    product = _product(samples, height * _computed_width(width), height * width)
+    block = product + samples * height * _PER_GATHERED
+    return _OPERATIONS_OF_SLICE * _PER_OPERATION / block
+
+
 def packed_seconds(samples: int, pattern: Pattern) -> float:
     """Expected time of the same product from kept blocks, by slices.
 
@@ -45,11 +65,9 @@ def packed_seconds(samples: int, pattern: Pattern) -> float:
     """
     height, width = pattern.block_size
     stored = pattern.num_stored
-    # Narrow blocks leave a part of each instruction unused.
-    computed_width = -(-width // _COLUMNS_AT_A_TIME) * _COLUMNS_AT_A_TIME
     product = _product(
-        samples, stored * height * computed_width, stored * height * width
+        samples, stored * height * _computed_width(width), stored * height * width
     )
     moved = samples * (stored * height + 2 * pattern.matrix_shape[1])
-    operations = 8 + 5 * len(pattern.slices)
+    operations = _OPERATIONS + _OPERATIONS_OF_SLICE * len(pattern.slices)
     return product + moved * _PER_GATHERED + operations * _PER_OPERATION

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from tf_seqattn.inference.cost import dense_seconds, packed_seconds
+from tf_seqattn.inference.cost import dense_seconds, packed_seconds, slice_in_blocks
 from tf_seqattn.inference.layers import (
     PROJECTIONS,
     PackedConv,
@@ -180,8 +180,7 @@ def plan_kernel(layer, name: str, block_size, batch_size: int, samples: int | No
         block_support(matrix, plan.block_size),
         matrix.shape,
         plan.block_size,
-        # One operation, against the samples' products with one block.
-        cost_of_slice=12.5e-6 / max(plan.samples * height * width / 85e9, 1e-9),
+        cost_of_slice=slice_in_blocks(plan.samples, plan.block_size),
         max_blocks=max(1, _CACHE_BYTES // (4 * plan.samples * height)),
     )
     plan.density = plan.pattern.num_stored * height * width / matrix.size
