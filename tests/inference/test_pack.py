@@ -280,13 +280,13 @@ def test_the_gradient_reaches_the_inputs(mlp):
 # The choice.
 
 
-def test_cost_model_packs_large_and_leaves_small_kernels():
+def test_cost_model_packs_sparse_and_leaves_dense_kernels():
     rng = np.random.default_rng(0)
     model = keras.Sequential(
-        [layers.Dense(1024, input_shape=(1024,)), layers.Dense(16, name="small")]
+        [layers.Dense(1024, input_shape=(1024,)), layers.Dense(512, name="denser")]
     )
-    for layer, block in zip(model.layers, [32, 8], strict=True):
-        kernel = block_sparse(layer.kernel.shape, (block, block), 0.1, rng)
+    for layer, density in zip(model.layers, [0.1, 0.8], strict=True):
+        kernel = block_sparse(layer.kernel.shape, (32, 32), density, rng)
         layer.set_weights([kernel, layer.bias])
     lines = []
     packed = sa.pack(model, batch_size=64, print_fn=lines.append)
@@ -345,3 +345,14 @@ def test_model_still_wrapped_by_tfmot():
     model = keras.Sequential([layers.Dense(32, input_shape=(32,))])
     with pytest.raises(ValueError, match="strip_pruning first"):
         sa.pack(tfmot.prune_low_magnitude(model))
+
+
+def test_balanced_pruning_packs_without_padding():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([layers.Dense(64, input_shape=(80,))])
+    schedule = sa.OneShotSchedule(0.8, prune_step=0)
+    policy = sa.PruningPolicy()
+    pruned = sa.prune(model, schedule, (8, 8), pruning_policy=policy, balanced=True)
+    pattern = sa.pack(pruned, choose="always").layers[0].pattern
+    assert len(pattern.slices) == 1
+    assert pattern.num_stored == pattern.num_kept == 2 * 8

@@ -71,3 +71,23 @@ def test_against_numpy(count, sparsity, seed, levels):
 def test_churn():
     assert support_churn([1, 1, 0, 0], [1, 1, 0, 0]) == 0.0
     assert support_churn([1, 1, 0, 0], [0, 0, 1, 1]) == 1.0
+
+
+@given(
+    st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    st.lists(st.floats(0, 0.95), min_size=1, max_size=4),
+    st.integers(0, 10**6),
+)
+def test_balanced_columns_keep_the_best_of_their_own(shape, sparsities, seed):
+    rng = np.random.default_rng(seed)
+    mask = np.ones(shape, "float32")
+    for sparsity in sorted(sparsities):
+        scores = rng.normal(size=shape).astype("float32")
+        new = update_mask(tf.constant(mask), scores, sparsity, balanced=True).numpy()
+        kept = int(keep_count(shape[0], sparsity))
+        assert (new.sum(axis=0) == kept).all()
+        for column in range(shape[1]):
+            active = np.flatnonzero(mask[:, column])
+            best = active[np.argsort(-scores[active, column], kind="stable")][:kept]
+            assert np.flatnonzero(new[:, column]).tolist() == sorted(best.tolist())
+        mask = new

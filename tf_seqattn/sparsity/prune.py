@@ -176,7 +176,8 @@ def prune(
       pruning_policy: where: an object with tfmot's `allow_pruning(layer)`. By default
         a kernel of fewer than 100 blocks is left alone (appendix C.1). A single
         layer is wrapped whatever its size unless a policy is given.
-      **kwargs: further arguments of `PrunableLayer`.
+      **kwargs: further arguments of `PrunableLayer`, such as `balanced=True`: every
+        column of blocks keeps equally many, which packs best (`sa.pack`).
 
     Returns:
       The wrapped layer, list or model: the same object for a subclassed model.

@@ -23,7 +23,9 @@ def keep_count(num_blocks: int, sparsity) -> tf.Tensor:
     return tf.cast(tf.maximum(kept, 1.0), tf.int32)
 
 
-def update_mask(mask: tf.Tensor, scores: tf.Tensor, sparsity) -> tf.Tensor:
+def update_mask(
+    mask: tf.Tensor, scores: tf.Tensor, sparsity, balanced: bool = False
+) -> tf.Tensor:
     """Drops the least important active blocks, or revives blocks.
 
     While sparsity rises, the blocks of least score among those still active go
@@ -35,6 +37,8 @@ def update_mask(mask: tf.Tensor, scores: tf.Tensor, sparsity) -> tf.Tensor:
       scores: float tensor of the same shape; larger is more important. Equal
         scores are ranked by position, row by row, first one kept.
       sparsity: scalar in [0, 1).
+      balanced: whether every block column keeps the same number of blocks. Blocks
+        then compete within their column.
 
     Returns:
       The new mask, like `mask`.
@@ -44,21 +48,41 @@ def update_mask(mask: tf.Tensor, scores: tf.Tensor, sparsity) -> tf.Tensor:
     >>> mask = tf.constant([[1., 1., 0., 1.]])
     >>> update_mask(mask, tf.constant([[3., 1., 9., 2.]]), 0.5).numpy().tolist()
     [[1.0, 0.0, 0.0, 1.0]]
+    >>> scores = tf.constant([[4., 1.], [3., 2.]])
+    >>> update_mask(tf.ones((2, 2)), scores, 0.5, balanced=True).numpy().tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
     """
-    active = tf.reshape(mask, [-1]) > 0
-    kept = keep_count(mask.shape.num_elements(), sparsity)
-    candidates = active | (kept > tf.math.count_nonzero(active, dtype=tf.int32))
-    flat_scores = tf.cast(tf.reshape(scores, [-1]), tf.float32)
+    if balanced:
+        return tf.transpose(
+            _keep_best(tf.transpose(mask), tf.transpose(scores), sparsity)
+        )
+    every = [1, mask.shape.num_elements()]
+    kept = _keep_best(tf.reshape(mask, every), tf.reshape(scores, every), sparsity)
+    return tf.reshape(kept, mask.shape)
+
+
+def _keep_best(mask: tf.Tensor, scores: tf.Tensor, sparsity) -> tf.Tensor:
+    """`update_mask` of blocks that compete within their group.
+
+    Args:
+      mask: (groups, blocks) of zeros and ones.
+      scores: of the same shape.
+      sparsity: scalar in [0, 1).
+    """
+    groups, size = mask.shape
+    active = mask > 0
+    kept = keep_count(size, sparsity)
+    num_active = tf.math.count_nonzero(active, axis=1, keepdims=True, dtype=tf.int32)
+    candidates = active | (kept > num_active)
+    scores = tf.cast(scores, tf.float32)
     # A score that is not a number ranks below every finite one.
-    usable = tf.math.is_finite(flat_scores)
-    lowest = flat_scores.dtype.min
-    flat_scores = tf.where(usable, flat_scores, lowest)
-    ranked = tf.where(candidates, flat_scores, -float("inf"))
-    _, chosen = tf.math.top_k(ranked, kept)
-    flat_mask = tf.scatter_nd(
-        chosen[:, None], tf.ones_like(chosen, mask.dtype), tf.shape(active)
+    scores = tf.where(tf.math.is_finite(scores), scores, scores.dtype.min)
+    _, chosen = tf.math.top_k(tf.where(candidates, scores, -float("inf")), kept)
+    places = tf.reshape(chosen + np.arange(groups)[:, None] * size, [-1, 1])
+    flat = tf.scatter_nd(
+        places, tf.ones_like(places[:, 0], mask.dtype), [groups * size]
     )
-    return tf.reshape(flat_mask, mask.shape)
+    return tf.reshape(flat, mask.shape)
 
 
 def support_churn(before, after) -> float:

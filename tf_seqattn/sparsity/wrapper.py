@@ -138,6 +138,8 @@ class PrunableLayer(keras.layers.Wrapper):
       min_blocks: a kernel of fewer blocks is left dense (and said so at INFO).
       zero_pruned_weights: set the weights of dropped blocks to zero, as ACDC does on
         ImageNet, instead of keeping them for the next dense phase.
+      balanced: keep the same number of blocks in every column of blocks, so that a
+        packed layer needs no padding and one batched product.
       **kwargs: passed to `keras.layers.Layer`.
 
     Raises:
@@ -162,6 +164,7 @@ class PrunableLayer(keras.layers.Wrapper):
         importance=None,
         min_blocks: int = 1,
         zero_pruned_weights: bool = False,
+        balanced: bool = False,
         **kwargs,
     ):
         check_layer(layer, "layer")
@@ -184,6 +187,7 @@ class PrunableLayer(keras.layers.Wrapper):
         self.importance = _check_importance(importance)
         self.min_blocks = int(min_blocks)
         self.zero_pruned_weights = bool(zero_pruned_weights)
+        self.balanced = bool(balanced)
         self.supports_masking = layer.supports_masking
         self.left_dense: dict[str, str] = {}
         self.logits: list[tf.Variable] = []
@@ -347,7 +351,7 @@ class PrunableLayer(keras.layers.Wrapper):
             kernel = tf.convert_to_tensor(pruned.kernel.variable)
             scores = self.importance.scores(kernel, pruned.logits, pruned.grid)
             mask = support.update_mask(
-                tf.convert_to_tensor(pruned.mask), scores, sparsity
+                tf.convert_to_tensor(pruned.mask), scores, sparsity, self.balanced
             )
             pruned.mask.assign(mask)
             if self.zero_pruned_weights:
@@ -395,6 +399,7 @@ class PrunableLayer(keras.layers.Wrapper):
             "importance": _serialize_importance(self.importance),
             "min_blocks": self.min_blocks,
             "zero_pruned_weights": self.zero_pruned_weights,
+            "balanced": self.balanced,
         }
 
     @classmethod
