@@ -1,9 +1,9 @@
 """Products with a block-sparse matrix, in two forms, from stock operations.
 
-Both begin with the inputs as rows of one block's width, and with the rows that each
-product reads: `base` says where a sample (or output pixel) begins, `offsets` how far
-from there a kept block reads. So a dense layer and a convolution of any stride and
-dilation are the same product, and nothing is unfolded that is not used.
+The inputs are rows of one block's width; `base` says where in them a sample (or output
+pixel) begins, `offsets` how far from there a kept block reads. So a dense layer and a
+convolution of any stride and dilation are the same product, and nothing is unfolded
+that is not used.
 """
 
 from collections.abc import Sequence
@@ -79,21 +79,14 @@ def _put_in_place(products, rows, base, pattern: Pattern) -> tf.Tensor:
 
 
 def multiply_blocks(
-    rows: tf.Tensor,
-    base: tf.Tensor,
-    offsets: np.ndarray,
-    columns: np.ndarray,
-    kernel: tf.Tensor,
-    pattern: Pattern,
+    read: tf.Tensor, columns: np.ndarray, kernel: tf.Tensor, pattern: Pattern
 ) -> tf.Tensor:
     """Multiplies block by block, and sums over each column: no padding at all.
 
     Best where a compiler fuses the gather and the sum (XLA).
 
     Args:
-      rows: float tensor `(n, height)`, `height` the rows of a block.
-      base: int32 tensor `(samples,)`, first row of each sample.
-      offsets: int32 array `(kept blocks,)`.
+      read: float tensor `(kept blocks, samples, height)`, what each block reads.
       columns: int32 array `(kept blocks,)`, ascending: the column of each block.
       kernel: float tensor `(kept blocks, height, width)`.
       pattern: the matrix.
@@ -103,7 +96,6 @@ def multiply_blocks(
     """
     width = pattern.block_size[1]
     block_columns = pattern.grid_shape[1]
-    read = tf.gather(rows, offsets[:, None] + base[None, :])
     sums = tf.math.unsorted_segment_sum(tf.matmul(read, kernel), columns, block_columns)
     outputs = tf.reshape(tf.transpose(sums, (1, 0, 2)), (-1, block_columns * width))
     return outputs[:, : pattern.matrix_shape[1]]

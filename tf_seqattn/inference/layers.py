@@ -96,9 +96,8 @@ class PackedLayer(keras.layers.Layer):
         if self.form == "blocks":
             block_rows, columns = _positions(self.pattern)
             offsets = offset_of_row(block_rows, columns)
-            return multiply_blocks(
-                rows, base, offsets, columns, kernels[0], self.pattern
-            )
+            read = tf.gather(rows, offsets[:, None] + base[None, :])
+            return multiply_blocks(read, columns, kernels[0], self.pattern)
         offsets = [
             offset_of_row(
                 np.array(part.rows, np.int32), np.array(part.columns, np.int32)[:, None]
@@ -112,9 +111,16 @@ class PackedLayer(keras.layers.Layer):
         inputs, height = self.pattern.matrix_shape[0], self.pattern.block_size[0]
         if inputs % height:
             matrix = tf.pad(matrix, [[0, 0], [0, -inputs % height]])
-        block_rows = self.pattern.grid_shape[0]
+        count = self.pattern.grid_shape[0]
+        if self.form == "blocks" and self.pattern.num_kept:
+            # What a block reads of all samples is one long run after a transposition.
+            block_rows, columns = _positions(self.pattern)
+            rows = tf.transpose(tf.reshape(matrix, (-1, count, height)), (1, 0, 2))
+            read = tf.gather(rows, block_rows)
+            kernel = tf.cast(self.kernels[0], rows.dtype)
+            return multiply_blocks(read, columns, kernel, self.pattern)
         rows = tf.reshape(matrix, (-1, height))
-        base = tf.range(tf.shape(matrix)[0]) * block_rows
+        base = tf.range(tf.shape(matrix)[0]) * count
         return self._multiply(rows, base, lambda row, column: row)
 
     def _finish(self, outputs):
