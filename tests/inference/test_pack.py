@@ -356,3 +356,17 @@ def test_balanced_pruning_packs_without_padding():
     pattern = sa.pack(pruned, choose="always").layers[0].pattern
     assert len(pattern.slices) == 1
     assert pattern.num_stored == pattern.num_kept == 2 * 8
+
+
+@pytest.mark.parametrize("options", [{}, {"scale": False}, {"center": False}])
+def test_batch_normalization_is_folded_where_it_alone_follows(options):
+    x = keras.Input((6, 6, 16))
+    y = layers.Conv2D(24, 3, use_bias="scale" in options)(x)
+    y = layers.BatchNormalization(name="folded", **options)(y)
+    z = layers.Conv2D(24, 1, name="used_twice")(layers.ReLU()(y))
+    y = layers.BatchNormalization(name="kept")(z) + z
+    model = set_block_sparse(keras.Model(x, layers.BatchNormalization(axis=1)(y)))
+    packed = sa.pack(model, choose="always")
+    assert type(packed.get_layer("folded")) is layers.Activation
+    assert type(packed.get_layer("kept")) is layers.BatchNormalization
+    assert_same(packed, model, RNG.normal(size=(3, 6, 6, 16)).astype("float32"))

@@ -2,7 +2,8 @@
 
 import logging
 
-from tf_seqattn.inference.layers import PackedMultiHeadAttention
+from tf_seqattn.inference.batch_norm import followers
+from tf_seqattn.inference.layers import PackedLayer, PackedMultiHeadAttention
 from tf_seqattn.inference.measure import measure_speedup
 from tf_seqattn.inference.plan import (
     FORM_OF_RUNTIME,
@@ -64,6 +65,9 @@ class _Packing:
         self._weights: list[tuple] = []
         self._done: dict[int, tuple] = {}
         self._measured: dict = {}
+        # Batch normalizations by the id of the layer before them, and the reverse.
+        self._norms: dict[int, keras.layers.Layer] = {}
+        self._before_norm: dict[int, keras.layers.Layer] = {}
 
     # Plans.
 
@@ -86,7 +90,8 @@ class _Packing:
         return plan
 
     def _packed(self, layer, plan: LayerPlan):
-        packed, weights = packed_layer(layer, plan, FORM_OF_RUNTIME[self.runtime])
+        form, norm = FORM_OF_RUNTIME[self.runtime], self._norms.get(id(layer))
+        packed, weights = packed_layer(layer, plan, form, norm)
         packed.build()
         packed.set_weights(weights)
         if hasattr(layer, "_batch_input_shape"):
@@ -110,9 +115,12 @@ class _Packing:
 
     def _visit(self, layer):
         if is_graph_model(layer):
-            return clone(layer, self)
+            return self._cloned(layer)
         if isinstance(layer, keras.layers.MultiHeadAttention):
             return self._copied_attention(layer)
+        before = self._before_norm.get(id(layer))
+        if before is not None and isinstance(self(before), PackedLayer):
+            return keras.layers.Activation("linear", name=layer.name)
         if is_packable_kind(layer):
             plan = self._plan(layer, layer.name)
             if plan.layout == "packed":
@@ -123,6 +131,15 @@ class _Packing:
             return layer
         self._weights.append((copy, layer.get_weights()))
         return copy
+
+    def _cloned(self, model):
+        """A copy of a graph model."""
+        norms = followers(model)
+        self._norms |= norms
+        for layer in model.layers:
+            if id(layer) in norms and is_packable_kind(layer):
+                self._before_norm[id(norms[id(layer)])] = layer
+        return clone(model, self)
 
     def _copied_attention(self, layer):
         plans = self._attention_plans(layer)
@@ -167,8 +184,7 @@ class _Packing:
 
     def _visit_in_place(self, layer):
         if is_graph_model(layer):
-            copy = clone(layer, self)
-            return copy
+            return self._cloned(layer)
         if isinstance(layer, keras.layers.MultiHeadAttention):
             for name, plan in self._attention_plans(layer).items():
                 if plan.layout == "packed":
@@ -268,7 +284,8 @@ def pack(
     it saves, loads, converts and compiles like any. Dense, Conv1D/2D/3D, EinsumDense
     and the projections of MultiHeadAttention are packed where that is faster; all other
     layers, and kernels without blocks of zeros, stay as they are. The blocks are found
-    in the zeros, so that it matters not who pruned the model.
+    in the zeros, so that it matters not who pruned the model. A batch normalization
+    right after a packed layer is folded into it, so the result is for inference.
 
     A Sequential or functional model is copied. A subclassed model is changed in place,
     and the same object returned.

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from tf_seqattn.inference.batch_norm import fold
 from tf_seqattn.inference.cost import dense_seconds, packed_seconds, slice_in_blocks
 from tf_seqattn.inference.layers import (
     PROJECTIONS,
@@ -193,8 +194,21 @@ def plan_kernel(layer, name: str, block_size, batch_size: int, samples: int | No
     return plan
 
 
-def packed_layer(layer, plan: LayerPlan, form: str):
-    """The packed counterpart of a layer, not built, and its weights."""
+def packed_layer(layer, plan: LayerPlan, form: str, norm=None):
+    """The packed counterpart of a layer, not built, and its weights.
+
+    Args:
+      layer: a Dense, convolution or EinsumDense.
+      plan: where its blocks are.
+      form: see `layers.FORMS`.
+      norm: a `BatchNormalization` after it, to be folded into it.
+    """
+    matrix, bias = kernel_matrix(layer), getattr(layer, "bias", None)
+    bias_shape = None if bias is None else tuple(bias.shape)
+    bias = None if bias is None else bias.numpy()
+    if norm is not None:
+        matrix, bias = fold(matrix, bias, norm)
+        bias_shape = bias.shape
     config = {
         "name": layer.name,
         "dtype": layer.get_config()["dtype"],
@@ -202,10 +216,8 @@ def packed_layer(layer, plan: LayerPlan, form: str):
         "pattern": plan.pattern,
         "form": form,
         "activation": layer.activation,
+        "bias_shape": bias_shape,
     }
-    bias = getattr(layer, "bias", None)
-    if bias is not None:
-        config["bias_shape"] = tuple(bias.shape)
     if isinstance(layer, keras.layers.EinsumDense):
         config |= {"equation": layer.equation, "kernel_shape": plan.kernel_shape}
         packed = PackedEinsumDense(**config)
@@ -220,9 +232,7 @@ def packed_layer(layer, plan: LayerPlan, form: str):
         )
     else:
         packed = PackedDense(**config)
-    return packed, packed.weights_from(
-        kernel_matrix(layer), None if bias is None else bias.numpy()
-    )
+    return packed, packed.weights_from(matrix, bias)
 
 
 def projections(layer) -> dict:

@@ -1,0 +1,73 @@
+"""Folding a batch normalization into the layer before it."""
+
+import numpy as np
+
+from tf_seqattn.keras_api import keras
+
+
+def followers(model) -> dict[int, keras.layers.BatchNormalization]:
+    """Normalizations that see nothing but one layer's outputs, and alone see them.
+
+    Args:
+      model: a Sequential or functional model.
+
+    Returns:
+      For the id of each such layer, the `BatchNormalization` after it.
+    """
+    found = {}
+    for norm in model.layers:
+        if type(norm) is not keras.layers.BatchNormalization:
+            continue
+        if len(norm._inbound_nodes) != 1 or _axis(norm) != -1:
+            continue
+        before = norm._inbound_nodes[0].inbound_layers
+        if isinstance(before, list) or len(before._outbound_nodes) != 1:
+            continue
+        # Where a call is not recorded as a node, as in a Sequential within, it counts
+        # as used again.
+        is_linear = getattr(before, "activation", None) is keras.activations.linear
+        if is_linear and len(before._inbound_nodes) == 1 and before in model.layers:
+            found[id(before)] = norm
+    return found
+
+
+def _axis(norm) -> int:
+    """The normalized axis, counted from the end; 0 for several."""
+    axes = norm.axis if isinstance(norm.axis, (list, tuple)) else [norm.axis]
+    if len(axes) != 1:
+        return 0
+    rank = norm.input_shape and len(norm.input_shape)
+    return axes[0] - rank if axes[0] >= 0 else axes[0]
+
+
+def fold(matrix: np.ndarray, bias, norm) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel and bias that give what the normalization would have given.
+
+    Args:
+      matrix: kernel `(inputs, outputs)`.
+      bias: `(outputs,)`, or None.
+      norm: a built `BatchNormalization` over the outputs.
+
+    Returns:
+      `matrix * scale` and `(bias - mean) * scale + beta`, with `scale` being
+      `gamma / sqrt(variance + epsilon)`: what it computes in inference.
+
+    Example:
+
+    >>> norm = keras.layers.BatchNormalization(epsilon=0.0)
+    >>> norm.build((None, 1))
+    >>> norm.set_weights([np.array([v]) for v in (6.0, 1.0, 2.0, 9.0)])
+    >>> matrix, bias = fold(np.ones((1, 1)), None, norm)
+    >>> float(matrix[0, 0]), float(bias[0])
+    (2.0, -3.0)
+    """
+    variance = norm.moving_variance.numpy().astype(np.float64)
+    scale = 1.0 / np.sqrt(variance + norm.epsilon)
+    if norm.scale:
+        scale = scale * norm.gamma.numpy()
+    shift = -norm.moving_mean.numpy() * scale
+    if norm.center:
+        shift = shift + norm.beta.numpy()
+    if bias is not None:
+        shift = shift + bias * scale
+    return (matrix * scale).astype(matrix.dtype), shift.astype(matrix.dtype)
