@@ -1,4 +1,4 @@
-"""The command line from end to end, and the check of TFLite files."""
+"""The command line from end to end."""
 
 import json
 
@@ -8,7 +8,7 @@ import tf_keras as keras
 
 from tf_seqattn.criteo import deploy
 from tf_seqattn.criteo.__main__ import main
-from tf_seqattn.criteo.model import build_network
+from tf_seqattn.inference import litert
 
 OUTPUTS = (
     "results.md",
@@ -59,27 +59,17 @@ def test_the_saved_network_is_the_one_in_the_table(output, clicks):
     perceptron = deploy.multilayer_perceptron(network)
     inputs = deploy.embed(network, clicks[:20].features())
     file = (output / "sparse.tflite").read_bytes()
-    np.testing.assert_allclose(deploy.run(file, inputs), perceptron(inputs), atol=1e-4)
+    (outputs,) = litert.run(file, [inputs])
+    np.testing.assert_allclose(outputs, perceptron(inputs), atol=1e-4)
     np.testing.assert_allclose(
         perceptron(inputs), network(clicks[:20].features()), atol=1e-5
     )
 
 
-def test_a_sparse_file_that_drops_inputs_is_found_out(clicks):
-    """390 inputs are no multiple of 4: the converter loses the last two."""
-    network = build_network(64)
-    hidden = network.get_layer("hidden_1")
-    kernel = hidden.kernel.numpy() * 10
-    kernel[:380] = 0
-    hidden.kernel.assign(kernel)
-    features = {
-        "numeric": clicks.numeric[:50],
-        "categorical": clicks.categorical[:50],
-    }
-    fields = network.get_layer("fields")
-    fields.tables.assign(fields.tables * 50)
-    attempts = deploy.export(network, features, sparse=True)
-    assert [attempt.right for attempt in attempts] == [False, True]
-    assert "padded to a multiple of 4" in attempts[-1].name
-    [attempt] = deploy.export(network, features, sparse=False)
-    assert attempt.right and len(attempt.file) > len(attempts[-1].file)
+def test_the_first_layer_of_the_sparse_file_is_packed(output):
+    results = json.loads((output / "results.json").read_text())
+    dense, sparse = results["tflite"]
+    assert dense.startswith("- dense, dense,")
+    assert sparse.startswith("- sparse, packed (hidden_1),")
+    sizes = [(output / f"{n}.tflite").stat().st_size for n in ("sparse", "dense")]
+    assert sizes[0] < 0.75 * sizes[1]

@@ -233,3 +233,40 @@ def test_saved_model_that_disagrees_is_not_written(mlp, tmp_path):
     with pytest.raises(RuntimeError, match="disagrees"):
         sa.export_saved_model(mlp, tmp_path / "served", choose="always", tolerance=0.0)
     assert not list(tmp_path.iterdir())
+
+
+# StableHLO.
+
+
+def test_stablehlo_is_a_module_without_paths(mlp, tmp_path):
+    path = tmp_path / "model.mlir"
+    sa.export_stablehlo(mlp, path, batch_size=4, choose="always")
+    text = path.read_text()
+    assert "func.func @main(%arg0: tensor<4x96xf32>)" in text
+    assert "stablehlo.dot_general" in text and "stablehlo.gather" in text
+    assert "loc(" not in text and ".py" not in text
+
+
+def test_stablehlo_runs_in_jax(mlp, tmp_path):
+    """Without JAX, which is as large as TensorFlow, this is skipped."""
+    jax = pytest.importorskip("jax")
+    from jax.extend import backend
+    from jaxlib import _jax, xla_client
+
+    path = tmp_path / "model.mlir"
+    sa.export_stablehlo(mlp, path, batch_size=4, choose="always")
+    devices = jax.devices("cpu")[:1]
+    program = backend.get_backend("cpu").compile_and_load(
+        path.read_text(), _jax.DeviceList(tuple(devices)), xla_client.CompileOptions()
+    )
+    x = RNG.normal(size=(4, 96)).astype("float32")
+    results = program.execute_sharded([jax.device_put(x, devices[0])])
+    ((outputs,),) = results.disassemble_into_single_device_arrays()
+    assert relative(np.asarray(outputs), mlp(x).numpy()) < 1e-5
+
+
+def test_stablehlo_needs_known_sizes(tmp_path):
+    x = keras.Input((None, 16))
+    model = keras.Model(x, layers.Dense(8)(x))
+    with pytest.raises(ValueError, match=r"\(64, None, 16\).*known sizes"):
+        sa.export_stablehlo(model, tmp_path / "m.mlir")

@@ -123,25 +123,26 @@ def compare_files(
     """Exports the perceptrons of the networks, checks and times them.
 
     Args:
-      networks: without pruning, by name; "sparse" asks for the sparse encoding.
+      networks: without pruning, by name; "sparse" is packed.
       validation_rows: where rows to compare on are taken from.
       output: folder for `<name>.tflite`.
 
     Returns:
       For each name `weights`, `file_bytes` and `latencies`, and a text that says
-      what was tried.
+      how far each file is from Keras.
     """
     features = validation_rows[:_COMPARED_ROWS].features()
-    files, facts, tried = {}, {}, ""
+    files, facts, compared = {}, {}, ""
     for name, network in networks.items():
-        attempts = deploy.export(network, features, sparse=name == "sparse")
-        files[name] = attempts[-1].file
-        (output / f"{name}.tflite").write_bytes(files[name])
-        tried += report.attempts_text(name, attempts)
+        path = output / f"{name}.tflite"
+        layout = "packed" if name == "sparse" else "dense"
+        exported = deploy.export(network, features, path, layout, max(_BATCHES))
+        files[name] = path.read_bytes()
+        compared += report.exported_text(name, layout, exported)
         perceptron = deploy.multilayer_perceptron(network)
         facts[name] = {
             "weights": _count_weights(perceptron),
-            "file_bytes": len(files[name]),
+            "file_bytes": exported.num_bytes,
             "latencies": {},
         }
     inputs = deploy.embed(networks["dense"], features)
@@ -149,7 +150,7 @@ def compare_files(
         taken = deploy.measure_latency(files, inputs[:batch])
         for name, latency in taken.items():
             facts[name]["latencies"][batch] = latency
-    return facts, tried
+    return facts, compared
 
 
 def reference_rows(
@@ -185,7 +186,9 @@ def _model_row(name: str, trained: Trained, facts: dict) -> report.Row:
     )
 
 
-def _notes(options, command: str, dense: Trained, sparse: Trained, tried: str) -> str:
+def _notes(
+    options, command: str, dense: Trained, sparse: Trained, compared: str
+) -> str:
     """What to know in order to read the table."""
     result = sparse.result
     notes = [
@@ -209,7 +212,7 @@ def _notes(options, command: str, dense: Trained, sparse: Trained, tried: str) -
             f"{result['informative_fields_read']} are still read."
         )
     notes.append("TFLite files, each compared with Keras before use:")
-    notes.append(tried.rstrip())
+    notes.append(compared.rstrip())
     return "\n\n".join(notes) + "\n"
 
 
@@ -267,7 +270,7 @@ def main(arguments: list[str] | None = None) -> list[report.Row]:
     stripped_loss = log_loss_of_logits(validation_rows.labels, logits)
     trained["seqattn"].result["log_loss"] = stripped_loss
     save_models(networks, output)
-    facts, tried = compare_files(networks, validation_rows, output)
+    facts, compared = compare_files(networks, validation_rows, output)
 
     title = f"{TITLES['seqattn']}, {options.sparsity:.0%} of blocks removed"
     rows = [
@@ -281,7 +284,7 @@ def main(arguments: list[str] | None = None) -> list[report.Row]:
             *(sys.argv[1:] if arguments is None else arguments),
         ]
     )
-    notes = _notes(options, command, trained["dense"], trained["seqattn"], tried)
+    notes = _notes(options, command, trained["dense"], trained["seqattn"], compared)
     text = report.table(rows)
     (output / "results.md").write_text(f"# Click models\n\n{text}\n{notes}")
     results = {
@@ -290,7 +293,7 @@ def main(arguments: list[str] | None = None) -> list[report.Row]:
         "data": source.describe() if source else {"file": str(path)},
         "table": [row._asdict() for row in rows],
         "runs": {name: run.result for name, run in trained.items()},
-        "tflite": tried.splitlines(),
+        "tflite": compared.splitlines(),
     }
     (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
 

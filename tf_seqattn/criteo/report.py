@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from tf_seqattn.criteo.deploy import Attempt, Latency
+from tf_seqattn import TFLiteReport
+from tf_seqattn.criteo.deploy import Latency
 
 
 class Row(NamedTuple):
@@ -67,17 +68,12 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def attempts_text(name: str, attempts: list[Attempt]) -> str:
-    """Says of each TFLite file that was tried whether it agrees with Keras."""
-    lines = []
-    for attempt in attempts:
-        differences = ", ".join(
-            f"{kind} {difference:.1e}"
-            for kind, difference in attempt.differences.items()
-        )
-        verdict = "used" if attempt.right else "WRONG, not used"
-        lines.append(
-            f"- {name}, {attempt.name}, {len(attempt.file) / 1000:,.0f} kB: {verdict}; "
-            f"largest difference from Keras: {differences}."
-        )
-    return "\n".join(lines) + "\n"
+def exported_text(name: str, layout: str, exported: TFLiteReport) -> str:
+    """Says how a file was stored, and how far it is from Keras, as a list item."""
+    differences = ", ".join(f"{k} {d:.1e}" for k, d in exported.differences.items())
+    packed = [plan.name for plan in exported.plans if plan.layout == "packed"]
+    kernels = f" ({', '.join(packed)})" if packed else ""
+    return (
+        f"- {name}, {layout}{kernels}, {exported.num_bytes / 1000:,.0f} kB; largest "
+        f"difference from Keras: {differences}.\n"
+    )

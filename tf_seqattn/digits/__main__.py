@@ -6,10 +6,20 @@ python -m tf_seqattn.digits --output out/digits
 import argparse
 import pathlib
 
-from tf_seqattn.digits import pictures, report, tflite
+import tf_seqattn as sa
+from tf_seqattn.digits import pictures, report
 from tf_seqattn.digits.data import load_digits
 from tf_seqattn.digits.model import build_model
 from tf_seqattn.digits.training import train_dense, train_pruned
+
+_PRUNED = "SequentialAttention++"
+# Name of the row, which model, its file, layout and quantization.
+_FILES = (
+    ("dense", "dense", "dense.tflite", "dense", None),
+    ("dense, int8", "dense", "dense_int8.tflite", "dense", "int8"),
+    (_PRUNED, _PRUNED, "pruned.tflite", "packed", None),
+    (f"{_PRUNED}, int8", _PRUNED, "pruned_int8.tflite", "packed", "int8"),
+)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -55,14 +65,14 @@ def main(arguments: list[str] | None = None) -> list[report.Row]:
       arguments: in place of the command line.
 
     Returns:
-      The rows of the table: dense, then pruned.
+      The rows of the table: dense, then pruned and packed in each precision.
     """
     options = parse_arguments(arguments)
     block_size = tuple(options.block_size)
     digits = load_digits(options.seed)
     runs = {
         "dense": train_dense(build_model(options.seed), digits, options.epochs),
-        "SequentialAttention++": train_pruned(
+        _PRUNED: train_pruned(
             build_model(options.seed),
             digits,
             options.epochs,
@@ -72,12 +82,21 @@ def main(arguments: list[str] | None = None) -> list[report.Row]:
     }
     options.output.mkdir(parents=True, exist_ok=True)
     rows = []
-    for name, trained in runs.items():
-        file = tflite.convert(trained.model)
-        file_name = "dense.tflite" if name == "dense" else "pruned.tflite"
-        (options.output / file_name).write_bytes(file)
-        rows.append(report.evaluate(name, trained.model, file, digits, block_size))
-    masks = report.block_masks(runs["SequentialAttention++"].model, block_size)
+    for name, run, file_name, layout, quantization in _FILES:
+        path = options.output / file_name
+        model = runs[run].model
+        # Packed for its size: kernels as small as these are no faster for it.
+        sa.export_tflite(
+            model,
+            path,
+            layout,
+            quantization,
+            representative_dataset=[digits.train_images[:200]],
+            choose="always",
+        )
+        file = path.read_bytes()
+        rows.append(report.evaluate(name, model, file, digits, block_size))
+    masks = report.block_masks(runs[_PRUNED].model, block_size)
     if masks:
         pictures.save_masks(masks, options.output / "masks.png")
     pictures.save_curves(runs, options.output / "curves.png")

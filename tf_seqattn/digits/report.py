@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import tf_keras as keras
 
-from tf_seqattn.digits import tflite
 from tf_seqattn.digits.data import Digits
+from tf_seqattn.inference import litert
 from tf_seqattn.sparsity.blocks import BlockGrid, block_norms
 
 
@@ -67,7 +67,7 @@ def evaluate(
 ) -> Row:
     """Measures a model and the TFLite file made of it on the test images."""
     keras_logits = model.predict(digits.test_images, verbose=0)
-    litert_logits = tflite.predict(file, digits.test_images)
+    (litert_logits,) = litert.run(file, [digits.test_images])
     masks = [np.ravel(mask) for mask in block_masks(model, block_size).values()]
     weights = np.concatenate([np.ravel(weight) for weight in model.get_weights()])
     return Row(

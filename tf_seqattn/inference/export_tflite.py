@@ -67,7 +67,7 @@ def check_destination(path, is_folder: bool = False) -> pathlib.Path:
     return path
 
 
-def _write_whole(path: pathlib.Path, content: bytes):
+def write_whole(path: pathlib.Path, content: bytes):
     """Writes a file so that there is all of it or nothing."""
     handle, temporary = tempfile.mkstemp(dir=path.absolute().parent)
     try:
@@ -356,7 +356,7 @@ def export_tflite(
     what = f"layout={layout!r}, quantization={quantization!r}"
     names = (model.input_names, model.output_names) if model.inputs else ()
     differences, largest = _check(file, names, batch, expected, tolerance, what)
-    _write_whole(path, file)
+    write_whole(path, file)
     if plans:
         print_plans(plans, print_fn)
     print_fn(
