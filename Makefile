@@ -13,17 +13,17 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed.stamp
-EXTRAS := recommenders,digits,plots,colabs,tests
+EXTRAS := recommenders,digits,plots,bench,colabs,tests
 BUILD_FILES = find . -path ./$(VENV) -prune -o -type f \
   \( -name BUILD -o -name WORKSPACE -o -name '*.bzl' \) -print
 BUILDIFIER := $(VENV)/node/node_modules/.bin/buildifier
 BUILDIFIER_VERSION := 8.2.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo digits test test-all bench lint build-files clean
+.PHONY: help setup demo digits test test-all bench bench-inference lint build-files clean
 
 help:  ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' Makefile
 
 setup: $(INSTALLED)  ## Make .venv and install the project with all it needs.
 
@@ -48,6 +48,10 @@ test-all: setup lint  ## Lint, then every test, the slow ones too.
 bench: setup  ## Run every benchmark, one after another.
 	@set -e; for file in benchmarks/*.py; do \
 	  echo "== $$file"; $(BIN)/python $$file; done
+
+bench-inference: setup  ## Time packed models against dense ones, layer by layer and whole.
+	$(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/inference_models.py
 
 lint: setup  ## Check style, types of the package and BUILD files.
 	$(BIN)/ruff check .

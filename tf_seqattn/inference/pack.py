@@ -3,12 +3,14 @@
 import logging
 
 from tf_seqattn.inference.batch_norm import followers
+from tf_seqattn.inference.channels import without_constant_channels
 from tf_seqattn.inference.layers import PackedLayer, PackedMultiHeadAttention
 from tf_seqattn.inference.measure import measure_speedup
 from tf_seqattn.inference.plan import (
     FORM_OF_RUNTIME,
     LayerPlan,
     is_packable_kind,
+    num_samples,
     packed_layer,
     plan_kernel,
     projections,
@@ -68,6 +70,11 @@ class _Packing:
         # Batch normalizations by the id of the layer before them, and the reverse.
         self._norms: dict[int, keras.layers.Layer] = {}
         self._before_norm: dict[int, keras.layers.Layer] = {}
+        # Layers with fewer channels, by the id of those they stand for.
+        self._smaller: dict[int, keras.layers.Layer] = {}
+
+    def _sized(self, layer):
+        return self._smaller.get(id(layer), layer)
 
     # Plans.
 
@@ -91,7 +98,9 @@ class _Packing:
 
     def _packed(self, layer, plan: LayerPlan):
         form, norm = FORM_OF_RUNTIME[self.runtime], self._norms.get(id(layer))
-        packed, weights = packed_layer(layer, plan, form, norm)
+        packed, weights = packed_layer(
+            self._sized(layer), plan, form, self._sized(norm)
+        )
         packed.build()
         packed.set_weights(weights)
         if hasattr(layer, "_batch_input_shape"):
@@ -121,21 +130,24 @@ class _Packing:
         before = self._before_norm.get(id(layer))
         if before is not None and isinstance(self(before), PackedLayer):
             return keras.layers.Activation("linear", name=layer.name)
+        sized = self._sized(layer)
         if is_packable_kind(layer):
-            plan = self._plan(layer, layer.name)
+            samples = num_samples(layer, self.batch_size)
+            plan = self._plan(sized, layer.name, samples)
             if plan.layout == "packed":
                 return self._packed(layer, plan)
-        copy = copy_layer(layer)
+        copy = copy_layer(sized)
         if copy is None:
             # It cannot be copied, so that both models share it: left as it is.
             return layer
-        self._weights.append((copy, layer.get_weights()))
+        self._weights.append((copy, sized.get_weights()))
         return copy
 
     def _cloned(self, model):
         """A copy of a graph model."""
         norms = followers(model)
         self._norms |= norms
+        self._smaller |= without_constant_channels(model, self.block_size)
         for layer in model.layers:
             if id(layer) in norms and is_packable_kind(layer):
                 self._before_norm[id(norms[id(layer)])] = layer
@@ -286,6 +298,8 @@ def pack(
     layers, and kernels without blocks of zeros, stay as they are. The blocks are found
     in the zeros, so that it matters not who pruned the model. A batch normalization
     right after a packed layer is folded into it, so the result is for inference.
+    Channels that pruning made constant, or that nothing reads, are removed where one
+    layer feeds another and nothing else.
 
     A Sequential or functional model is copied. A subclassed model is changed in place,
     and the same object returned.

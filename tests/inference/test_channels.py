@@ -1,0 +1,169 @@
+"""Channels that are constant or unread go, and the outputs stay."""
+
+import numpy as np
+import pytest
+import tf_keras as keras
+
+import tf_seqattn as sa
+from tests.inference.conftest import set_block_sparse
+from tf_seqattn.inference.channels import without_constant_channels
+
+layers = keras.layers
+RNG = np.random.default_rng(5)
+
+
+def erase(layer, channels_in=(), channels_out=()):
+    """Sets the blocks of 8 of these numbers to zero."""
+    kernel, *rest = layer.get_weights()
+    for number in channels_in:
+        kernel[..., 8 * number : 8 * number + 8, :] = 0
+    for number in channels_out:
+        kernel[..., 8 * number : 8 * number + 8] = 0
+    layer.set_weights([kernel, *rest])
+
+
+def assert_same(packed, model, shape):
+    x = RNG.normal(size=(3, *shape)).astype("float32")
+    expected = model(x).numpy()
+    np.testing.assert_allclose(
+        packed(x), expected, atol=3e-6 * np.abs(expected).max(), rtol=0
+    )
+
+
+def dense(**options):
+    first = layers.Dense(40, activation="sigmoid", name="first", **options)
+    model = keras.Sequential(
+        [
+            keras.Input((24,)),
+            first,
+            layers.Dropout(0.5),
+            layers.Dense(16, use_bias=False, name="second"),
+        ]
+    )
+    set_block_sparse(model, density=1.0)
+    return model
+
+
+@pytest.mark.parametrize("use_bias", (True, False))
+def test_a_constant_channel_is_folded_into_the_next_bias(use_bias):
+    model = dense(use_bias=use_bias)
+    erase(model.get_layer("first"), channels_out=(1, 4))
+    packed = sa.pack(model, block_size=(8, 8))
+    assert packed.get_layer("first").units == 24
+    assert packed.get_layer("second").kernel.shape == (24, 16)
+    assert_same(packed, model, (24,))
+
+
+def test_an_unread_channel_is_not_computed():
+    model = dense()
+    erase(model.get_layer("second"), channels_in=(0, 2))
+    packed = sa.pack(model, block_size=(8, 8))
+    assert packed.get_layer("first").units == 24
+    assert_same(packed, model, (24,))
+
+
+def test_what_goes_in_one_layer_lets_more_go_before_it():
+    model = keras.Sequential([keras.Input((24,))])
+    for number in range(3):
+        model.add(layers.Dense(24, activation="tanh", name=f"d{number}"))
+    set_block_sparse(model, density=1.0)
+    erase(model.get_layer("d2"), channels_in=(0,))
+    # Block 1 of the first layer is read by block 0 of the second alone.
+    kernel, bias = model.get_layer("d1").get_weights()
+    kernel[8:16, 8:] = 0
+    model.get_layer("d1").set_weights([kernel, bias])
+    packed = sa.pack(model, block_size=(8, 8))
+    assert packed.get_layer("d1").kernel.shape == (16, 16)
+    assert_same(packed, model, (24,))
+
+
+def convolutional(padding, activation):
+    model = keras.Sequential(
+        [
+            keras.Input((9, 8, 8)),
+            layers.Conv2D(32, 3, activation=activation, name="first"),
+            layers.BatchNormalization(name="norm"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(16, 3, padding=padding, name="second"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(8, name="third"),
+        ]
+    )
+    set_block_sparse(model, density=1.0)
+    erase(model.get_layer("first"), channels_out=(1,))
+    return model
+
+
+def test_convolutions_and_a_normalization_between_them():
+    model = convolutional("valid", "relu")
+    packed = sa.pack(model, block_size=(8, 8))
+    assert packed.get_layer("first").filters == 24
+    assert packed.get_layer("second").kernel.shape == (3, 3, 24, 16)
+    assert_same(packed, model, (9, 8, 8))
+
+
+def test_a_constant_that_is_not_zero_stays_beside_padding():
+    model = convolutional("same", "relu")
+    packed = sa.pack(model, block_size=(8, 8))
+    assert packed.get_layer("first").filters == 32
+    assert_same(packed, model, (9, 8, 8))
+
+
+def test_a_constant_of_zero_goes_beside_padding():
+    model = convolutional("same", "relu")
+    kernel, _ = model.get_layer("first").get_weights()
+    model.get_layer("first").set_weights([kernel, -np.ones(32)])
+    norm = model.get_layer("norm")
+    gamma, _, mean, variance = norm.get_weights()
+    norm.set_weights([gamma, np.zeros(32), np.zeros_like(mean), variance])
+    packed = sa.pack(model, block_size=(8, 8))
+    assert packed.get_layer("first").filters == 24
+    assert_same(packed, model, (9, 8, 8))
+
+
+def test_packed_layers_lose_channels_too():
+    model = keras.Sequential(
+        [
+            keras.Input((64,)),
+            layers.Dense(128, activation="relu", name="first"),
+            layers.Dense(64, name="second"),
+        ]
+    )
+    set_block_sparse(model, density=0.3)
+    erase(model.get_layer("first"), channels_out=(2, 3))
+    packed = sa.pack(model, choose="always")
+    assert packed.get_layer("first").output_shape[-1] <= 112
+    assert_same(packed, model, (64,))
+
+
+def test_softmax_keeps_its_channels():
+    model = dense()
+    model.get_layer("first").activation = keras.activations.softmax
+    erase(model.get_layer("first"), channels_out=(1,))
+    assert not without_constant_channels(model)
+
+
+def test_a_residual_keeps_its_channels():
+    inputs = keras.Input((24,))
+    x = layers.Dense(24, name="first")(inputs)
+    outputs = layers.Add()([layers.Dense(24, name="second")(x), x])
+    model = set_block_sparse(keras.Model(inputs, outputs), density=1.0)
+    erase(model.get_layer("first"), channels_out=(1,))
+    assert not without_constant_channels(model)
+
+
+def test_an_output_keeps_its_channels():
+    inputs = keras.Input((24,))
+    x = layers.Dense(24, name="first")(inputs)
+    model = keras.Model(inputs, [x, layers.Dense(8, name="second")(x)])
+    set_block_sparse(model, density=1.0)
+    erase(model.get_layer("first"), channels_out=(1,))
+    assert not without_constant_channels(model)
+
+
+def test_a_layer_of_nothing_but_constants_keeps_one_block():
+    model = dense()
+    erase(model.get_layer("first"), channels_out=range(5))
+    packed = sa.pack(model, block_size=(8, 8))
+    assert packed.get_layer("first").output_shape[-1] == 8
+    assert_same(packed, model, (24,))

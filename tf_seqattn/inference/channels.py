@@ -1,0 +1,275 @@
+"""Removing channels that are constant, or that nothing reads, between two layers.
+
+Where all blocks of an output column are pruned, the channel is the activation of its
+bias whatever the input: it is folded into the bias of the layer that reads it. Where
+all blocks of an input row are pruned, nothing reads the channel. Either way both layers
+lose it. That is possible where one layer alone reads the other's outputs: a residual
+connection needs all channels.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from tf_seqattn.inference.packing import find_block_size
+from tf_seqattn.keras_api import keras
+
+_PRODUCTS = (
+    keras.layers.Dense,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+)
+# Layers that treat every channel by itself, and leave a constant one constant.
+_ELEMENTWISE = (
+    keras.layers.Activation,
+    keras.layers.ReLU,
+    keras.layers.LeakyReLU,
+    keras.layers.ELU,
+    keras.layers.Dropout,
+)
+_POOLING = (
+    keras.layers.MaxPooling1D,
+    keras.layers.MaxPooling2D,
+    keras.layers.MaxPooling3D,
+    keras.layers.AveragePooling1D,
+    keras.layers.AveragePooling2D,
+    keras.layers.AveragePooling3D,
+    keras.layers.GlobalMaxPooling1D,
+    keras.layers.GlobalMaxPooling2D,
+    keras.layers.GlobalMaxPooling3D,
+    keras.layers.GlobalAveragePooling1D,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.GlobalAveragePooling3D,
+)
+_PADDING = (
+    keras.layers.ZeroPadding1D,
+    keras.layers.ZeroPadding2D,
+    keras.layers.ZeroPadding3D,
+)
+# Softmax is missing: it lets channels depend on each other.
+_ELEMENTWISE_ACTIVATIONS = frozenset(
+    "linear relu relu6 elu selu gelu tanh sigmoid hard_sigmoid swish silu softplus "
+    "softsign exponential mish leaky_relu".split()
+)
+
+
+@dataclasses.dataclass
+class _Chain:
+    """A layer, the one that alone reads it, and what stands between."""
+
+    producer: keras.layers.Layer
+    between: list[keras.layers.Layer]
+    consumer: keras.layers.Layer
+
+    @property
+    def pads(self) -> bool:
+        """Whether zeros stand beside the channels when they are read."""
+        padding = getattr(self.consumer, "padding", "valid")
+        return padding != "valid" or any(isinstance(b, _PADDING) for b in self.between)
+
+
+def _is_product(layer) -> bool:
+    """Whether the last axis of the kernel is channels out, the one before channels in."""
+    return (
+        type(layer) in _PRODUCTS
+        and getattr(layer, "groups", 1) == 1
+        and getattr(layer, "data_format", "channels_last") == "channels_last"
+    )
+
+
+def _activation_name(layer) -> str:
+    return getattr(layer.activation, "__name__", "")
+
+
+def _keeps_channels_apart(layer) -> bool:
+    if type(layer) is keras.layers.BatchNormalization:
+        return list(np.atleast_1d(layer.axis)) in ([-1], [len(layer.input_shape) - 1])
+    if type(layer) is keras.layers.Activation:
+        return _activation_name(layer) in _ELEMENTWISE_ACTIVATIONS
+    if type(layer) is keras.layers.Dropout:
+        return layer.noise_shape is None
+    if type(layer) in (*_POOLING, *_PADDING):
+        return layer.data_format == "channels_last"
+    return type(layer) in _ELEMENTWISE
+
+
+def _only_reader(layer, model):
+    """The layer of `model` that alone reads `layer`, or None."""
+    if len(layer._inbound_nodes) != 1 or len(layer._outbound_nodes) != 1:
+        return None
+    if layer in getattr(model, "_output_layers", ()):
+        return None
+    reader = layer._outbound_nodes[0].outbound_layer
+    single = len(reader._inbound_nodes) == 1 and not isinstance(
+        reader._inbound_nodes[0].inbound_layers, list
+    )
+    return reader if single and reader in model.layers else None
+
+
+def _chains(model) -> list[_Chain]:
+    """All chains of a graph model, in the order in which its layers are computed."""
+    chains = []
+    for producer in model.layers:
+        if not _is_product(producer) or (
+            _activation_name(producer) not in _ELEMENTWISE_ACTIVATIONS
+        ):
+            continue
+        between, reader = [], _only_reader(producer, model)
+        while reader is not None and _keeps_channels_apart(reader):
+            between.append(reader)
+            reader = _only_reader(reader, model)
+        if reader is not None and _is_product(reader):
+            chains.append(_Chain(producer, between, reader))
+    return chains
+
+
+class _Weights:
+    """Working copy of the weights of a Dense or convolution."""
+
+    def __init__(self, layer):
+        self.kernel = layer.kernel.numpy()
+        self.bias = (
+            layer.bias.numpy()
+            if layer.use_bias
+            else np.zeros(self.kernel.shape[-1], self.kernel.dtype)
+        )
+
+    def writes(self) -> np.ndarray:
+        """bool `(channels out,)`: those that depend on the input."""
+        return self.kernel.any(axis=tuple(range(self.kernel.ndim - 1)))
+
+    def reads(self) -> np.ndarray:
+        """bool `(channels in,)`: those that the layer depends on."""
+        leading = tuple(range(self.kernel.ndim - 2))
+        return self.kernel.any(axis=(*leading, self.kernel.ndim - 1))
+
+
+def _constants(chain: _Chain, weights: _Weights) -> np.ndarray:
+    """What each channel holds where the producer sums to 0, float `(channels,)`."""
+    values = chain.producer.activation(weights.bias[None])
+    for layer in chain.between:
+        if type(layer) is keras.layers.BatchNormalization:
+            norm = keras.layers.BatchNormalization.from_config(
+                {**layer.get_config(), "axis": -1}
+            )
+            norm.build(values.shape)
+            norm.set_weights(layer.get_weights())
+            values = norm(values, training=False)
+        elif type(layer) in _ELEMENTWISE:
+            values = type(layer).from_config(layer.get_config())(values)
+    return np.asarray(values[0], weights.kernel.dtype)
+
+
+def _fold_constants(chain: _Chain, producer: _Weights, consumer: _Weights):
+    """Moves constant channels into the consumer's bias, and lets it not read them."""
+    dead = ~producer.writes() & consumer.reads()
+    if not dead.any():
+        return
+    constants = _constants(chain, producer)
+    if chain.pads:
+        # At the border the consumer sees the zeros of the padding instead.
+        dead &= constants == 0
+    leading = tuple(range(consumer.kernel.ndim - 2))
+    summed = consumer.kernel.sum(axis=leading, dtype=np.float64)
+    consumer.bias = (consumer.bias + constants[dead] @ summed[dead]).astype(
+        consumer.bias.dtype
+    )
+    consumer.kernel[..., dead, :] = 0
+
+
+def _whole_blocks(chain: _Chain, block_size, removable: np.ndarray) -> np.ndarray:
+    """`removable` in whole blocks of both layers, so that both keep their grids."""
+    if block_size is None:
+        columns = _block_size(chain.producer, chain.producer.kernel.shape[-2])[1]
+        rows = _block_size(chain.consumer, chain.consumer.kernel.shape[-2])[0]
+    else:
+        rows, columns = block_size
+    step = math.lcm(rows, columns)
+    firsts = np.arange(0, len(removable), step)
+    whole = np.repeat(np.logical_and.reduceat(removable, firsts), step)
+    whole = whole[: len(removable)]
+    if whole.all():
+        # A layer without any channel is no layer.
+        whole[:step] = False
+    return whole
+
+
+def _block_size(layer, divisor: int) -> tuple[int, int]:
+    kernel = layer.kernel.numpy()
+    if kernel.ndim == 2 or math.prod(kernel.shape[:-2]) == 1:
+        divisor = 0
+    return find_block_size(kernel.reshape(-1, kernel.shape[-1]), divisor) or (1, 1)
+
+
+def _resized(layer, config: dict, weights: list[np.ndarray], channels: int):
+    """A layer of the same class for other channels, built."""
+    resized = type(layer).from_config({**layer.get_config(), **config})
+    resized.build((*layer.input_shape[:-1], channels))
+    resized.set_weights(weights)
+    return resized
+
+
+def without_constant_channels(model, block_size=None) -> dict[int, tuple]:
+    """Smaller layers for those of a model that write or read needless channels.
+
+    Args:
+      model: a Sequential or functional model of Keras 2, built, without pruning.
+      block_size: (rows, columns) of the blocks of its kernels, found by default:
+        channels are removed by whole blocks.
+
+    Returns:
+      For the id of each layer that gets smaller, the layer that takes its place in
+      inference, built and with its weights. All must be replaced together.
+
+    Example:
+
+    >>> model = keras.Sequential(
+    ...     [keras.layers.Dense(4, input_shape=(3,)), keras.layers.Dense(2)]
+    ... )
+    >>> kernel = np.ones((3, 4)) * [1, 0, 1, 0]
+    >>> model.layers[0].set_weights([kernel, np.ones(4)])
+    >>> smaller = without_constant_channels(model, block_size=(1, 1))
+    >>> smaller[id(model.layers[1])].kernel.shape
+    TensorShape([2, 2])
+    """
+    chains = _chains(model)
+    ends = {id(e): e for c in chains for e in (c.producer, c.consumer)}
+    weights = {key: _Weights(layer) for key, layer in ends.items()}
+    for chain in chains:
+        _fold_constants(
+            chain, weights[id(chain.producer)], weights[id(chain.consumer)]
+        )
+    kept_in: dict[int, np.ndarray] = {}
+    kept_out: dict[int, np.ndarray] = {}
+    for chain in reversed(chains):
+        producer, consumer = chain.producer, chain.consumer
+        unread = ~weights[id(consumer)].reads()
+        gone = _whole_blocks(chain, block_size, unread) if unread.any() else unread
+        if gone.any():
+            weights[id(producer)].kernel[..., gone] = 0
+            kept_out[id(producer)] = kept_in[id(consumer)] = ~gone
+            for layer in chain.between:
+                if type(layer) is keras.layers.BatchNormalization:
+                    kept_out[id(layer)] = ~gone
+                    ends[id(layer)] = layer
+    smaller = {}
+    for key, layer in ends.items():
+        if key not in kept_in and key not in kept_out:
+            continue
+        if type(layer) is keras.layers.BatchNormalization:
+            values = [value[kept_out[key]] for value in layer.get_weights()]
+            smaller[key] = _resized(layer, {}, values, int(kept_out[key].sum()))
+            continue
+        kernel, bias = weights[key].kernel, weights[key].bias
+        if key in kept_in:
+            kernel = kernel[..., kept_in[key], :]
+        if key in kept_out:
+            kernel, bias = kernel[..., kept_out[key]], bias[kept_out[key]]
+        size = "units" if isinstance(layer, keras.layers.Dense) else "filters"
+        use_bias = layer.use_bias or bool(bias.any())
+        config = {size: kernel.shape[-1], "use_bias": use_bias}
+        values = [kernel, bias] if use_bias else [kernel]
+        smaller[key] = _resized(layer, config, values, kernel.shape[-2])
+    return smaller
