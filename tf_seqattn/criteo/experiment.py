@@ -2,6 +2,15 @@
 
 All algorithms get the same data, steps, batches, learning rates and final phase of
 fine-tuning (a fifth of the steps), so that they differ in what the paper compares.
+Three more arms answer what users ask of pruning:
+
+- "balanced": SequentialAttention++ that keeps equally many blocks in every column of
+  blocks, which is faster when packed;
+- "retrained": the blocks that SequentialAttention++ found, trained alone from new
+  weights for all the steps (Liu et al., "Rethinking the value of network pruning",
+  arXiv 1810.05270);
+- "narrow": a dense model with fewer units in the first hidden layer, so that the whole
+  perceptron has as many weights as the pruned one.
 """
 
 import dataclasses
@@ -11,6 +20,7 @@ import time
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
+from sklearn.metrics import roc_auc_score
 
 import tf_seqattn as sa
 from tf_seqattn.criteo.data import (
@@ -28,12 +38,16 @@ from tf_seqattn.criteo.model import (
 from tf_seqattn.criteo.progress import progress_bar
 
 ALGORITHMS = ("dense", "magnitude", "powerprop", "acdc", "seqattn")
+CONTROLS = ("balanced", "retrained", "narrow")
 TITLES = {
     "dense": "dense",
     "magnitude": "magnitude, one shot",
     "powerprop": "Powerpropagation",
     "acdc": "ACDC",
     "seqattn": "SequentialAttention++",
+    "balanced": "SequentialAttention++, balanced",
+    "retrained": "its blocks, retrained from scratch",
+    "narrow": "dense, as many weights",
 }
 # The Criteo recipe of the paper.
 CYCLES = 10
@@ -75,7 +89,7 @@ class Arm:
     """What one training is about.
 
     Attributes:
-      algorithm: one of `ALGORITHMS`.
+      algorithm: one of `ALGORITHMS` or `CONTROLS`.
       sparsity: share of the blocks to remove; 0 for "dense".
       block_size: rows and columns of a block.
       seed: decides the initial weights and the order of the rows.
@@ -87,9 +101,9 @@ class Arm:
     seed: int = 0
 
     def __post_init__(self):
-        if self.algorithm not in ALGORITHMS:
+        if self.algorithm not in TITLES:
             raise ValueError(
-                f"`algorithm` must be one of {', '.join(ALGORITHMS)}. Received: "
+                f"`algorithm` must be one of {', '.join(TITLES)}. Received: "
                 f"algorithm={self.algorithm!r}"
             )
 
@@ -112,10 +126,10 @@ class Trained:
 def pruning_schedule(
     algorithm: str, sparsity: float, steps: int
 ) -> sa.PruningSchedule | None:
-    """Returns when an algorithm prunes, or None for "dense".
+    """Returns when an algorithm prunes, or None for a dense one.
 
     Args:
-      algorithm: one of `ALGORITHMS`.
+      algorithm: one of `ALGORITHMS` or `CONTROLS`.
       sparsity: share of the blocks to remove.
       steps: number of training steps.
 
@@ -128,28 +142,60 @@ def pruning_schedule(
         "dense_fraction": DENSE_FRACTION,
         "finetune_fraction": FINETUNE_FRACTION,
     }
-    if algorithm == "dense":
+    if algorithm in ("dense", "narrow"):
         return None
     if algorithm == "acdc":
         return sa.ACDCSchedule(sparsity, steps, cycles=CYCLES, **fractions)
-    if algorithm == "seqattn":
+    if algorithm in ("seqattn", "balanced"):
         return sa.SequentialAttentionSchedule(
             sparsity, steps, cycles=CYCLES, **fractions
         )
+    if algorithm == "retrained":
+        return sa.OneShotSchedule(sparsity, prune_step=0)
     return sa.OneShotSchedule(
         sparsity, prune_step=round(steps * (1.0 - FINETUNE_FRACTION))
     )
 
 
 def importance(algorithm: str) -> sa.Importance | None:
-    """Returns what an algorithm scores blocks by, or None for "dense"."""
-    return {
-        "dense": None,
-        "magnitude": sa.Magnitude(),
-        "powerprop": sa.PowerPropagation(),
-        "acdc": sa.Magnitude(),
-        "seqattn": sa.SoftmaxAttention(),
-    }[algorithm]
+    """Returns what an algorithm scores blocks by, or None for a dense one."""
+    if algorithm in ("dense", "narrow"):
+        return None
+    if algorithm in ("seqattn", "balanced"):
+        return sa.SoftmaxAttention()
+    return sa.PowerPropagation() if algorithm == "powerprop" else sa.Magnitude()
+
+
+def narrow_units(sparsity: float) -> int:
+    """Units of the first hidden layer of the dense model of equal parameter count.
+
+    A pruned perceptron has `(1 - sparsity) * 390 * 400` weights in the first layer and
+    `400 * 400` in the second; `h` units in the first make `h * (390 + 400)`.
+
+    Example:
+
+    >>> narrow_units(0.9)
+    222
+    """
+    inputs, units = 10 * len(FIELD_NAMES), 400
+    kept = (1.0 - sparsity) * inputs * units + units * units
+    return round(kept / (inputs + units))
+
+
+def with_blocks(network: keras.Model, mask: np.ndarray, block_size: int) -> None:
+    """Sets the blocks of the first layer that a mask drops to zero.
+
+    Pruning by magnitude at the first step then keeps exactly the others.
+
+    Args:
+      network: of `model.build_network`, changed in place.
+      mask: bool `(block rows, block columns)`: blocks to keep.
+      block_size: rows and columns of a block.
+    """
+    layer = network.get_layer(FIRST_HIDDEN)
+    rows, columns = layer.kernel.shape
+    entries = np.kron(mask, np.ones((block_size, block_size)))[:rows, :columns]
+    layer.kernel.assign(layer.kernel * entries)
 
 
 class _LossCurve(keras.callbacks.Callback):
@@ -210,32 +256,6 @@ def log_loss_of_logits(labels: np.ndarray, logits: np.ndarray) -> float:
     return float(np.mean(np.logaddexp(0.0, logits) - np.asarray(labels) * logits))
 
 
-def area_under_curve(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Area under the ROC curve: how often a click outranks a row without one.
-
-    Args:
-      labels: `(rows,)` of 0 and 1.
-      scores: `(rows,)`, larger for a likelier click; ties count half.
-
-    Returns:
-      A number in [0, 1], or NaN if all labels are equal.
-
-    Example:
-
-    >>> area_under_curve(np.array([0, 1, 0, 1]), np.array([0.1, 0.9, 0.5, 0.5]))
-    0.875
-    """
-    _, position, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    # The mean rank, from 1, of the rows of each score.
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[position]
-    clicked = np.asarray(labels) > 0
-    clicks, others = int(clicked.sum()), int((~clicked).sum())
-    if not clicks or not others:
-        return float("nan")
-    above = ranks[clicked].sum() - clicks * (clicks + 1) / 2
-    return float(above / (clicks * others))
-
-
 def fields_of_block_rows(
     block_rows: int, block_size: int, dimension: int = 10
 ) -> list[list[str]]:
@@ -261,12 +281,31 @@ def fields_of_block_rows(
     ]
 
 
-def _what_is_kept(mask: np.ndarray, block_size: int, informative) -> dict:
-    """How many blocks are kept and how many of those read an informative field."""
-    rows = fields_of_block_rows(len(mask), block_size)
+def what_is_kept(mask: np.ndarray, block_size: int, informative=None) -> dict:
+    """Counts the blocks of the first layer that are kept, and what they read.
+
+    Args:
+      mask: bool `(block rows, block columns)`: blocks kept.
+      block_size: rows and columns of a block.
+      informative: names of the fields that carry signal, where they are known.
+
+    Returns:
+      A dict of `blocks` and `blocks_kept`; with `informative` also
+      `informative_share_of_kept` (blocks that read an informative field, of those
+      kept: the precision), `informative_share_of_all` (the precision of chance),
+      `informative_fields` and, of those, `informative_fields_read` (the recall).
+
+    Example:
+
+    >>> what_is_kept(np.eye(39, 40, dtype=bool), 10, ["I1", "C1"])[
+    ...     "informative_fields_read"
+    ... ]
+    2
+    """
     kept = {"blocks": int(mask.size), "blocks_kept": int(mask.sum())}
     if informative is None:
         return kept
+    rows = fields_of_block_rows(len(mask), block_size)
     useful = np.array([bool(set(fields) & set(informative)) for fields in rows])
     read = {f for i in np.flatnonzero(mask.any(axis=1)) for f in rows[i]}
     return {
@@ -287,6 +326,32 @@ def _first_layer_mask(network: keras.Model, block_size: int) -> np.ndarray:
     return np.ones(sa.BlockGrid(tuple(kernel.shape), (block_size,) * 2).shape, bool)
 
 
+def _untrained(arm: Arm, training: Training, mask: np.ndarray | None) -> keras.Model:
+    """The network of an arm, pruned where the arm prunes."""
+    # Retraining wants weights that have nothing to do with those that found the blocks.
+    fresh = 1_000_000 if arm.algorithm == "retrained" else 0
+    keras.utils.set_random_seed(arm.seed + fresh)
+    units = narrow_units(arm.sparsity) if arm.algorithm == "narrow" else 400
+    network = build_network(training.table_size, hidden_units=(units, 400, 400))
+    schedule = pruning_schedule(arm.algorithm, arm.sparsity, training.steps)
+    if schedule is None:
+        return network
+    if arm.algorithm == "retrained":
+        if mask is None:
+            raise ValueError(
+                "`found` must be the blocks to retrain, for algorithm='retrained'. "
+                "Received: found=None"
+            )
+        with_blocks(network, mask, arm.block_size)
+    return prune_first_layer(
+        network,
+        schedule,
+        arm.block_size,
+        importance(arm.algorithm),
+        balanced=arm.algorithm == "balanced",
+    )
+
+
 def train_arm(
     arm: Arm,
     training_rows: Clicks,
@@ -295,6 +360,7 @@ def train_arm(
     informative: list[str] | None = None,
     log_dir: pathlib.Path | str | None = None,
     progress: bool = True,
+    found: np.ndarray | None = None,
 ) -> Trained:
     """Trains one arm with plain `model.fit` and measures it.
 
@@ -306,14 +372,15 @@ def train_arm(
       informative: names of the fields that carry signal, where they are known.
       log_dir: folder for TensorBoard; no logs by default.
       progress: whether to show a progress bar.
+      found: bool `(block rows, block columns)`: what to retrain, for "retrained".
 
     Returns:
       A `Trained`. Its `result` has the arm's and the training's settings and
-      `log_loss` (nats) and `auc` on the validation rows, `blocks`, `blocks_kept`,
-      `curve_steps` and `curve_losses`, `seconds` of the training and, where
-      `informative` is given, `informative_share_of_kept` (blocks that read an
-      informative field, of those kept), `informative_share_of_all` and the number of
-      `informative_fields_read`.
+      `log_loss` (nats) and `auc` on the validation rows, what `what_is_kept` counts,
+      `curve_steps` and `curve_losses`, and `seconds` of the training.
+
+    Raises:
+      ValueError: for "retrained" without `found`.
 
     Example:
 
@@ -322,17 +389,11 @@ def train_arm(
     40
     """
     training = training or Training()
-    keras.utils.set_random_seed(arm.seed)
-    network = build_network(training.table_size)
-    schedule = pruning_schedule(arm.algorithm, arm.sparsity, training.steps)
-    callbacks = []
-    if schedule is not None:
-        network = prune_first_layer(
-            network, schedule, arm.block_size, importance(arm.algorithm)
-        )
-        callbacks.append(sa.UpdatePruningStep())
+    network = _untrained(arm, training, found)
+    pruned = bool(sa.pruned_layers(network))
+    callbacks = [sa.UpdatePruningStep()] if pruned else []
     if log_dir is not None:
-        summaries = sa.PruningSummaries if schedule else keras.callbacks.TensorBoard
+        summaries = sa.PruningSummaries if pruned else keras.callbacks.TensorBoard
         callbacks.append(summaries(log_dir=str(log_dir), update_freq=100))
     model = ClickModel(network)
     model.compile(optimizer=keras.optimizers.Adam(training.learning_rate()))
@@ -358,8 +419,8 @@ def train_arm(
         "training_rows": len(training_rows),
         "validation_rows": len(validation_rows),
         "log_loss": log_loss_of_logits(validation_rows.labels, logits),
-        "auc": area_under_curve(validation_rows.labels, logits),
-        **_what_is_kept(mask, arm.block_size, informative),
+        "auc": float(roc_auc_score(validation_rows.labels, logits)),
+        **what_is_kept(mask, arm.block_size, informative),
         "seconds": seconds,
         "curve_steps": curve.steps,
         "curve_losses": curve.losses,

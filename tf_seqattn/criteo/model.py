@@ -141,7 +141,11 @@ class OnlyLayer:
 
 
 def prune_first_layer(
-    network: keras.Model, schedule, block_size: int = 20, importance=None
+    network: keras.Model,
+    schedule,
+    block_size: int = 20,
+    importance=None,
+    balanced: bool = False,
 ) -> keras.Model:
     """Returns the network with its first dense layer wrapped for pruning.
 
@@ -150,6 +154,7 @@ def prune_first_layer(
       schedule: when to prune, a `sa.PruningSchedule`.
       block_size: rows and columns of a block. With 20, a block reads two fields.
       importance: what to score, `sa.SoftmaxAttention()` by default.
+      balanced: whether every column of blocks keeps equally many.
     """
     return sa.prune(
         network,
@@ -157,6 +162,7 @@ def prune_first_layer(
         block_size=(block_size, block_size),
         importance=importance,
         pruning_policy=OnlyLayer(FIRST_HIDDEN),
+        balanced=balanced,
     )
 
 

@@ -18,6 +18,9 @@ COLOURS = {
     "powerprop": "#E69F00",
     "acdc": "#56B4E9",
     "seqattn": "#D55E00",
+    "balanced": "#8C564B",
+    "retrained": "#009E73",
+    "narrow": "#999999",
 }
 _PHASE_COLOURS = {
     sa.Phase.DENSE: "#56B4E9",

@@ -71,7 +71,7 @@ class _Chain:
 
 
 def _is_product(layer) -> bool:
-    """Whether the last axis of the kernel is channels out, the one before channels in."""
+    """Whether the last two axes of the kernel are channels in and channels out."""
     return (
         type(layer) in _PRODUCTS
         and getattr(layer, "groups", 1) == 1
@@ -137,11 +137,11 @@ class _Weights:
         )
 
     def writes(self) -> np.ndarray:
-        """bool `(channels out,)`: those that depend on the input."""
+        """Which channels out depend on the input."""
         return self.kernel.any(axis=tuple(range(self.kernel.ndim - 1)))
 
     def reads(self) -> np.ndarray:
-        """bool `(channels in,)`: those that the layer depends on."""
+        """Which channels in the layer depends on."""
         leading = tuple(range(self.kernel.ndim - 2))
         return self.kernel.any(axis=(*leading, self.kernel.ndim - 1))
 
@@ -238,9 +238,7 @@ def without_constant_channels(model, block_size=None) -> dict[int, tuple]:
     ends = {id(e): e for c in chains for e in (c.producer, c.consumer)}
     weights = {key: _Weights(layer) for key, layer in ends.items()}
     for chain in chains:
-        _fold_constants(
-            chain, weights[id(chain.producer)], weights[id(chain.consumer)]
-        )
+        _fold_constants(chain, weights[id(chain.producer)], weights[id(chain.consumer)])
     kept_in: dict[int, np.ndarray] = {}
     kept_out: dict[int, np.ndarray] = {}
     for chain in reversed(chains):
