@@ -22,6 +22,10 @@ def clone(model, replace):
             "Let the class take (inputs, outputs, name), or prune the layers before "
             "the model is made from them."
         )
+    # Keras builds a Sequential of several inputs when it is first called, and this one
+    # has been.
+    if not copy.built and model.built and all(layer.built for layer in copy.layers):
+        copy.built = True
     return copy
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tf_seqattn.criteo.encoding import NUMERIC_ENCODINGS, Encoding
 from tf_seqattn.criteo.fields import CATEGORICAL_NAMES, NUMERIC_NAMES
-from tf_seqattn.criteo.vocabulary import Vocabulary, build_vocabulary
+from tf_seqattn.criteo.vocabulary import Vocabulary, build_vocabulary, look_up
 
 
 def frame(counts, categories):
@@ -26,7 +26,7 @@ def frame(counts, categories):
 
 def raw(counts, categories):
     """The same rows as a served model gets them."""
-    numbers = tf.constant(["" if c is None else str(c) for c in counts])
+    numbers = tf.constant([np.nan if c is None else c for c in counts], tf.float64)
     words = tf.constant(["" if c is None else f"{c:x}" for c in categories])
     return {
         **dict.fromkeys(NUMERIC_NAMES, numbers),
@@ -98,8 +98,6 @@ def test_capital_digits_are_read_and_other_letters_refused():
     for wrong in ("xyz", "123456789", " 1"):
         with pytest.raises(tf.errors.InvalidArgumentError, match="hexadecimal"):
             encoding.encode_tensors({**good, "C1": tf.constant([wrong])})
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        encoding.encode_tensors({**good, "I1": tf.constant(["x"])})
 
 
 @pytest.mark.parametrize(
@@ -128,7 +126,9 @@ def test_rare_values_share_a_row(tmp_path):
     ids = np.array([[0, 0], [1, 1], [2, 1], [3, 0], [4, 1]])
     expected = [[0, 0], [2, 1], [1, 1], [1, 0], [3, 1]]
     np.testing.assert_array_equal(vocabulary.apply(ids), expected)
-    np.testing.assert_array_equal(vocabulary.apply_tensor(tf.constant(ids)), expected)
+    np.testing.assert_array_equal(
+        look_up(vocabulary.rows, vocabulary.first, ids), expected
+    )
     vocabulary.save(tmp_path / "v.npz")
     loaded = Vocabulary.load(tmp_path / "v.npz", [4, 1])
     np.testing.assert_array_equal(loaded.apply(ids), expected)

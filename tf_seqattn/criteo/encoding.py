@@ -133,42 +133,42 @@ class Encoding:
         """Encodes raw features inside a graph, as `encode` does rows.
 
         Args:
-          raw: for each of I1 to I13 and C1 to C26 a string `(batch,)`: what the column
-            of the log has, "" for an empty field.
+          raw: for each of I1 to I13 a float64 `(batch,)`, NaN for an empty field; for
+            each of C1 to C26 a string `(batch,)` as in the log, "" for an empty one.
 
         Returns:
           float32 `(batch, num_numeric)` and int32 `(batch, len(table_sizes))`.
 
         Raises:
-          tf.errors.InvalidArgumentError: for what is no integer or not hexadecimal.
+          tf.errors.InvalidArgumentError: quoting what is not hexadecimal.
 
         Example:
 
-        >>> raw = dict.fromkeys(NUMERIC_NAMES, tf.constant(["", "7"]))
+        >>> raw = dict.fromkeys(NUMERIC_NAMES, tf.constant([np.nan, 7.0], tf.float64))
         >>> raw |= dict.fromkeys(CATEGORICAL_NAMES, tf.constant(["", "a"]))
         >>> Encoding(table_size=100).encode_tensors(raw)[1][:, 0].numpy()
         array([ 0, 11], dtype=int32)
         """
-        texts = tf.stack([raw[name] for name in NUMERIC_NAMES], axis=1)
-        empty = texts == ""
-        counts = tf.strings.to_number(tf.where(empty, "0", texts), tf.int64)
+        counts = tf.stack([raw[name] for name in NUMERIC_NAMES], axis=1)
+        missing = tf.math.is_nan(counts)
+        counts = tf.where(missing, tf.zeros_like(counts), counts)
         words, absent = _from_hexadecimal(
             tf.stack([raw[name] for name in CATEGORICAL_NAMES], axis=1)
         )
         hashed = words % tf.constant(self._hash_sizes, tf.int64) + 1
         ids = tf.where(absent, tf.zeros_like(hashed), hashed)
         if self.numeric == "bucket":
-            logarithm = tf.math.log(tf.cast(tf.maximum(counts, 1), tf.float64))
-            large = tf.cast(tf.floor(logarithm**2), tf.int64)
-            bucket = tf.where(counts > 2, large, counts)
+            large = tf.floor(tf.math.log(tf.maximum(counts, 1.0)) ** 2)
+            bucket = tf.where(counts > 2.0, large, counts)
             bucket = tf.clip_by_value(bucket, _LEAST_BUCKET, _LARGEST_BUCKET)
-            bucket = tf.where(empty, tf.zeros_like(bucket), bucket - _LEAST_BUCKET + 1)
+            bucket = tf.cast(bucket, tf.int64) - _LEAST_BUCKET + 1
+            bucket = tf.where(missing, tf.zeros_like(bucket), bucket)
             ids = tf.concat([bucket, ids], axis=1)
             numeric = tf.zeros((tf.shape(ids)[0], 0))
         elif self.numeric == "log1p":
-            numeric = tf.math.log1p(tf.cast(tf.maximum(counts, 0), tf.float64))
+            numeric = tf.math.log1p(tf.maximum(counts, 0.0))
         elif self.numeric == "log3":
-            numeric = tf.math.log(tf.cast(tf.maximum(counts, -2), tf.float64) + 3.0)
+            numeric = tf.math.log(tf.maximum(counts, -2.0) + 3.0)
         else:
             numeric = counts
         return tf.cast(numeric, tf.float32), tf.cast(ids, tf.int32)

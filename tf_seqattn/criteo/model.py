@@ -226,7 +226,9 @@ class ClickModel(tfrs.Model):
         super().__init__()
         self.network = network
         self.task = tfrs.tasks.Ranking(
-            loss=keras.losses.BinaryCrossentropy(from_logits=True),
+            loss=keras.losses.BinaryCrossentropy(
+                from_logits=True, reduction=keras.losses.Reduction.NONE
+            ),
             metrics=[keras.metrics.AUC(from_logits=True, name="auc")],
         )
 
@@ -235,7 +237,18 @@ class ClickModel(tfrs.Model):
         return self.network(features, training=training)
 
     def compute_loss(self, inputs, training=False):
-        """Returns the mean log loss in nats of a batch `(features, labels)`."""
+        """Returns a replica's share of the mean log loss of a batch, in nats.
+
+        Args:
+          inputs: features and labels of this replica, of as many rows as on the others.
+          training: whether it is trained.
+
+        Returns:
+          The mean, divided by the number of replicas: the optimizer adds up gradients,
+          and Keras the losses that it shows.
+        """
         features, labels = inputs
         logits = self(features, training=training)
-        return self.task(labels=labels[:, None], predictions=logits)
+        losses = self.task(labels=labels[:, None], predictions=logits)
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        return tf.reduce_mean(losses) / replicas

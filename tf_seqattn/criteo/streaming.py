@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from tf_seqattn.criteo.manifest import Manifest
 from tf_seqattn.criteo.shards import parse_record
+from tf_seqattn.criteo.vocabulary import look_up
 
 # Files that are read at a time, so that a batch has rows of all of them.
 _OPEN_FILES = 16
@@ -75,6 +76,7 @@ def read_batches(
         )
     num_numeric, num_tables = manifest.num_numeric, len(manifest.encoding.table_sizes)
     vocabulary = manifest.vocabulary
+    rows = tf.constant(vocabulary.rows) if vocabulary else None
     blocks = _records(manifest.paths(split), seed, context).map(
         lambda record: parse_record(record, num_numeric, num_tables),
         num_parallel_calls=tf.data.AUTOTUNE,
@@ -86,7 +88,7 @@ def read_batches(
 
     def features(numeric, categorical, labels):
         if vocabulary is not None:
-            categorical = vocabulary.apply_tensor(categorical)
+            categorical = look_up(rows, vocabulary.first, categorical)
         return {"numeric": numeric, "categorical": categorical}, labels
 
     batches = blocks.rebatch(batch_size, drop_remainder)

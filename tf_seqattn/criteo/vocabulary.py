@@ -29,6 +29,10 @@ class Vocabulary:
       frequent: for each column the rows (from 1) that are seen often enough, sorted.
       hash_sizes: for each column the rows of the table, without row 0.
 
+    Attributes:
+      rows: int32 `(total,)`: the new rows of all tables, one after another.
+      first: int64 `(columns,)`: where those of each table begin.
+
     Example:
 
     >>> vocabulary = Vocabulary([np.array([2, 5])], [6])
@@ -39,11 +43,11 @@ class Vocabulary:
     def __init__(self, frequent: list[np.ndarray], hash_sizes: Iterable[int]):
         self.frequent = frequent
         hash_sizes = np.array(list(hash_sizes), np.int64)
-        self._first = np.concatenate([[0], np.cumsum(hash_sizes + 1)[:-1]])
-        self._rows = np.full((hash_sizes + 1).sum(), RARE, np.int32)
-        self._rows[self._first] = EMPTY
-        for first, ids in zip(self._first, frequent, strict=True):
-            self._rows[first + ids] = RARE + 1 + np.arange(len(ids), dtype=np.int32)
+        self.first = np.concatenate([[0], np.cumsum(hash_sizes + 1)[:-1]])
+        self.rows = np.full((hash_sizes + 1).sum(), RARE, np.int32)
+        self.rows[self.first] = EMPTY
+        for first, ids in zip(self.first, frequent, strict=True):
+            self.rows[first + ids] = RARE + 1 + np.arange(len(ids), dtype=np.int32)
 
     @property
     def table_sizes(self) -> tuple[int, ...]:
@@ -52,11 +56,7 @@ class Vocabulary:
 
     def apply(self, ids: np.ndarray) -> np.ndarray:
         """Looks up int32 `(rows, columns)`, and returns the same shape."""
-        return self._rows[ids + self._first]
-
-    def apply_tensor(self, ids: tf.Tensor) -> tf.Tensor:
-        """Looks up int32 `(rows, columns)` inside a graph."""
-        return tf.gather(self._rows, tf.cast(ids, tf.int64) + self._first)
+        return self.rows[ids + self.first]
 
     def save(self, path: pathlib.Path) -> None:
         """Writes `frequent` as an `.npz` file."""
@@ -68,6 +68,18 @@ class Vocabulary:
         """Reads what `save` wrote."""
         with np.load(path) as columns:
             return cls([columns[name] for name in columns.files], hash_sizes)
+
+
+def look_up(rows: tf.Tensor, first: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+    """Does what `Vocabulary.apply` does, inside a graph.
+
+    Args:
+      rows: int32 `(total,)`, from `Vocabulary.rows`. A tensor or a variable made
+        outside of the graph, since tables may be larger than a graph can hold.
+      first: int64 `(columns,)`, from `Vocabulary.first`.
+      ids: int32 `(batch, columns)`.
+    """
+    return tf.gather(rows, tf.cast(ids, tf.int64) + first)
 
 
 def count_values(

@@ -130,9 +130,27 @@ class UpdatePruningStep(keras.callbacks.Callback):
         pruning._begin(optimizer or getattr(model, "optimizer", None))
         return pruning
 
-    def step(self):
-        """Begins a training step: call it before each one in a custom loop."""
-        self._advance(1)
+    def step(self, steps: int = 1):
+        """Begins a training step: call it before each one in a custom loop.
+
+        Args:
+          steps: number of steps that run before the next call, where a loop cannot stop
+            after each. Masks are updated once for all of them, as with
+            `steps_per_execution`; see `steps_to_phase_change`.
+        """
+        self._advance(steps)
+
+    def steps_to_phase_change(self) -> float:
+        """Steps that can be begun at once so that no phase begins among them.
+
+        Returns:
+          An integer from 1, or infinity after the last change of phase.
+        """
+        return min(
+            _next_phase_change(layer.pruning_schedule, done + 1) - (done + 1)
+            for layer in self._layers
+            for done in [layer.steps_begun]
+        )
 
     # The callback's events.
 
@@ -239,12 +257,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
         """
         if self._executed_steps == 1:
             return
-        steps = self._executed_steps
-        for layer in self._layers:
-            done = layer.steps_begun
-            # A phase that begins at step n is preceded by step n - 1.
-            change = _next_phase_change(layer.pruning_schedule, done + 1)
-            steps = min(steps, change - (done + 1))
+        steps = min(self._executed_steps, self.steps_to_phase_change())
         self._set_steps_per_execution(int(steps))
 
     # A second `fit` without the callback.

@@ -86,13 +86,14 @@ def _rows(model) -> list[dict]:
         if isinstance(layer, PrunableLayer):
             rows += _pruned_rows(layer)
             continue
+        # What holds layers is spoken for by them, and need not be built itself.
+        if isinstance(layer, (keras.Model, keras.metrics.Metric)):
+            continue
         # A composite layer is spoken for by what it holds, unless it is one kernel
         # holder of a known kind.
         known = why_unprunable(layer) is None
         is_leaf = known or len(sublayers(layer)) == 1
         if id(layer) in inside or not is_leaf or not layer.weights:
-            continue
-        if isinstance(layer, (keras.Model, keras.metrics.Metric)):
             continue
         rows += _plain_rows(layer, _left_alone_reason(layer, policy))
         if known:

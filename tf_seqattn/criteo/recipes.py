@@ -1,0 +1,70 @@
+"""How click models are trained, by name."""
+
+import dataclasses
+
+import tf_keras as keras
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Steps, batches and learning rates of Adam.
+
+    Attributes:
+      batch_size: rows of a batch, of all replicas together.
+      epochs: passes over the training rows; give it or `steps`.
+      steps: number of training steps, however many passes that is.
+      first_rate: learning rate at the first step.
+      last_rate: at the last step; it decays exponentially in between.
+
+    Raises:
+      ValueError: unless exactly one of `epochs` and `steps` is given.
+
+    Example:
+
+    >>> RECIPES["paper"].num_steps(rows=33_003_326)
+    25175
+    """
+
+    batch_size: int
+    epochs: float | None = None
+    steps: int | None = None
+    first_rate: float = 2e-3
+    last_rate: float = 3e-4
+
+    def __post_init__(self):
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(
+                "Give one of `epochs` and `steps`. Received: "
+                f"epochs={self.epochs!r}, steps={self.steps!r}"
+            )
+
+    def num_steps(self, rows: int) -> int:
+        """Number of training steps for so many training rows.
+
+        Raises:
+          ValueError: if there are fewer rows than a batch takes.
+        """
+        if rows < self.batch_size:
+            raise ValueError(
+                f"`batch_size` must be at most the number of training rows, {rows}. "
+                f"Received: batch_size={self.batch_size!r}"
+            )
+        if self.steps is not None:
+            return self.steps
+        return int(self.epochs * (rows // self.batch_size))
+
+    def learning_rate(
+        self, steps: int
+    ) -> keras.optimizers.schedules.LearningRateSchedule:
+        """Returns the schedule of the rate over so many steps."""
+        return keras.optimizers.schedules.ExponentialDecay(
+            self.first_rate, steps, self.last_rate / self.first_rate
+        )
+
+
+RECIPES = {
+    # Section 4.2 of the paper, on 33 million rows.
+    "paper": Recipe(32_768, epochs=25, first_rate=2e-2, last_rate=3e-4),
+    # What fits a few minutes of two cores.
+    "demo": Recipe(2048, steps=3000, first_rate=2e-3, last_rate=3e-4),
+}
