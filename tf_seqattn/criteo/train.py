@@ -246,9 +246,7 @@ def train(
 
 
 def export(network: _Network, options: argparse.Namespace, manifest: Manifest) -> dict:
-    """Writes the SavedModel for serving; of the paper's model a Keras file, and the
-    perceptron as TFLite.
-    """
+    """Writes the SavedModel for serving, and the paper's model for Keras and TFLite."""
     export_serving(
         network, options.output / "served", manifest.encoding, manifest.vocabulary
     )
