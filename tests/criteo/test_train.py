@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
+import tf_seqattn as sa
 from tf_seqattn.criteo import deploy, train
 from tf_seqattn.criteo.data import load_clicks
 from tf_seqattn.criteo.recipes import RECIPES, Recipe
@@ -94,3 +95,31 @@ def test_what_does_not_go_together_is_named(arguments, message, clicks_file, tmp
 def test_a_recipe_has_steps_or_epochs():
     with pytest.raises(ValueError, match="one of `epochs` and `steps`"):
         Recipe(100)
+
+
+def test_a_training_that_was_broken_off_goes_on(clicks_file, tmp_path, monkeypatch):
+    histories = []
+    fit = train.fit
+
+    def recording(*arguments):
+        histories.append(fit(*arguments))
+        return histories[-1]
+
+    monkeypatch.setattr(train, "fit", recording)
+    end = sa.PruningSummaries.on_epoch_end
+
+    def broken(self, epoch, logs=None):
+        if epoch == 1:
+            raise RuntimeError("power failure")
+        end(self, epoch, logs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sa.PruningSummaries, "on_epoch_end", broken)
+        with pytest.raises(RuntimeError, match="power failure"):
+            run(clicks_file, tmp_path)
+    result = run(clicks_file, tmp_path)
+    assert histories[0].epoch == [1, 2]
+    assert result["steps"] == 30
+    network = keras.models.load_model(tmp_path / "model.keras")
+    kernel = network.get_layer("hidden_1").kernel.numpy()
+    assert np.mean(kernel == 0) == pytest.approx(0.9, abs=0.01)
