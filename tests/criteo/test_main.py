@@ -16,6 +16,7 @@ OUTPUTS = (
     "curves.png",
     "schedule.png",
     "mask.png",
+    "report.html",
     "dense.keras",
     "sparse.keras",
     "dense.tflite",

@@ -315,7 +315,17 @@ def main(arguments: list[str] | None = None) -> list[report.Row]:
         output / "mask.png",
         informative,
     )
-    print(f"\n{text}\n{notes}\nWritten to {output}.")
+    sa.report(
+        networks["sparse"],
+        output / "report.html",
+        title,
+        {
+            "Results": f"{text}\n{notes}",
+            "Validation loss while training": output / "curves.png",
+            "What the first layer reads": output / "mask.png",
+        },
+    )
+    print(f"\n{text}\n{notes}\nWritten to {output}; begin with report.html.")
     return rows
 
 

@@ -1,0 +1,5 @@
+"""One HTML page about a pruned model, for someone who was not there."""
+
+from tf_seqattn.reporting.report import report
+
+__all__ = ["report"]

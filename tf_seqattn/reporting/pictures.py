@@ -1,0 +1,93 @@
+"""Pictures of a report, as PNG inside of HTML."""
+
+import base64
+import io
+
+import numpy as np
+
+from tf_seqattn.reporting.kernels import KernelFacts
+from tf_seqattn.sparsity.plots import plot_schedule
+
+_DROPPED, _KEPT = "#eef0f3", "#1f6fb2"
+
+
+def _figure(width: float, height: float):
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def embedded(figure) -> str:
+    """Returns a matplotlib figure as the source of an `<img>`."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    return embedded_png(content.getvalue())
+
+
+def embedded_png(content: bytes) -> str:
+    """Returns the bytes of a PNG as the source of an `<img>`."""
+    return "data:image/png;base64," + base64.b64encode(content).decode()
+
+
+def schedule_picture(schedule, step: int) -> str:
+    """Draws a schedule with its phases, and where the training stands."""
+    figure = _figure(8, 2.8)
+    axes = plot_schedule(schedule, figure.subplots())
+    if step:
+        axes.axvline(min(step, axes.get_xlim()[1]), color="#c0392b", linewidth=1.5)
+    return embedded(figure)
+
+
+def block_norms(facts: KernelFacts) -> np.ndarray:
+    """Frobenius norm of each block, float `(block rows, block columns)`."""
+    squares = np.square(facts.matrix, dtype=np.float64)
+    for axis, size in enumerate(facts.block_size or facts.matrix.shape):
+        starts = np.arange(0, facts.matrix.shape[axis], size)
+        squares = np.add.reduceat(squares, starts, axis=axis)
+    return np.sqrt(squares)
+
+
+def kernel_picture(facts: KernelFacts) -> str:
+    """Draws the blocks of a kernel: the norm of those kept, and how many a column has.
+
+    Where attention is trained, its histogram as well, kept and dropped apart.
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+
+    support, norms = facts.support, block_norms(facts)
+    panels = 3 if facts.attention is not None else 2
+    figure = _figure(4.4 * panels, 3.6)
+    axes = figure.subplots(1, panels, width_ratios=[1.4, *[1.0] * (panels - 1)])
+    shades = LinearSegmentedColormap.from_list("blocks", ["#9ec9ea", "#08306b"])
+    axes[0].set_facecolor(_DROPPED)
+    picture = axes[0].imshow(
+        np.ma.masked_where(~support, norms),
+        cmap=shades,
+        aspect="auto",
+        interpolation="nearest",
+    )
+    figure.colorbar(picture, ax=axes[0], label="norm of the block")
+    axes[0].set(
+        xlabel="block of outputs",
+        ylabel="block of inputs",
+        title=f"{support.sum()} of {support.size} blocks kept",
+    )
+    counts = support.sum(axis=0)
+    axes[1].hist(counts, bins=np.arange(counts.max() + 2) - 0.5, color=_KEPT)
+    axes[1].set(
+        xlabel="blocks kept in a column of blocks", ylabel="columns", title="Balance"
+    )
+    if facts.attention is not None:
+        parts = [facts.attention[support], facts.attention[~support]]
+        axes[2].hist(
+            parts,
+            bins=30,
+            stacked=True,
+            color=[_KEPT, "#b8bec7"],
+            label=["kept", "dropped"],
+        )
+        axes[2].set(xlabel="attention (mean 1)", ylabel="blocks", title="Attention")
+        axes[2].legend(frameon=False)
+    for each in axes[1:]:
+        each.spines[["top", "right"]].set_visible(False)
+    return embedded(figure)
