@@ -20,7 +20,7 @@ BUILDIFIER := $(VENV)/node/node_modules/.bin/buildifier
 BUILDIFIER_VERSION := 8.2.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo digits test test-all bench bench-criteo bench-inference lint build-files clean
+.PHONY: help setup demo digits test test-all bench bench-criteo bench-inference docs lint build-files clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' Makefile
@@ -55,6 +55,11 @@ bench-criteo: setup  ## Train the grid of the paper's table 2, resumable (hours)
 bench-inference: setup  ## Time packed models against dense ones, layer by layer and whole.
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/inference_models.py
+
+docs: setup  ## Build the guides and the reference as a site in out/docs.
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	$(BIN)/python -m sphinx --quiet --fail-on-warning -b html docs out/docs
+	@echo "Open out/docs/index.html."
 
 lint: setup  ## Check style, types of the package and BUILD files.
 	$(BIN)/ruff check .

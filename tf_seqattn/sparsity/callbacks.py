@@ -74,14 +74,12 @@ class UpdatePruningStep(keras.callbacks.Callback):
     the schedule wants at its last step; an execution that would cross a phase change
     is cut short, so phases begin exactly where they should.
 
-    In a custom training loop two lines do the same:
+    In a custom training loop two lines do the same::
 
-    ```python
-    pruning = sa.UpdatePruningStep.for_loop(model, optimizer)
-    for batch in dataset:
-        pruning.step()
-        train_step(batch)
-    ```
+        pruning = sa.UpdatePruningStep.for_loop(model, optimizer)
+        for batch in dataset:
+            pruning.step()
+            train_step(batch)
 
     Args:
       reset_optimizer: whether to reset the optimizer at phase changes (appendix C.1
