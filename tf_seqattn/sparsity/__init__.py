@@ -1,5 +1,10 @@
 """Training side: blocks, importance, schedules, policies, the wrapper, callbacks."""
 
+from tf_seqattn.sparsity.allocation import (
+    erdos_renyi_allocation,
+    global_allocation,
+    uniform_allocation,
+)
 from tf_seqattn.sparsity.blocks import BlockGrid
 from tf_seqattn.sparsity.callbacks import PruningSummaries, UpdatePruningStep
 from tf_seqattn.sparsity.importance import (
@@ -41,9 +46,12 @@ __all__ = [
     "SequentialAttentionSchedule",
     "SoftmaxAttention",
     "UpdatePruningStep",
+    "erdos_renyi_allocation",
+    "global_allocation",
     "prune",
     "prune_scope",
     "pruned_layers",
     "strip_pruning",
     "summary",
+    "uniform_allocation",
 ]
