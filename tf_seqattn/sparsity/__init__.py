@@ -27,6 +27,7 @@ from tf_seqattn.sparsity.schedules import (
     PruningSchedule,
     SequentialAttentionSchedule,
 )
+from tf_seqattn.sparsity.sensitivity import Sensitivity, sensitivity
 from tf_seqattn.sparsity.summary import summary
 from tf_seqattn.sparsity.wrapper import PrunableLayer
 
@@ -43,6 +44,7 @@ __all__ = [
     "PruningPolicy",
     "PruningSchedule",
     "PruningSummaries",
+    "Sensitivity",
     "SequentialAttentionSchedule",
     "SoftmaxAttention",
     "UpdatePruningStep",
@@ -51,6 +53,7 @@ __all__ = [
     "prune",
     "prune_scope",
     "pruned_layers",
+    "sensitivity",
     "strip_pruning",
     "summary",
     "uniform_allocation",

@@ -24,6 +24,8 @@ from tf_seqattn.sparsity.policies import MinimumBlocks, why_unprunable
 # What schedules call the sparsity they end with: ours and tfmot's ConstantSparsity,
 # then tfmot's PolynomialDecay.
 _TARGETS = ("target_sparsity", "final_sparsity")
+# Ours and tfmot's.
+_WRAPPERS = ("PrunableLayer", "PruneLowMagnitude")
 
 
 def retargeted(schedule, target: float):
@@ -126,14 +128,15 @@ def _unknown_names(unknown, pruned, to_prune, policy) -> str:
 
 
 @dataclasses.dataclass
-class _Kernel:
-    """A kernel that is to be pruned: the variable, and how it is cut."""
+class PlannedKernel:
+    """A kernel that would be pruned: where it is, and how it is cut."""
 
     kernel: kernels.Kernel
     grid: BlockGrid
 
     @property
     def entries(self) -> int:
+        """Number of its entries."""
         return math.prod(self.grid.kernel_shape)
 
     @property
@@ -144,16 +147,27 @@ class _Kernel:
         return [*window, rows // math.prod(window), columns]
 
 
-def _kernels_by_layer(model, sparsity, block_size, policy) -> dict[str, list[_Kernel]]:
-    """The kernels that `sa.prune` would prune, by the name of their layer."""
+def kernels_by_layer(model, block_size, policy) -> dict[str, list[PlannedKernel]]:
+    """The kernels that `sa.prune` would prune, by the name of their layer.
+
+    Args:
+      model: a Keras 2 model or layer, built, without pruning.
+      block_size: (rows, columns) of a block.
+      policy: a `PruningPolicy`, or None for the default one of `sa.prune`.
+
+    Raises:
+      ValueError: for a model of another Keras, pruned already, not built or without a
+        layer to prune.
+    """
     check_layer(model, "model")
-    if not 0.0 <= sparsity < 1.0:
+    pruned = [m for m in sublayers(model) if type(m).__name__ in _WRAPPERS]
+    if pruned:
         raise ValueError(
-            "`sparsity` must be in [0, 1): the overall share of weights to remove, "
-            f"such as 0.9. Received: sparsity={sparsity!r}"
+            f"`model` {model.name!r} is pruned already (layer {pruned[0].name!r}). Use "
+            "the plain model, or `sa.strip_pruning(model)` first."
         )
     policy = policy or MinimumBlocks(block_size)
-    found: dict[str, list[_Kernel]] = {}
+    found: dict[str, list[PlannedKernel]] = {}
     for layer in prunable_layers(model, policy):
         if not layer.built:
             raise ValueError(
@@ -164,7 +178,7 @@ def _kernels_by_layer(model, sparsity, block_size, policy) -> dict[str, list[_Ke
         for kernel in kernels.find_kernels(layer):
             grid = kernel.grid(block_size)
             if grid.num_blocks >= getattr(policy, "min_blocks", 1):
-                found.setdefault(layer.name, []).append(_Kernel(kernel, grid))
+                found.setdefault(layer.name, []).append(PlannedKernel(kernel, grid))
     if not found:
         raise ValueError(
             f"`model` {model.name!r} has no layer to prune by blocks of {block_size}; "
@@ -172,6 +186,14 @@ def _kernels_by_layer(model, sparsity, block_size, policy) -> dict[str, list[_Ke
             "`pruning_policy`."
         )
     return found
+
+
+def _check_overall(sparsity):
+    if not 0.0 <= sparsity < 1.0:
+        raise ValueError(
+            "`sparsity` must be in [0, 1): the overall share of weights to remove, "
+            f"such as 0.9. Received: sparsity={sparsity!r}"
+        )
 
 
 def uniform_allocation(
@@ -198,7 +220,8 @@ def uniform_allocation(
     >>> uniform_allocation(model, 0.75, block_size=(4, 4))
     {'d': 0.75}
     """
-    found = _kernels_by_layer(model, sparsity, block_size, pruning_policy)
+    _check_overall(sparsity)
+    found = kernels_by_layer(model, block_size, pruning_policy)
     return dict.fromkeys(found, float(sparsity))
 
 
@@ -250,7 +273,8 @@ def erdos_renyi_allocation(
     >>> {name: round(sparsity, 3) for name, sparsity in allocation.items()}
     {'large': 0.827, 'small': 0.585}
     """
-    found = _kernels_by_layer(model, sparsity, block_size, pruning_policy)
+    _check_overall(sparsity)
+    found = kernels_by_layer(model, block_size, pruning_policy)
     entries = [sum(k.entries for k in group) for group in found.values()]
     kept = [sum(sum(k.sizes) for k in group) for group in found.values()]
     raw = np.array(kept) / entries
@@ -261,7 +285,7 @@ def erdos_renyi_allocation(
     }
 
 
-def _mean_squares(kernel: _Kernel) -> np.ndarray:
+def _mean_squares(kernel: PlannedKernel) -> np.ndarray:
     """Mean square of the entries of each block, float `(blocks,)`."""
     norms = block_norms(tf.convert_to_tensor(kernel.kernel.variable), kernel.grid)
     return (norms.numpy() ** 2 / kernel.grid.block_entries()).ravel()
@@ -302,7 +326,8 @@ def global_allocation(
     >>> {name: round(sparsity, 2) for name, sparsity in allocation.items()}
     {'small_weights': 1.0, 'large_weights': 0.0}
     """
-    found = _kernels_by_layer(model, sparsity, block_size, pruning_policy)
+    _check_overall(sparsity)
+    found = kernels_by_layer(model, block_size, pruning_policy)
     every = [kernel for group in found.values() for kernel in group]
     scores = [_mean_squares(kernel) for kernel in every]
     for score in scores:
