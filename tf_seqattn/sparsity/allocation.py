@@ -19,7 +19,11 @@ import tensorflow as tf
 from tf_seqattn.keras_api import check_layer, keras, sublayers
 from tf_seqattn.sparsity import kernels
 from tf_seqattn.sparsity.blocks import BlockGrid, block_norms
-from tf_seqattn.sparsity.policies import MinimumBlocks, why_unprunable
+from tf_seqattn.sparsity.policies import (
+    MinimumBlocks,
+    why_too_small,
+    why_unprunable,
+)
 
 # What schedules call the sparsity they end with: ours and tfmot's ConstantSparsity,
 # then tfmot's PolynomialDecay.
@@ -177,7 +181,7 @@ def kernels_by_layer(model, block_size, policy) -> dict[str, list[PlannedKernel]
             )
         for kernel in kernels.find_kernels(layer):
             grid = kernel.grid(block_size)
-            if grid.num_blocks >= getattr(policy, "min_blocks", 1):
+            if why_too_small(grid, getattr(policy, "min_blocks", 1)) is None:
                 found.setdefault(layer.name, []).append(PlannedKernel(kernel, grid))
     if not found:
         raise ValueError(

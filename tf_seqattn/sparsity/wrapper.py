@@ -15,6 +15,7 @@ from tf_seqattn.sparsity.importance import (
     PowerPropagation,
     SoftmaxAttention,
 )
+from tf_seqattn.sparsity.policies import why_too_small
 from tf_seqattn.sparsity.schedules import (
     ACDCSchedule,
     OneShotSchedule,
@@ -135,7 +136,8 @@ class PrunableLayer(keras.layers.Wrapper):
       block_size: (rows, columns) of a block: inputs by outputs of the kernel read as
         a matrix; a convolution is read as (H * W * C_in, C_out).
       importance: what to score; `SoftmaxAttention()` by default.
-      min_blocks: a kernel of fewer blocks is left dense (and said so at INFO).
+      min_blocks: a kernel of fewer blocks is left dense (and said so at INFO), and so,
+        where this is above 1, is one smaller than a block.
       zero_pruned_weights: set the weights of dropped blocks to zero, as ACDC does on
         ImageNet, instead of keeping them for the next dense phase.
       balanced: keep the same number of blocks in every column of blocks, so that a
@@ -228,10 +230,10 @@ class PrunableLayer(keras.layers.Wrapper):
 
     def _create_kernel_variables(self, kernel: kernels.Kernel):
         grid = kernel.grid(self.block_size)
-        if grid.num_blocks < self.min_blocks:
-            self.left_dense[kernel.name] = (
-                f"{grid.num_blocks} blocks, fewer than {self.min_blocks}"
-            )
+        # Who sets a minimum wants small kernels left alone, not an error.
+        too_small = why_too_small(grid, self.min_blocks)
+        if too_small and self.min_blocks > 1:
+            self.left_dense[kernel.name] = too_small
             return
         if not grid.fits:
             raise ValueError(
