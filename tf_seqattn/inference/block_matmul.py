@@ -49,6 +49,13 @@ def multiply_slices(
     [[3.0, 3.0, 14.0, 14.0]]
     """
     height, width = pattern.block_size
+    if pattern.reads_alike:
+        # Not known where it depends on sizes that are not.
+        offset = tf.get_static_value(offsets[0])
+        if offset is not None and (offset == offset[0]).all():
+            indices = base[:, None] + offset[:1]
+            read = tf.reshape(tf.gather(rows, indices), (-1, offset.shape[1] * height))
+            return _multiply_once(read, kernels[0], pattern)
     products = []
     for offset, kernel in zip(offsets, kernels, strict=True):
         columns, kept = offset.shape
@@ -56,6 +63,25 @@ def multiply_slices(
         read = tf.reshape(tf.gather(rows, indices), (columns, -1, kept * height))
         products.append(tf.matmul(read, kernel))
     return _put_in_place(products, rows, base, pattern)
+
+
+def _multiply_once(read, kernel, pattern: Pattern) -> tf.Tensor:
+    """`(samples, outputs)` where all stored columns read the same `(samples, inputs)`.
+
+    What is stored is then one smaller dense matrix: whole columns or rows are gone.
+    """
+    width, block_columns = pattern.block_size[1], pattern.grid_shape[1]
+    order = pattern.slices[0].columns
+    matrix = tf.transpose(kernel, (1, 0, 2))
+    matrix = tf.reshape(matrix, (-1, len(order) * width))
+    outputs = tf.matmul(read, matrix)
+    if order != tuple(range(block_columns)):
+        place = np.full(block_columns, len(order), np.int32)
+        place[list(order)] = np.arange(len(order))
+        columns = (place[:, None] * width + np.arange(width)).ravel()
+        # Columns that are gone read the zeros at the end.
+        outputs = tf.gather(tf.pad(outputs, [[0, 0], [0, width]]), columns, axis=1)
+    return outputs[:, : pattern.matrix_shape[1]]
 
 
 def _put_in_place(products, rows, base, pattern: Pattern) -> tf.Tensor:

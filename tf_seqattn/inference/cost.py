@@ -64,10 +64,13 @@ def packed_seconds(samples: int, pattern: Pattern) -> float:
       pattern: where the kept blocks are.
     """
     height, width = pattern.block_size
-    stored = pattern.num_stored
-    product = _product(
-        samples, stored * height * _computed_width(width), stored * height * width
-    )
-    moved = samples * (stored * height + 2 * pattern.matrix_shape[1])
+    stored = read = pattern.num_stored
+    multiplies = stored * height * _computed_width(width)
+    if pattern.reads_alike:
+        (part,) = pattern.slices
+        read = len(part.rows[0])
+        multiplies = read * height * _computed_width(len(part.columns) * width)
+    product = _product(samples, multiplies, stored * height * width)
+    moved = samples * (read * height + 2 * pattern.matrix_shape[1])
     operations = _OPERATIONS + _OPERATIONS_OF_SLICE * len(pattern.slices)
     return product + moved * _PER_GATHERED + operations * _PER_OPERATION

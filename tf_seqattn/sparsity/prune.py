@@ -186,7 +186,8 @@ def prune(
       to_prune: a Keras 2 layer, a list of layers, or a Sequential, functional, nested
         or subclassed model. A subclassed model must be built.
       pruning_schedule: when: a `PruningSchedule` of tf_seqattn or tfmot.
-      block_size: (rows, columns) of a block: inputs by outputs.
+      block_size: (rows, columns) of a block: inputs by outputs. None stands for all of
+        an axis: see `PrunableLayer`.
       importance: what to score, `SoftmaxAttention()` by default.
       pruning_policy: where: an object with tfmot's `allow_pruning(layer)`. By default
         a kernel of fewer than 100 blocks is left alone (appendix C.1). A single

@@ -134,7 +134,10 @@ class PrunableLayer(keras.layers.Wrapper):
         `get_prunable_weights()`.
       pruning_schedule: a `PruningSchedule` of tf_seqattn or tfmot.
       block_size: (rows, columns) of a block: inputs by outputs of the kernel read as
-        a matrix; a convolution is read as (H * W * C_in, C_out).
+        a matrix; a convolution is read as (H * W * C_in, C_out). None stands for all
+        of an axis: (None, 1) prunes whole output channels, (1, None) whole inputs,
+        and (None, key_dim) whole heads of the query, key and value of
+        MultiHeadAttention (of its output as many channels at a time).
       importance: what to score; `SoftmaxAttention()` by default.
       min_blocks: a kernel of fewer blocks is left dense (and said so at INFO), and so,
         where this is above 1, is one smaller than a block.
