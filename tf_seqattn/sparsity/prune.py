@@ -197,7 +197,8 @@ def prune(
         `erdos_renyi_allocation` returns. Layers that it does not name follow the
         schedule as it is (the paper's uniform sparsity); those given 0 are left alone.
       **kwargs: further arguments of `PrunableLayer`, such as `balanced=True`: every
-        column of blocks keeps equally many, which packs best (`sa.pack`).
+        column of blocks keeps equally many, which packs best (`sa.pack`), or
+        `pattern="2:4"`: single entries in place of blocks, 2 of every 4 inputs.
 
     Returns:
       The wrapped layer, list or model: the same object for a subclassed model.
@@ -227,17 +228,18 @@ def prune(
         _check_not_pruned(item)
     is_model = isinstance(to_prune, keras.Model)
     is_one = not is_list and not is_model and why_unprunable(to_prune) is None
+    default = MinimumBlocks((1, 1) if kwargs.get("pattern") else block_size)
     targets = {}
     if sparsity is not None:
-        default = None if is_one else MinimumBlocks(block_size)
-        targets = check_targets(sparsity, to_prune, pruning_policy or default)
+        everywhere = pruning_policy or (None if is_one else default)
+        targets = check_targets(sparsity, to_prune, everywhere)
     if is_one:
         if pruning_policy is None or pruning_policy.allow_pruning(to_prune):
             return PrunableLayer(to_prune, **_with_target(arguments, to_prune, targets))
     if not is_list and not is_model and len(sublayers(to_prune)) == 1:
         if pruning_policy is None:
             PrunableLayer(to_prune, **arguments)  # Raises, naming the layer.
-    policy = pruning_policy or MinimumBlocks(block_size)
+    policy = pruning_policy or default
     arguments.setdefault("min_blocks", getattr(policy, "min_blocks", 1))
     pruning = _Pruning(policy, arguments, targets)
     if is_list:
