@@ -315,7 +315,7 @@ class _Stripping:
             ):
                 copy._batch_input_shape = layer._batch_input_shape
             if layer.built:
-                self.weights.append((copy, _folded_weights(layer)))
+                self.weights.append((copy, lambda: _folded_weights(layer)))
             return copy
         if is_graph_model(layer):
             return clone(layer, self.copied)
@@ -325,12 +325,14 @@ class _Stripping:
         if copy is None:
             return layer
         if layer.built:
-            self.weights.append((copy, layer.get_weights()))
+            self.weights.append((copy, layer.get_weights))
         return copy
 
     def set_weights(self):
         """Gives the copies their weights, once the new graph has built them."""
-        for layer, weights in self.weights:
+        for layer, read in self.weights:
+            # Read only now, so that one layer at a time is held twice.
+            weights = read()
             if layer.built or not weights:
                 layer.set_weights(weights)
             else:
