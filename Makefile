@@ -20,7 +20,8 @@ BUILDIFIER := $(VENV)/node/node_modules/.bin/buildifier
 BUILDIFIER_VERSION := 8.2.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo digits test test-all bench bench-inference lint build-files clean
+.PHONY: help setup demo digits test test-all bench bench-inference architectures lint \
+  build-files clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' Makefile
@@ -52,6 +53,9 @@ bench: setup  ## Run every benchmark, one after another.
 bench-inference: setup  ## Time packed models against dense ones, layer by layer and whole.
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/inference_models.py
+
+architectures: setup  ## Take a network of every family through everything; write docs/architectures.md.
+	$(BIN)/python -m tests.architectures.sweep --output docs/architectures.md
 
 lint: setup  ## Check style, types of the package and BUILD files.
 	$(BIN)/ruff check .
