@@ -137,6 +137,7 @@ def test_summary_shows_what_each_layer_was_asked_and_reached():
     assert rows["middle/kernel"]["block_sparsity"] == pytest.approx(0.75, abs=1e-3)
     assert rows["wide/kernel"]["requested_sparsity"] == 0.5
     assert rows["head/kernel"]["left_alone"]
+    assert lines[-1].startswith("2 kernels of 60,672 weights are pruned: 55.7% req")
     assert "75.0%" in next(line for line in lines if line.startswith("middle"))
 
 
