@@ -111,6 +111,20 @@ def test_whole_columns_and_rows_leave_a_smaller_product(block_size, kept_shape):
     assert_close(packed(np.eye(64)), sparse(np.eye(64)).numpy())
 
 
+@pytest.mark.parametrize("runtime", ["tflite", "xla"])
+@pytest.mark.parametrize(("size", "groups"), [(None, 1), (6, 2), (None, 2)])
+def test_whole_channels_of_convolutions(size, groups, runtime):
+    # Where sizes are unknown, or groups read other channels, one product does not do.
+    layer = layers.Conv2D(32, 3, groups=groups, padding="same")
+    model = keras.Sequential([keras.Input((size, size, 16)), layer])
+    sparse = sa.strip_pruning(pruned_at_once(model, (None, 2)))
+    packed = sa.pack(sparse, (None, 2), runtime=runtime, choose="always")
+    assert packed.layers[0].pattern.reads_alike
+    x = np.random.default_rng(0).normal(size=(2, 6, 6, 16)).astype("float32")
+    assert_close(packed(x), sparse(x).numpy())
+    assert_close(packed.predict(x, verbose=0), sparse(x).numpy())
+
+
 def test_whole_heads():
     model = attention()
     # The third and fourth head hardly project.

@@ -30,7 +30,9 @@ def multiply_slices(
       rows: float tensor `(n, height)`, `height` the rows of a block.
       base: int32 tensor `(samples,)`, first row of each sample.
       offsets: for each slice an int32 array `(columns, kept blocks)`.
-      kernels: for each slice a float tensor `(columns, kept blocks * height, width)`.
+      kernels: for each slice a float tensor `(columns, kept blocks * height, width)`;
+        where `pattern.reads_alike` the columns side by side, `(kept blocks * height,
+        columns * width)`.
       pattern: how the slices make up the matrix.
 
     Returns:
@@ -50,12 +52,15 @@ def multiply_slices(
     """
     height, width = pattern.block_size
     if pattern.reads_alike:
+        columns, kept = offsets[0].shape
         # Not known where it depends on sizes that are not.
         offset = tf.get_static_value(offsets[0])
         if offset is not None and (offset == offset[0]).all():
-            indices = base[:, None] + offset[:1]
-            read = tf.reshape(tf.gather(rows, indices), (-1, offset.shape[1] * height))
+            read = tf.gather(rows, base[:, None] + offset[:1])
+            read = tf.reshape(read, (-1, kept * height))
             return _multiply_once(read, kernels[0], pattern)
+        kernel = tf.reshape(kernels[0], (kept * height, columns, width))
+        kernels = [tf.transpose(kernel, (1, 0, 2))]
     products = []
     for offset, kernel in zip(offsets, kernels, strict=True):
         columns, kept = offset.shape
@@ -65,15 +70,13 @@ def multiply_slices(
     return _put_in_place(products, rows, base, pattern)
 
 
-def _multiply_once(read, kernel, pattern: Pattern) -> tf.Tensor:
+def _multiply_once(read, matrix, pattern: Pattern) -> tf.Tensor:
     """`(samples, outputs)` where all stored columns read the same `(samples, inputs)`.
 
     What is stored is then one smaller dense matrix: whole columns or rows are gone.
     """
     width, block_columns = pattern.block_size[1], pattern.grid_shape[1]
     order = pattern.slices[0].columns
-    matrix = tf.transpose(kernel, (1, 0, 2))
-    matrix = tf.reshape(matrix, (-1, len(order) * width))
     outputs = tf.matmul(read, matrix)
     if order != tuple(range(block_columns)):
         place = np.full(block_columns, len(order), np.int32)
