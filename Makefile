@@ -20,7 +20,8 @@ BUILDIFIER := $(VENV)/node/node_modules/.bin/buildifier
 BUILDIFIER_VERSION := 8.2.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo digits test test-all bench bench-criteo bench-inference docs lint build-files clean
+.PHONY: help setup demo digits test test-all bench bench-criteo bench-inference \
+  architectures docs lint build-files clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' Makefile
@@ -60,6 +61,9 @@ docs: setup  ## Build the guides and the reference as a site in out/docs.
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	$(BIN)/python -m sphinx --quiet --fail-on-warning -b html docs out/docs
 	@echo "Open out/docs/index.html."
+
+architectures: setup  ## Take a network of every family through everything (docs/architectures.md).
+	$(BIN)/python -m tests.architectures.sweep --output docs/architectures.md
 
 lint: setup  ## Check style, types of the package and BUILD files.
 	$(BIN)/ruff check .

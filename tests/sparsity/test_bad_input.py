@@ -243,3 +243,24 @@ def test_weights_that_the_layer_does_not_hold():
     layer.build((None, 16))
     with pytest.raises(ValueError, match="get_prunable_weights.*Loose"):
         sa.PrunableLayer(layer, SCHEDULE, (1, 1))
+
+
+def test_a_model_leaves_alone_what_is_smaller_than_a_block():
+    model = keras.Sequential(
+        [
+            keras.layers.Dense(400, input_shape=(160,), name="wide"),
+            keras.layers.Dense(3, name="head"),
+        ]
+    )
+    pruned = sa.prune(model, SCHEDULE, block_size=(4, 4))
+    assert [w.layer.name for w in sa.pruned_layers(pruned)] == ["wide"]
+    rows = {r["layer"]: r for r in sa.summary(pruned, print_fn=lambda line: None)}
+    assert (
+        "400 x 3 matrix has no room for a block of 4 x 4"
+        in (rows["head/kernel"]["left_alone"])
+    )
+    # The same where the shapes come only with the first batch.
+    layers = [keras.layers.Dense(400, name="wide"), keras.layers.Dense(3, name="head")]
+    late = keras.Sequential(sa.prune(layers, SCHEDULE, block_size=(4, 4)))
+    late.build((None, 160))
+    assert "no room" in late.layers[1].left_dense["kernel"]

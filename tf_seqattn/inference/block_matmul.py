@@ -30,7 +30,9 @@ def multiply_slices(
       rows: float tensor `(n, height)`, `height` the rows of a block.
       base: int32 tensor `(samples,)`, first row of each sample.
       offsets: for each slice an int32 array `(columns, kept blocks)`.
-      kernels: for each slice a float tensor `(columns, kept blocks * height, width)`.
+      kernels: for each slice a float tensor `(columns, kept blocks * height, width)`;
+        where `pattern.reads_alike` the columns side by side, `(kept blocks * height,
+        columns * width)`.
       pattern: how the slices make up the matrix.
 
     Returns:
@@ -49,6 +51,16 @@ def multiply_slices(
     [[3.0, 3.0, 14.0, 14.0]]
     """
     height, width = pattern.block_size
+    if pattern.reads_alike:
+        columns, kept = offsets[0].shape
+        # Not known where it depends on sizes that are not.
+        offset = tf.get_static_value(offsets[0])
+        if offset is not None and (offset == offset[0]).all():
+            read = tf.gather(rows, base[:, None] + offset[:1])
+            read = tf.reshape(read, (-1, kept * height))
+            return _multiply_once(read, kernels[0], pattern)
+        kernel = tf.reshape(kernels[0], (kept * height, columns, width))
+        kernels = [tf.transpose(kernel, (1, 0, 2))]
     products = []
     for offset, kernel in zip(offsets, kernels, strict=True):
         columns, kept = offset.shape
@@ -56,6 +68,23 @@ def multiply_slices(
         read = tf.reshape(tf.gather(rows, indices), (columns, -1, kept * height))
         products.append(tf.matmul(read, kernel))
     return _put_in_place(products, rows, base, pattern)
+
+
+def _multiply_once(read, matrix, pattern: Pattern) -> tf.Tensor:
+    """`(samples, outputs)` where all stored columns read the same `(samples, inputs)`.
+
+    What is stored is then one smaller dense matrix: whole columns or rows are gone.
+    """
+    width, block_columns = pattern.block_size[1], pattern.grid_shape[1]
+    order = pattern.slices[0].columns
+    outputs = tf.matmul(read, matrix)
+    if order != tuple(range(block_columns)):
+        place = np.full(block_columns, len(order), np.int32)
+        place[list(order)] = np.arange(len(order))
+        columns = (place[:, None] * width + np.arange(width)).ravel()
+        # Columns that are gone read the zeros at the end.
+        outputs = tf.gather(tf.pad(outputs, [[0, 0], [0, width]]), columns, axis=1)
+    return outputs[:, : pattern.matrix_shape[1]]
 
 
 def _put_in_place(products, rows, base, pattern: Pattern) -> tf.Tensor:

@@ -185,7 +185,8 @@ def _whole_blocks(chain: _Chain, block_size, removable: np.ndarray) -> np.ndarra
         columns = _block_size(chain.producer, chain.producer.kernel.shape[-2])[1]
         rows = _block_size(chain.consumer, chain.consumer.kernel.shape[-2])[0]
     else:
-        rows, columns = block_size
+        # Blocks of a whole axis fit whatever is left of it.
+        rows, columns = (size or 1 for size in block_size)
     step = math.lcm(rows, columns)
     firsts = np.arange(0, len(removable), step)
     whole = np.repeat(np.logical_and.reduceat(removable, firsts), step)

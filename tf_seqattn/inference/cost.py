@@ -14,6 +14,8 @@ _PER_MULTIPLY = 1 / 106e9
 _PER_WEIGHT = 4 / 95e9
 # Seconds per input entry gathered for a product: written once, read once.
 _PER_GATHERED = 0.2e-9
+# A run of fewer entries takes as long to gather as one of these.
+_SHORTEST_RUN = 8
 # Seconds per operation of the graph.
 _PER_OPERATION = 0.15e-6
 # Operations of a packed product, and those of each slice besides.
@@ -52,7 +54,7 @@ def slice_in_blocks(samples: int, block_size: tuple[int, int]) -> float:
     """
     height, width = block_size
     product = _product(samples, height * _computed_width(width), height * width)
-    block = product + samples * height * _PER_GATHERED
+    block = product + samples * max(height, _SHORTEST_RUN) * _PER_GATHERED
     return _OPERATIONS_OF_SLICE * _PER_OPERATION / block
 
 
@@ -64,10 +66,14 @@ def packed_seconds(samples: int, pattern: Pattern) -> float:
       pattern: where the kept blocks are.
     """
     height, width = pattern.block_size
-    stored = pattern.num_stored
-    product = _product(
-        samples, stored * height * _computed_width(width), stored * height * width
-    )
-    moved = samples * (stored * height + 2 * pattern.matrix_shape[1])
+    stored = read = pattern.num_stored
+    multiplies = stored * height * _computed_width(width)
+    if pattern.reads_alike:
+        (part,) = pattern.slices
+        read = len(part.rows[0])
+        multiplies = read * height * _computed_width(len(part.columns) * width)
+    product = _product(samples, multiplies, stored * height * width)
+    gathered = read * max(height, _SHORTEST_RUN)
+    moved = samples * (gathered + 2 * pattern.matrix_shape[1])
     operations = _OPERATIONS + _OPERATIONS_OF_SLICE * len(pattern.slices)
     return product + moved * _PER_GATHERED + operations * _PER_OPERATION

@@ -15,6 +15,7 @@ import tensorflow as tf
 from tf_seqattn.inference import flatbuffer, litert
 from tf_seqattn.inference.pack import pack_with_plans, print_plans, stripped
 from tf_seqattn.inference.plan import LayerPlan
+from tf_seqattn.inference.unroll import unrolled
 from tf_seqattn.keras_api import keras, sublayers
 
 logger = logging.getLogger("tf_seqattn")
@@ -198,13 +199,18 @@ def _convert(model, layout, quantization, batches, original) -> bytes:
         raise ValueError(
             f"Model {original.name!r} cannot be written as TFLite"
             f"{_listed(' (layer ', layers, ')')}: there is no built-in operator for "
-            f"{', '.join(missing) or 'a part of it'}. Replace what needs it, or use "
+            f"{', '.join(missing) or 'a part of it'}. Replace what needs it, "
+            f"{_ABOUT_LOOPS if 'TensorListReserve' in missing else ''}or use "
             "`sa.export_saved_model`. The converter's error is above."
         ) from error
 
 
+_ABOUT_LOOPS = (
+    "give a recurrent layer inputs of a known number of steps (`keras.Input((steps, "
+    "size))`) in a Sequential or functional model, "
+)
 # How the converter names an operation of TensorFlow that it has no operator for.
-_MISSING_OPERATOR = re.compile(r"\btf\.(\w+)\(")
+_MISSING_OPERATOR = re.compile(r"\btf\.(\w+)[('\"]")
 
 
 def _listed(before: str, names: list[str], after: str) -> str:
@@ -338,6 +344,7 @@ def export_tflite(
         )
     elif layout == "sparse":
         _check_sparse_widths(model)
+    exported = unrolled(exported)
     file = _convert(exported, layout, quantization, batches, model)
     if quantization == "int8":
         file = flatbuffer.center_constant_operands(file)

@@ -60,6 +60,10 @@ class PackedLayer(keras.layers.Layer):
                 (len(part.columns), len(part.rows[0]) * height, width)
                 for part in self.pattern.slices
             ]
+            if self.pattern.reads_alike:
+                # One product of all columns wants them side by side.
+                ((columns, rows, _),) = shapes
+                shapes = [(rows, columns * width)]
         else:
             shapes = [(self.pattern.num_kept, height, width)]
         self.kernels = [
@@ -78,6 +82,9 @@ class PackedLayer(keras.layers.Layer):
         arrays = pack_matrix(np.asarray(matrix), self.pattern)
         if self.form == "blocks":
             arrays = [kept_blocks(self.pattern, arrays)[2]]
+        elif self.pattern.reads_alike:
+            (array,) = arrays
+            arrays = [array.swapaxes(0, 1).reshape(array.shape[1], -1)]
         return arrays if bias is None else [*arrays, np.asarray(bias)]
 
     def _multiply(self, rows, base, offset_of_row):

@@ -306,7 +306,8 @@ def pack(
 
     Args:
       model: a stripped (or pruned, which is then stripped) model of Keras 2, built.
-      block_size: (rows, columns) of the blocks, found in each kernel by default.
+      block_size: (rows, columns) of the blocks, found in each kernel by default;
+        None in the place of one for the whole axis, as in `sa.prune`.
       batch_size: samples in one call, for which the faster layout is chosen. The packed
         model takes any number.
       runtime: what will run it: "tflite" (also plain TensorFlow) or "xla".

@@ -70,6 +70,14 @@ class Pattern:
         """Number of blocks stored, padding counted."""
         return sum(part.num_blocks for part in self.slices)
 
+    @property
+    def reads_alike(self) -> bool:
+        """Whether all stored columns keep the same rows, so that one product does.
+
+        So it is where whole columns, or whole rows, of the matrix were pruned.
+        """
+        return len(self.slices) == 1 and len(set(self.slices[0].rows)) == 1
+
     def get_config(self) -> dict:
         """Returns what `from_config` takes; plain numbers and lists."""
         return {
@@ -147,8 +155,8 @@ def find_block_size(matrix: np.ndarray, row_divisor: int = 0) -> tuple[int, int]
 
     Returns:
       (rows, columns) of the largest blocks of which at least 9 entries in 10 of the
-      kept ones are not zero; None where there are no zeros, or no such blocks of
-      more than one row and column.
+      kept ones are not zero; None where there are no zeros, or no such blocks. Blocks
+      of one row or column are found only where the zeros show them exactly.
 
     Example:
 
@@ -171,7 +179,8 @@ def find_block_size(matrix: np.ndarray, row_divisor: int = 0) -> tuple[int, int]
     for pair in sorted(pairs, key=lambda p: (-p[0] * p[1], abs(p[0] - p[1]), p)):
         if min(pair) > 1 and _fill(matrix, pair) >= _MIN_FILL:
             return pair
-    return None
+    # One row or column wide; not where the divisor alone made it so.
+    return exact if exact[0] > 1 or rows == 1 < columns else None
 
 
 def _boundaries(counts: Sequence[int], cost_of_slice: float) -> list[int]:
@@ -215,7 +224,8 @@ def find_pattern(
       cost_of_slice: what one slice more costs, in products with one block. It is
         lowered until the padding is at most a tenth (`MAX_PADDING`).
       max_blocks: stored blocks of a slice beyond which it is cut into equal parts, so
-        that what is gathered for one stays in the cache.
+        that what is gathered for one stays in the cache. A slice whose columns keep
+        the same rows gathers them once and is not cut.
 
     Returns:
       A `Pattern`.
@@ -245,7 +255,8 @@ def find_pattern(
     for start, end in zip([0, *bounds[:-1]], bounds, strict=True) if descending else ():
         width = descending[start]
         parts = 1
-        if max_blocks:
+        read = support[:, order[start:end]]
+        if max_blocks and (read != read[:, :1]).any():
             parts = min(end - start, -(-(end - start) * width // max_blocks))
         for columns in np.array_split(order[start:end], parts):
             rows = []

@@ -170,7 +170,9 @@ def plan_kernel(layer, name: str, block_size, batch_size: int, samples: int | No
             )
             return plan
     else:
-        rows, columns = block_size
+        rows, columns = (
+            size or whole for size, whole in zip(block_size, matrix.shape, strict=True)
+        )
         plan.block_size = (math.gcd(rows, divisor), columns)
     groups = getattr(layer, "groups", 1)
     if groups > 1 and (matrix.shape[1] // groups) % plan.block_size[1]:
@@ -209,6 +211,9 @@ def packed_layer(layer, plan: LayerPlan, form: str, norm=None):
     if norm is not None:
         matrix, bias = fold(matrix, bias, norm)
         bias_shape = bias.shape
+    if plan.pattern is not None and plan.pattern.reads_alike:
+        # One product of all columns: no compiler does better by blocks.
+        form = "slices"
     config = {
         "name": layer.name,
         "dtype": layer.get_config()["dtype"],

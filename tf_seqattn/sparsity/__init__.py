@@ -1,5 +1,10 @@
 """Training side: blocks, importance, schedules, policies, the wrapper, callbacks."""
 
+from tf_seqattn.sparsity.allocation import (
+    erdos_renyi_allocation,
+    global_allocation,
+    uniform_allocation,
+)
 from tf_seqattn.sparsity.blocks import BlockGrid
 from tf_seqattn.sparsity.callbacks import PruningSummaries, UpdatePruningStep
 from tf_seqattn.sparsity.importance import (
@@ -22,6 +27,7 @@ from tf_seqattn.sparsity.schedules import (
     PruningSchedule,
     SequentialAttentionSchedule,
 )
+from tf_seqattn.sparsity.sensitivity import Sensitivity, sensitivity
 from tf_seqattn.sparsity.summary import summary
 from tf_seqattn.sparsity.wrapper import PrunableLayer
 
@@ -38,12 +44,17 @@ __all__ = [
     "PruningPolicy",
     "PruningSchedule",
     "PruningSummaries",
+    "Sensitivity",
     "SequentialAttentionSchedule",
     "SoftmaxAttention",
     "UpdatePruningStep",
+    "erdos_renyi_allocation",
+    "global_allocation",
     "prune",
     "prune_scope",
     "pruned_layers",
+    "sensitivity",
     "strip_pruning",
     "summary",
+    "uniform_allocation",
 ]

@@ -14,34 +14,38 @@ import numpy as np
 import tensorflow as tf
 
 
-def check_block_size(block_size) -> tuple[int, int]:
-    """Returns `block_size` as a pair of positive ints.
+def check_block_size(block_size) -> tuple[int | None, int | None]:
+    """Returns `block_size` as a pair of positive ints, one of which may be None.
 
     Args:
       block_size: a sequence of two positive integers, (rows, columns) of a
-        block: entries along the inputs, entries along the outputs.
+        block: entries along the inputs, entries along the outputs. None in the place
+        of one means all of them: `(None, 1)` is a whole output channel.
 
     Raises:
       ValueError: if it is anything else.
 
     Example:
 
-    >>> check_block_size([4, 8])
-    (4, 8)
+    >>> check_block_size([4, 8]), check_block_size((None, 1))
+    ((4, 8), (None, 1))
     """
     try:
         sizes = tuple(block_size)
     except TypeError:
         sizes = ()
+    numbers = [size for size in sizes if size is not None]
     is_integer = [
-        isinstance(s, (int, np.integer)) and not isinstance(s, bool) for s in sizes
+        isinstance(s, (int, np.integer)) and not isinstance(s, bool) for s in numbers
     ]
-    if len(sizes) != 2 or not all(is_integer) or min(sizes) < 1:
+    if len(sizes) != 2 or not numbers or not all(is_integer) or min(numbers) < 1:
         raise ValueError(
             "`block_size` must be two positive integers, (input rows, output columns)"
-            f" of a block, such as (16, 16). Received: block_size={block_size!r}"
+            " of a block, such as (16, 16); one may be None for the whole axis, as in "
+            f"(None, 1). Received: block_size={block_size!r}"
         )
-    return int(sizes[0]), int(sizes[1])
+    rows, columns = (None if size is None else int(size) for size in sizes)
+    return rows, columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +54,8 @@ class BlockGrid:
 
     Attributes:
       kernel_shape: shape of the kernel.
-      block_size: (rows, columns) of a block.
+      block_size: (rows, columns) of a block. None, for a whole axis, is replaced by
+        the size of the matrix.
       row_axes: the kernel's axes that are contracted (inputs), in the order in
         which they form the rows of the matrix. Default: all axes but the last.
       column_axes: the remaining axes (outputs). Default: the last one.
@@ -60,6 +65,8 @@ class BlockGrid:
     >>> grid = BlockGrid((3, 3, 64, 32), (16, 16))
     >>> grid.matrix_shape, grid.shape, grid.num_blocks
     ((576, 32), (36, 2), 72)
+    >>> BlockGrid((3, 3, 64, 32), (None, 1)).block_size
+    (576, 1)
     """
 
     kernel_shape: tuple[int, ...]
@@ -76,7 +83,6 @@ class BlockGrid:
             )
         axes = tuple(range(len(shape)))
         object.__setattr__(self, "kernel_shape", shape)
-        object.__setattr__(self, "block_size", check_block_size(self.block_size))
         object.__setattr__(self, "row_axes", tuple(self.row_axes) or axes[:-1])
         object.__setattr__(self, "column_axes", tuple(self.column_axes) or axes[-1:])
         if sorted(self.row_axes + self.column_axes) != list(axes):
@@ -85,6 +91,9 @@ class BlockGrid:
                 f" Received: row_axes={self.row_axes}, column_axes={self.column_axes},"
                 f" kernel_shape={shape}"
             )
+        height, width = check_block_size(self.block_size)
+        rows, columns = self.matrix_shape
+        object.__setattr__(self, "block_size", (height or rows, width or columns))
 
     @property
     def matrix_shape(self) -> tuple[int, int]:

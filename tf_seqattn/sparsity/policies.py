@@ -2,7 +2,7 @@
 
 from tf_seqattn.keras_api import keras
 from tf_seqattn.sparsity import kernels
-from tf_seqattn.sparsity.blocks import check_block_size
+from tf_seqattn.sparsity.blocks import BlockGrid, check_block_size
 
 MIN_BLOCKS = 100
 
@@ -42,6 +42,9 @@ class PruningPolicy:
 class MinimumBlocks(PruningPolicy):
     """The paper's policy: a kernel of fewer than 100 blocks is left alone.
 
+    So is one that is narrower or lower than a block, such as the last layer of a
+    classifier of few classes.
+
     Args:
       block_size: (rows, columns) of a block.
       min_blocks: fewest blocks that a pruned kernel has (appendix C.1: 100).
@@ -64,16 +67,47 @@ class MinimumBlocks(PruningPolicy):
         if not layer.built:
             return True
         return any(
-            kernel.grid(self.block_size).num_blocks >= self.min_blocks
+            why_too_small(kernel.grid(self.block_size), self.min_blocks) is None
             for kernel in kernels.find_kernels(layer)
         )
 
     def reason(self, layer) -> str:
-        counts = [
-            f"{kernel.name} has {kernel.grid(self.block_size).num_blocks}"
-            for kernel in kernels.find_kernels(layer)
+        grids = {k.name: k.grid(self.block_size) for k in kernels.find_kernels(layer)}
+        few = [
+            f"{name} has {grid.num_blocks}"
+            for name, grid in grids.items()
+            if grid.num_blocks < self.min_blocks
         ]
-        return f"{', '.join(counts)} blocks, fewer than {self.min_blocks}"
+        reasons = [f"{', '.join(few)} blocks, fewer than {self.min_blocks}"] * bool(few)
+        reasons += [
+            f"{name}: {why_too_small(grid, self.min_blocks)}"
+            for name, grid in grids.items()
+            if grid.num_blocks >= self.min_blocks
+        ]
+        return "; ".join(reasons)
+
+
+def why_too_small(grid: BlockGrid, min_blocks: int) -> str | None:
+    """Returns why a kernel is too small for its blocks, or None.
+
+    Args:
+      grid: how the kernel is cut.
+      min_blocks: fewest blocks that it must have.
+
+    Example:
+
+    >>> why_too_small(BlockGrid((2048, 10), (16, 16)), min_blocks=100)
+    'a 2048 x 10 matrix has no room for a block of 16 x 16'
+    """
+    if grid.num_blocks < min_blocks:
+        return f"{grid.num_blocks} blocks, fewer than {min_blocks}"
+    if not grid.fits:
+        matrix, block = (
+            " x ".join(map(str, sizes))
+            for sizes in (grid.matrix_shape, grid.block_size)
+        )
+        return f"a {matrix} matrix has no room for a block of {block}"
+    return None
 
 
 def why_unprunable(layer) -> str | None:

@@ -18,6 +18,7 @@ from tf_seqattn.model_editing import (
 )
 from tf_seqattn.sparsity import importance as importances
 from tf_seqattn.sparsity import schedules
+from tf_seqattn.sparsity.allocation import check_targets, retargeted
 from tf_seqattn.sparsity.optimizer_reset import OffsetSchedule
 from tf_seqattn.sparsity.policies import MinimumBlocks, why_unprunable
 from tf_seqattn.sparsity.wrapper import PrunableLayer
@@ -80,9 +81,10 @@ def _check_not_pruned(model):
 class _Pruning:
     """One call of `prune`: wraps layers, each once, and notes those left alone."""
 
-    def __init__(self, policy, wrapper_arguments):
+    def __init__(self, policy, wrapper_arguments, targets):
         self.policy = policy
         self.wrapper_arguments = wrapper_arguments
+        self.targets = targets
         self.left_alone: dict[str, str] = {}
         self.wrapped = 0
         self._done: dict[int, tuple] = {}
@@ -117,8 +119,12 @@ class _Pruning:
             default = f"left out by {type(self.policy).__name__}"
             self.left_alone[layer.name] = reason(layer) if reason else default
             return layer
+        if self.targets.get(layer.name) == 0:
+            self.left_alone[layer.name] = "`sparsity` gives it 0"
+            return layer
         self.wrapped += 1
-        return PrunableLayer(layer, **self.wrapper_arguments)
+        arguments = _with_target(self.wrapper_arguments, layer, self.targets)
+        return PrunableLayer(layer, **arguments)
 
     def report(self):
         """Lists the layers left alone, once."""
@@ -127,6 +133,14 @@ class _Pruning:
             level = logging.INFO if self.wrapped else logging.WARNING
             start = "Layers left alone" if self.wrapped else "Nothing is pruned"
             logger.log(level, "%s by sa.prune:%s", start, lines)
+
+
+def _with_target(arguments: dict, layer, targets: dict[str, float]) -> dict:
+    """The wrapper's arguments, with the layer's own target in the schedule."""
+    if layer.name not in targets:
+        return arguments
+    schedule = retargeted(arguments["pruning_schedule"], targets[layer.name])
+    return {**arguments, "pruning_schedule": schedule}
 
 
 def _check_built(model):
@@ -153,6 +167,7 @@ def prune(
     block_size=(16, 16),
     importance=None,
     pruning_policy=None,
+    sparsity=None,
     **kwargs,
 ):
     """Wraps a layer, a list of layers or a model for pruning.
@@ -171,20 +186,27 @@ def prune(
       to_prune: a Keras 2 layer, a list of layers, or a Sequential, functional, nested
         or subclassed model. A subclassed model must be built.
       pruning_schedule: when: a `PruningSchedule` of tf_seqattn or tfmot.
-      block_size: (rows, columns) of a block: inputs by outputs.
+      block_size: (rows, columns) of a block: inputs by outputs. None stands for all of
+        an axis: see `PrunableLayer`.
       importance: what to score, `SoftmaxAttention()` by default.
       pruning_policy: where: an object with tfmot's `allow_pruning(layer)`. By default
         a kernel of fewer than 100 blocks is left alone (appendix C.1). A single
         layer is wrapped whatever its size unless a policy is given.
+      sparsity: how much of single layers: a mapping from names of layers to the
+        target sparsity that each has in place of the schedule's, such as
+        `erdos_renyi_allocation` returns. Layers that it does not name follow the
+        schedule as it is (the paper's uniform sparsity); those given 0 are left alone.
       **kwargs: further arguments of `PrunableLayer`, such as `balanced=True`: every
-        column of blocks keeps equally many, which packs best (`sa.pack`).
+        column of blocks keeps equally many, which packs best (`sa.pack`), or
+        `pattern="2:4"`: single entries in place of blocks, 2 of every 4 inputs.
 
     Returns:
       The wrapped layer, list or model: the same object for a subclassed model.
 
     Raises:
       ValueError: for anything that is not of Keras 2, is pruned already or is an
-        unbuilt subclassed model; and what `PrunableLayer` raises.
+        unbuilt subclassed model; for a name in `sparsity` that no pruned layer has;
+        and what `PrunableLayer` raises.
 
     Example:
 
@@ -205,15 +227,21 @@ def prune(
         check_layer(item, "to_prune")
         _check_not_pruned(item)
     is_model = isinstance(to_prune, keras.Model)
-    if not is_list and not is_model and why_unprunable(to_prune) is None:
+    is_one = not is_list and not is_model and why_unprunable(to_prune) is None
+    default = MinimumBlocks((1, 1) if kwargs.get("pattern") else block_size)
+    targets = {}
+    if sparsity is not None:
+        everywhere = pruning_policy or (None if is_one else default)
+        targets = check_targets(sparsity, to_prune, everywhere)
+    if is_one:
         if pruning_policy is None or pruning_policy.allow_pruning(to_prune):
-            return PrunableLayer(to_prune, **arguments)
+            return PrunableLayer(to_prune, **_with_target(arguments, to_prune, targets))
     if not is_list and not is_model and len(sublayers(to_prune)) == 1:
         if pruning_policy is None:
             PrunableLayer(to_prune, **arguments)  # Raises, naming the layer.
-    policy = pruning_policy or MinimumBlocks(block_size)
+    policy = pruning_policy or default
     arguments.setdefault("min_blocks", getattr(policy, "min_blocks", 1))
-    pruning = _Pruning(policy, arguments)
+    pruning = _Pruning(policy, arguments, targets)
     if is_list:
         result = [pruning(layer) for layer in to_prune]
     else:
@@ -287,7 +315,7 @@ class _Stripping:
             ):
                 copy._batch_input_shape = layer._batch_input_shape
             if layer.built:
-                self.weights.append((copy, _folded_weights(layer)))
+                self.weights.append((copy, lambda: _folded_weights(layer)))
             return copy
         if is_graph_model(layer):
             return clone(layer, self.copied)
@@ -297,12 +325,14 @@ class _Stripping:
         if copy is None:
             return layer
         if layer.built:
-            self.weights.append((copy, layer.get_weights()))
+            self.weights.append((copy, layer.get_weights))
         return copy
 
     def set_weights(self):
         """Gives the copies their weights, once the new graph has built them."""
-        for layer, weights in self.weights:
+        for layer, read in self.weights:
+            # Read only now, so that one layer at a time is held twice.
+            weights = read()
             if layer.built or not weights:
                 layer.set_weights(weights)
             else:

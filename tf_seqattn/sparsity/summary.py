@@ -1,6 +1,7 @@
 """What is pruned, how far, and why the rest is not: one table."""
 
 import contextlib
+import math
 
 import numpy as np
 
@@ -125,8 +126,25 @@ def _cells(row: dict) -> tuple[str, ...]:
     )
 
 
+def _total(rows: list[dict]) -> str:
+    """What all pruned kernels were asked and reached together, by their entries."""
+    pruned = [row for row in rows if row["left_alone"] is None]
+    entries = [math.prod(row["kernel_shape"]) for row in pruned]
+
+    def mean(name: str) -> str:
+        values = [row[name] for row in pruned]
+        return "–" if None in values else f"{np.average(values, weights=entries):.1%}"
+
+    return (
+        f"{len(pruned)} kernels of {sum(entries):,} weights are pruned: "
+        f"{mean('requested_sparsity')} requested, {mean('block_sparsity')} reached"
+    )
+
+
 def summary(model, print_fn=print) -> list[dict]:
     """Prints which kernels are pruned, how far, and why the others are left alone.
+
+    The last line is for all of them: what was requested, and what is reached.
 
     Args:
       model: a Keras 2 model or layer, pruned by tf_seqattn or not.
@@ -151,4 +169,6 @@ def summary(model, print_fn=print) -> list[dict]:
     check_layer(model, "model")
     rows = _rows(model)
     print_table(_COLUMNS, [_cells(row) for row in rows], print_fn)
+    if any(row["left_alone"] is None for row in rows):
+        print_fn(_total(rows))
     return rows

@@ -8,13 +8,14 @@ import tensorflow as tf
 from tensorflow.python.saved_model import save_context
 
 from tf_seqattn.keras_api import check_layer, keras, register
-from tf_seqattn.sparsity import blocks, kernels, support
+from tf_seqattn.sparsity import blocks, kernels, n_of_m, support
 from tf_seqattn.sparsity.importance import (
     Importance,
     Magnitude,
     PowerPropagation,
     SoftmaxAttention,
 )
+from tf_seqattn.sparsity.policies import why_too_small
 from tf_seqattn.sparsity.schedules import (
     ACDCSchedule,
     OneShotSchedule,
@@ -25,6 +26,8 @@ from tf_seqattn.sparsity.schedules import (
 )
 
 logger = logging.getLogger("tf_seqattn")
+
+DEFAULT_BLOCK_SIZE = (16, 16)
 
 for _serializable in (
     SoftmaxAttention,
@@ -52,7 +55,8 @@ class PrunedKernel:
     Attributes:
       kernel: where the kernel is.
       grid: how it is cut into blocks.
-      mask: float32 variable of `grid.shape`, 1 for active blocks.
+      mask: float32 variable of `grid.shape`, 1 for active blocks, 0 for others; in
+        between for entries that decay (`pattern`).
       logits: trainable float32 variable of `grid.shape`, or None.
     """
 
@@ -75,6 +79,24 @@ def _check_schedule(schedule):
             f"pruning_schedule={schedule!r}"
         )
     return schedule
+
+
+def _check_pattern(pattern, block_size, balanced, schedule) -> tuple[int, int]:
+    """Returns the blocks of a pattern: single entries."""
+    kept, group = n_of_m.check_pattern(pattern)
+    if tuple(block_size) not in (DEFAULT_BLOCK_SIZE, (1, 1)) or balanced:
+        raise ValueError(
+            f"`pattern` {pattern!r} chooses single entries: leave out `block_size` and "
+            f"`balanced`. Received: block_size={block_size!r}, balanced={balanced!r}"
+        )
+    target = final_sparsity(schedule)
+    if target is not None and abs(target - (1 - kept / group)) > 1e-6:
+        raise ValueError(
+            f"`pattern` {pattern!r} removes {1 - kept / group:g} of each layer, so the "
+            f"schedule must end there: use target_sparsity={1 - kept / group:g}. "
+            f"Received: pruning_schedule={schedule!r}"
+        )
+    return 1, 1
 
 
 def _check_importance(importance) -> Importance:
@@ -133,18 +155,28 @@ class PrunableLayer(keras.layers.Wrapper):
         `get_prunable_weights()`.
       pruning_schedule: a `PruningSchedule` of tf_seqattn or tfmot.
       block_size: (rows, columns) of a block: inputs by outputs of the kernel read as
-        a matrix; a convolution is read as (H * W * C_in, C_out).
+        a matrix; a convolution is read as (H * W * C_in, C_out). None stands for all
+        of an axis: (None, 1) prunes whole output channels, (1, None) whole inputs,
+        and (None, key_dim) whole heads of the query, key and value of
+        MultiHeadAttention (of its output as many channels at a time).
       importance: what to score; `SoftmaxAttention()` by default.
-      min_blocks: a kernel of fewer blocks is left dense (and said so at INFO).
+      min_blocks: a kernel of fewer blocks is left dense (and said so at INFO), and so,
+        where this is above 1, is one smaller than a block.
       zero_pruned_weights: set the weights of dropped blocks to zero, as ACDC does on
         ImageNet, instead of keeping them for the next dense phase.
       balanced: keep the same number of blocks in every column of blocks, so that a
         packed layer needs no padding and one batched product.
+      pattern: "N:M", such as "2:4", in place of blocks: of every M consecutive inputs
+        of an output, the N of highest importance stay. The mask of the others decays
+        from 1 to 0 as the sparsity rises to its target, which must be 1 - N / M. The
+        mask has the size of the kernel then. Inputs are the rows of the matrix: in a
+        convolution the channels, which M should divide.
       **kwargs: passed to `keras.layers.Layer`.
 
     Raises:
       ValueError: for a layer that is not of Keras 2, is pruned already or is of an
-        unknown kind; for blocks larger than a kernel (when the layer is built).
+        unknown kind; for blocks larger than a kernel (when the layer is built); for a
+        pattern with a block size or a target that is not its own.
 
     Example:
 
@@ -160,11 +192,12 @@ class PrunableLayer(keras.layers.Wrapper):
         self,
         layer,
         pruning_schedule,
-        block_size=(16, 16),
+        block_size=DEFAULT_BLOCK_SIZE,
         importance=None,
         min_blocks: int = 1,
         zero_pruned_weights: bool = False,
         balanced: bool = False,
+        pattern: str | None = None,
         **kwargs,
     ):
         check_layer(layer, "layer")
@@ -183,6 +216,9 @@ class PrunableLayer(keras.layers.Wrapper):
             kwargs.setdefault("batch_input_shape", layer._batch_input_shape)
         super().__init__(layer, autocast=False, **kwargs)
         self.pruning_schedule = _check_schedule(pruning_schedule)
+        if pattern is not None:
+            block_size = _check_pattern(pattern, block_size, balanced, pruning_schedule)
+        self.pattern = pattern
         self.block_size = blocks.check_block_size(block_size)
         self.importance = _check_importance(importance)
         self.min_blocks = int(min_blocks)
@@ -228,10 +264,10 @@ class PrunableLayer(keras.layers.Wrapper):
 
     def _create_kernel_variables(self, kernel: kernels.Kernel):
         grid = kernel.grid(self.block_size)
-        if grid.num_blocks < self.min_blocks:
-            self.left_dense[kernel.name] = (
-                f"{grid.num_blocks} blocks, fewer than {self.min_blocks}"
-            )
+        # Who sets a minimum wants small kernels left alone, not an error.
+        too_small = why_too_small(grid, self.min_blocks)
+        if too_small and self.min_blocks > 1:
+            self.left_dense[kernel.name] = too_small
             return
         if not grid.fits:
             raise ValueError(
@@ -350,15 +386,21 @@ class PrunableLayer(keras.layers.Wrapper):
         for pruned in self._pruned:
             kernel = tf.convert_to_tensor(pruned.kernel.variable)
             scores = self.importance.scores(kernel, pruned.logits, pruned.grid)
-            mask = support.update_mask(
-                tf.convert_to_tensor(pruned.mask), scores, sparsity, self.balanced
-            )
+            mask = self._new_mask(tf.convert_to_tensor(pruned.mask), scores, sparsity)
             pruned.mask.assign(mask)
             if self.zero_pruned_weights:
-                zeroed = blocks.scale_blocks(kernel, mask, pruned.grid)
+                kept = tf.cast(mask > 0, tf.float32)
+                zeroed = blocks.scale_blocks(kernel, kept, pruned.grid)
                 pruned.kernel.variable.assign(
                     tf.cast(zeroed, pruned.kernel.variable.dtype)
                 )
+
+    def _new_mask(self, mask, scores, sparsity) -> tf.Tensor:
+        if self.pattern is None:
+            return support.update_mask(mask, scores, sparsity, self.balanced)
+        kept, group = n_of_m.check_pattern(self.pattern)
+        best = n_of_m.keep_n_of_m(scores, kept, group)
+        return n_of_m.decaying_mask(best, sparsity, 1 - kept / group)
 
     def _prune_without_training(self):
         """Applies what the schedule asks for at step 0, before any training.
@@ -400,6 +442,7 @@ class PrunableLayer(keras.layers.Wrapper):
             "min_blocks": self.min_blocks,
             "zero_pruned_weights": self.zero_pruned_weights,
             "balanced": self.balanced,
+            "pattern": self.pattern,
         }
 
     @classmethod
