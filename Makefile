@@ -21,7 +21,7 @@ BUILDIFIER_VERSION := 8.2.1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo digits test test-all bench bench-criteo bench-inference \
-  architectures docs lint build-files clean
+  architectures docs lint readme build-files clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' Makefile
@@ -80,6 +80,9 @@ $(BUILDIFIER):
 	@command -v npm > /dev/null || { echo "npm was not found."; exit 1; }
 	npm install --silent --no-fund --no-audit --prefix $(VENV)/node \
 	  @bazel/buildifier@$(BUILDIFIER_VERSION)
+
+readme: setup  ## Write the measured results into README.md anew.
+	$(BIN)/python tools/make_readme.py
 
 build-files: setup  ## Write the BUILD files anew from the imports.
 	$(BIN)/python tools/make_build.py

@@ -9,6 +9,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 import tf_seqattn as sa
+from tools import make_readme
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -73,6 +74,12 @@ def test_links_lead_somewhere(path):
     for target in targets:
         if not target.startswith(("http://", "https://", "mailto:")):
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_the_figures_of_the_readme_are_those_of_the_benchmarks():
+    text = (ROOT / "README.md").read_text()
+    assert "<!-- begin: quality -->" in text
+    assert make_readme.render(text) == text, "run `make readme`"
 
 
 def test_every_page_is_in_a_table_of_contents():

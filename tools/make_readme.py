@@ -1,0 +1,98 @@
+"""Writes the measured results into README.md, from the committed benchmarks.
+
+python tools/make_readme.py
+
+Between `<!-- begin: name -->` and `<!-- end: name -->` stands what the function of that
+name below makes of `benchmarks/results`. A test compares the two, so that the README
+cannot go stale.
+"""
+
+import json
+import pathlib
+import re
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+_SECTION = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
+
+
+def _table(rows: list[list[str]]) -> str:
+    head, *body = rows
+    lines = [head, ["---"] * len(head), *body]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _table_after(path: pathlib.Path, text: str) -> list[list[str]]:
+    """The cells of the first table of a Markdown file after a text."""
+    lines = path.read_text().split(text, 1)[1].splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("|"))
+    rows = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return [rows[0], *rows[2:]]
+
+
+def quality() -> str:
+    """Log loss by algorithm, block size and sparsity; the best pruned one in bold."""
+    summary = json.loads((RESULTS / "criteo_grid.json").read_text())["summary"]
+    pruning = ("magnitude", "powerprop", "acdc", "seqattn")
+    titles = ("magnitude, one shot", "Powerpropagation", "ACDC", "SequentialAttention++")
+    found = {(s["algorithm"], s["block_size"], s["sparsity"]): s for s in summary}
+    cells = sorted({key[1:] for key in found if key[0] == "seqattn"})
+    dense = next(line for line in summary if line["algorithm"] == "dense")
+    best = {
+        cell: min(
+            (a for a in pruning if (a, *cell) in found),
+            key=lambda a, cell=cell: found[a, *cell]["log_loss"],
+        )
+        for cell in cells
+    }
+    rows = [["log loss", *(f"{size} x {size}, {s:.0%}" for size, s in cells)]]
+    for algorithm, title in zip(pruning, titles, strict=True):
+        row = [title]
+        for cell in cells:
+            line = found.get((algorithm, *cell))
+            text = "–"
+            if line:
+                text = f"{line['log_loss']:.4f} ± {line['log_loss_error']:.4f}"
+            row.append(f"**{text}**" if best[cell] == algorithm else text)
+        rows.append(row)
+    dense_text = f"{dense['log_loss']:.4f} ± {dense['log_loss_error']:.4f}"
+    return f"Dense: {dense_text}.\n\n{_table(rows)}"
+
+
+def break_even() -> str:
+    """The share of removed blocks from which packing pays."""
+    return _table(_table_after(RESULTS / "inference.md", "from which packing pays"))
+
+
+def networks() -> str:
+    """Whole networks, dense and packed."""
+    head, *rows = _table_after(RESULTS / "inference_models.md", "whole networks")
+    names = ["network", "eligible layers", "batch", "speed-up", "dense, MB", "packed, MB"]
+    columns = [head.index(name) for name in names]
+    return _table([[row[i] for i in columns] for row in [head, *rows]])
+
+
+_MAKERS = {"quality": quality, "break_even": break_even, "networks": networks}
+
+
+def render(text: str) -> str:
+    """Returns the text of the README with its sections made anew.
+
+    Raises:
+      KeyError: for a section of an unknown name.
+    """
+    return _SECTION.sub(lambda m: f"{m[1]}\n{_MAKERS[m[2]]()}\n{m[3]}", text)
+
+
+def main() -> None:
+    """Rewrites the README."""
+    path = ROOT / "README.md"
+    path.write_text(render(path.read_text()))
+
+
+if __name__ == "__main__":
+    main()
