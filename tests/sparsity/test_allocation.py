@@ -204,6 +204,9 @@ def test_errors_name_the_argument_the_value_and_the_remedy():
         prune({"midle": 0.5})
     with pytest.raises(ValueError, match=r"'stem' is left alone: .*fewer than 100"):
         prune({"stem": 0.5})
+    lstm = layers.LSTM(8, name="lstm")
+    with pytest.raises(ValueError, match="is left alone: it is a part"):
+        sa.prune(lstm, ONE_SHOT, BLOCK, sparsity={lstm.cell.name: 0.5})
     with pytest.raises(ValueError, match=r"sparsity\['wide'\]=1.0"):
         prune({"wide": 1.0})
     with pytest.raises(ValueError, match="give it to the schedule.*sparsity=0.9"):

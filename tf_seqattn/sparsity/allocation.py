@@ -119,11 +119,12 @@ def _unknown_names(unknown, pruned, to_prune, policy) -> str:
     for name in unknown:
         if name in present:
             reason = why_unprunable(present[name])
-            if reason is None and not policy.allow_pruning(present[name]):
+            if reason is None and policy and not policy.allow_pruning(present[name]):
                 default = f"left out by {type(policy).__name__}"
                 why = getattr(policy, "reason", None)
                 reason = why(present[name]) if why else default
-            lines.append(f"{name!r} is left alone: {reason or 'part of a layer'}")
+            reason = reason or "it is a part of another layer, or a model"
+            lines.append(f"{name!r} is left alone: {reason}")
             continue
         close = difflib.get_close_matches(str(name), sorted(pruned), n=3)
         close = close or sorted(pruned)[:5]
