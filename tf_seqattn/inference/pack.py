@@ -15,11 +15,16 @@ from tf_seqattn.inference.plan import (
     plan_kernel,
     projections,
 )
-from tf_seqattn.keras_api import check_layer, is_graph_model, keras, sublayers
+from tf_seqattn.keras_api import (
+    check_layer,
+    is_graph_model,
+    keras,
+    sublayers,
+    uncompile,
+)
 from tf_seqattn.model_editing import (
     clone,
     copy_layer,
-    forget_compilation,
     replace_sublayers,
 )
 from tf_seqattn.sparsity import pruned_layers, strip_pruning
@@ -273,7 +278,7 @@ def pack_with_plans(model, block_size, batch_size, runtime, choose):
     if is_graph_model(model):
         packed = packing(model)
     elif isinstance(model, keras.Model):
-        forget_compilation(model)
+        uncompile(model)
         replace_sublayers(model, packing.in_place)
         packed = model
     else:

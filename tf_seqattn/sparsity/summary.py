@@ -4,7 +4,13 @@ import contextlib
 
 import numpy as np
 
-from tf_seqattn.keras_api import check_layer, keras, sublayers
+from tf_seqattn.keras_api import (
+    METRICS,
+    MODELS,
+    check_layer,
+    keras,  # noqa: F401  (the example)
+    sublayers,
+)
 from tf_seqattn.sparsity import kernels
 from tf_seqattn.sparsity.policies import MinimumBlocks, why_unprunable
 from tf_seqattn.sparsity.prune import pruned_layers
@@ -92,7 +98,7 @@ def _rows(model) -> list[dict]:
         is_leaf = known or len(sublayers(layer)) == 1
         if id(layer) in inside or not is_leaf or not layer.weights:
             continue
-        if isinstance(layer, (keras.Model, keras.metrics.Metric)):
+        if isinstance(layer, MODELS + METRICS):
             continue
         rows += _plain_rows(layer, _left_alone_reason(layer, policy))
         if known:
@@ -128,7 +134,7 @@ def summary(model, print_fn=print) -> list[dict]:
     """Prints which kernels are pruned, how far, and why the others are left alone.
 
     Args:
-      model: a Keras 2 model or layer, pruned by tf_seqattn or not.
+      model: a model or layer, pruned by tf_seqattn or not.
       print_fn: called with each line, as in `model.summary()`.
 
     Returns:
@@ -138,7 +144,7 @@ def summary(model, print_fn=print) -> list[dict]:
       phase; a kernel without pruning has left_alone, the reason.
 
     Raises:
-      ValueError: if `model` is not of Keras 2.
+      ValueError: if `model` is none of Keras.
 
     Example:
 
