@@ -20,7 +20,7 @@ BUILDIFIER := $(VENV)/node/node_modules/.bin/buildifier
 BUILDIFIER_VERSION := 8.2.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo digits test test-all bench bench-inference lint build-files clean
+.PHONY: help setup demo digits test test-all bench bench-criteo bench-inference lint build-files clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' Makefile
@@ -48,6 +48,9 @@ test-all: setup lint  ## Lint, then every test, the slow ones too.
 bench: setup  ## Run every benchmark, one after another.
 	@set -e; for file in benchmarks/*.py; do \
 	  echo "== $$file"; $(BIN)/python $$file; done
+
+bench-criteo: setup  ## Train the grid of the paper's table 2, resumable (hours).
+	$(BIN)/python -m tf_seqattn.criteo.grid --output out/grid --results benchmarks/results
 
 bench-inference: setup  ## Time packed models against dense ones, layer by layer and whole.
 	$(BIN)/python benchmarks/inference.py

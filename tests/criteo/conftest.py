@@ -1,7 +1,10 @@
+import numpy as np
 import pytest
 
 import tf_seqattn.criteo  # noqa: F401 (before anything touches tf.keras)
-from tf_seqattn.criteo.data import parse_criteo
+from tf_seqattn.criteo.conversion import convert
+from tf_seqattn.criteo.data import Clicks, load_clicks
+from tf_seqattn.criteo.encoding import Encoding
 from tf_seqattn.criteo.synthetic import ClickSource
 
 TABLE_SIZE = 64
@@ -22,5 +25,20 @@ def clicks_file(source, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def clicks(clicks_file):
-    return parse_criteo(clicks_file, TABLE_SIZE, progress=False)
+def converted(clicks_file, tmp_path_factory):
+    """The folder of the converted rows: 2700 for training, 300 for validation."""
+    folder = tmp_path_factory.mktemp("criteo") / "converted"
+    convert(clicks_file, folder, Encoding(table_size=TABLE_SIZE), progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clicks(converted):
+    """All 3000 rows in memory, in the order of the file."""
+    parts = [load_clicks(converted, split) for split in ("train", "validation")]
+    return Clicks(
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("numeric", "categorical", "labels")
+        )
+    )

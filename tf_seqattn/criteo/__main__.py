@@ -19,7 +19,9 @@ import tf_keras as keras
 
 import tf_seqattn as sa
 from tf_seqattn.criteo import deploy, pictures, report
-from tf_seqattn.criteo.data import Clicks, read_criteo, split_by_time
+from tf_seqattn.criteo.conversion import convert
+from tf_seqattn.criteo.data import Clicks, load_clicks
+from tf_seqattn.criteo.encoding import Encoding
 from tf_seqattn.criteo.experiment import (
     TITLES,
     Arm,
@@ -31,7 +33,11 @@ from tf_seqattn.criteo.experiment import (
     train_arm,
 )
 from tf_seqattn.criteo.model import FIRST_HIDDEN
-from tf_seqattn.criteo.synthetic import ClickSource, binary_log_loss
+from tf_seqattn.criteo.synthetic import (
+    ClickSource,
+    binary_log_loss,
+    make_synthetic,
+)
 
 _COMPARED_ROWS = 256
 _BATCHES = (1, 64)
@@ -45,7 +51,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--data", type=pathlib.Path, help="Kaggle train.txt or train.txt.gz")
+    add("--data", nargs="+", help="Kaggle train.txt or train.txt.gz, or patterns")
     add(
         "--output",
         type=pathlib.Path,
@@ -78,18 +84,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="of the weights and the order of the rows")
     add("--data-seed", type=int, default=0, help="of the synthetic rows")
     return parser.parse_args(arguments)
-
-
-def make_synthetic(source: ClickSource, path: pathlib.Path, rows: int) -> None:
-    """Writes synthetic rows, unless the file has them from an earlier run."""
-    description = path.with_suffix(".json")
-    wanted = {**source.describe(), "rows": rows}
-    if path.exists() and description.exists():
-        if json.loads(description.read_text()) == wanted:
-            print(f"Using the {rows:,} synthetic rows in {path}.")
-            return
-    description.unlink(missing_ok=True)
-    source.write_tsv(path, rows)
 
 
 def block_norms(network: keras.Model, block_size: int) -> np.ndarray:
@@ -234,8 +228,17 @@ def main(arguments: list[str] | None = None) -> list[report.Row]:
         source = ClickSource(options.data_seed, min(500, options.table_size))
         path = output / "data" / "clicks.txt"
         make_synthetic(source, path, options.rows)
-    clicks = read_criteo(path, options.table_size, options.rows, options.max_bad_rows)
-    training_rows, validation_rows = split_by_time(clicks, options.validation_fraction)
+    manifest = convert(
+        path,
+        output / "converted",
+        Encoding(table_size=options.table_size),
+        validation_fraction=options.validation_fraction,
+        max_rows=options.rows,
+        max_bad_rows=options.max_bad_rows,
+        overwrite=True,
+    )
+    training_rows = load_clicks(manifest.folder, "train")
+    validation_rows = load_clicks(manifest.folder, "validation")
 
     training = Training(
         options.steps, options.batch_size, table_size=options.table_size
@@ -289,8 +292,8 @@ def main(arguments: list[str] | None = None) -> list[report.Row]:
     (output / "results.md").write_text(f"# Click models\n\n{text}\n{notes}")
     results = {
         "command": command,
-        "bad_rows": clicks.bad_rows,
-        "data": source.describe() if source else {"file": str(path)},
+        "bad_rows": manifest.bad_rows,
+        "data": source.describe() if source else {"files": path},
         "table": [row._asdict() for row in rows],
         "runs": {name: run.result for name, run in trained.items()},
         "tflite": compared.splitlines(),

@@ -23,12 +23,8 @@ import tf_keras as keras
 from sklearn.metrics import roc_auc_score
 
 import tf_seqattn as sa
-from tf_seqattn.criteo.data import (
-    FIELD_NAMES,
-    Clicks,
-    training_batches,
-    validation_batches,
-)
+from tf_seqattn.criteo.data import Clicks, training_batches, validation_batches
+from tf_seqattn.criteo.fields import FIELD_NAMES
 from tf_seqattn.criteo.model import (
     FIRST_HIDDEN,
     ClickModel,
@@ -64,7 +60,7 @@ class Training:
       batch_size: rows of a batch.
       first_rate: Adam's learning rate at the first step.
       last_rate: at the last step; it decays exponentially in between.
-      table_size: rows of each category's table, as the data were read with.
+      table_size: rows of each category's table, as the data were converted with.
       curve_points: how often the validation loss is taken on the way.
       curve_rows: rows of the validation set that it is taken on.
     """

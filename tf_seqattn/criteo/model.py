@@ -6,27 +6,45 @@ embedding table. The 390 numbers go through three dense layers of 400 and a last
 that gives the log-odds of a click. The paper prunes the first dense layer.
 """
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 import tf_keras as keras
 
 import tf_seqattn as sa
-from tf_seqattn.criteo.data import CATEGORICAL_NAMES, NUMERIC_NAMES
+from tf_seqattn.criteo.fields import CATEGORICAL_NAMES, NUMERIC_NAMES
 
 FIRST_HIDDEN = "hidden_1"
 
 
+def sizes_of_tables(table_size: int | Sequence[int]) -> tuple[int, ...]:
+    """Returns the size of every table, for one number or one for each.
+
+    Example:
+
+    >>> sizes_of_tables([3, 4])
+    (3, 4)
+    """
+    if isinstance(table_size, int):
+        return (table_size,) * len(CATEGORICAL_NAMES)
+    return tuple(int(size) for size in table_size)
+
+
 @keras.utils.register_keras_serializable("tf_seqattn.criteo")
 class FieldEmbedding(keras.layers.Layer):
-    """Turns the 39 fields of a row into one vector, field after field.
+    """Turns the fields of a row into vectors, field after field.
 
     The tables of all categories are one variable, read by a single lookup. (Adam
     updates every row of it in every step, seen or not, so tables of millions of
     rows want another optimizer or `tfrs.layers.embedding.TPUEmbedding`.)
 
     Args:
-      table_size: rows of each category's table, without the row of empty fields.
+      table_size: rows of each category's table, without the row of empty fields: one
+        number for all 26, or one for each table there is.
       dimension: length of a field's vector.
+      num_numeric: number of fields that are counts, 13 or 0.
+      prunable_tables: whether `sa.prune` may cut the tables into blocks of rows.
       **kwargs: passed to `keras.layers.Layer`.
 
     Example:
@@ -36,79 +54,104 @@ class FieldEmbedding(keras.layers.Layer):
     TensorShape([2, 390])
     """
 
-    def __init__(self, table_size: int, dimension: int = 10, **kwargs):
+    def __init__(
+        self,
+        table_size: int | Sequence[int],
+        dimension: int = 10,
+        num_numeric: int = len(NUMERIC_NAMES),
+        prunable_tables: bool = False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.table_size = table_size
+        self.table_sizes = sizes_of_tables(table_size)
         self.dimension = dimension
+        self.num_numeric = num_numeric
+        self.prunable_tables = prunable_tables
 
     def build(self, input_shape):
-        numeric, tables = len(NUMERIC_NAMES), len(CATEGORICAL_NAMES)
-        self.directions = self.add_weight(
-            "directions", (numeric, self.dimension), initializer="uniform"
-        )
-        self.offsets = self.add_weight(
-            "offsets", (numeric, self.dimension), initializer="uniform"
-        )
+        if self.num_numeric:
+            shape = (self.num_numeric, self.dimension)
+            self.directions = self.add_weight(
+                "directions", shape, initializer="uniform"
+            )
+            self.offsets = self.add_weight("offsets", shape, initializer="uniform")
+        rows = sum(size + 1 for size in self.table_sizes)
         self.tables = self.add_weight(
-            "tables",
-            (tables * (self.table_size + 1), self.dimension),
-            initializer="uniform",
+            "tables", (rows, self.dimension), initializer="uniform"
         )
         super().build(input_shape)
+
+    def get_prunable_weights(self):
+        """What `sa.prune` may cut into blocks: tfmot's way of saying so."""
+        return [self.tables] if self.prunable_tables else []
 
     def call(self, inputs):
         """Embeds a batch.
 
         Args:
-          inputs: float32 `(batch, 13)` counts as `data.Clicks.numeric`, and int32
-            `(batch, 26)` rows of the tables as `data.Clicks.categorical`.
+          inputs: float32 `(batch, num_numeric)` counts as `data.Clicks.numeric`, and
+            int32 `(batch, tables)` rows of the tables as `data.Clicks.categorical`.
 
         Returns:
-          float32 `(batch, 39 * dimension)`.
+          float32 `(batch, (num_numeric + tables) * dimension)`.
         """
         numeric, categorical = inputs
-        vectors = numeric[:, :, None] * self.directions + self.offsets
-        first_rows = tf.range(len(CATEGORICAL_NAMES)) * (self.table_size + 1)
-        rows = tf.gather(self.tables, categorical + first_rows)
-        both = tf.concat([vectors, rows], axis=1)
-        return tf.reshape(both, (-1, both.shape[1] * self.dimension))
+        first_rows = tf.cumsum([size + 1 for size in self.table_sizes], exclusive=True)
+        vectors = tf.gather(self.tables, categorical + first_rows)
+        if self.num_numeric:
+            counts = numeric[:, :, None] * self.directions + self.offsets
+            vectors = tf.concat([counts, vectors], axis=1)
+        return tf.reshape(vectors, (-1, vectors.shape[1] * self.dimension))
 
     def get_config(self):
         return {
             **super().get_config(),
-            "table_size": self.table_size,
+            "table_size": list(self.table_sizes),
             "dimension": self.dimension,
+            "num_numeric": self.num_numeric,
+            "prunable_tables": self.prunable_tables,
         }
 
 
+def feature_inputs(num_tables: int, num_numeric: int = len(NUMERIC_NAMES)) -> dict:
+    """Returns the inputs of a network of clicks, `numeric` and `categorical`.
+
+    Args:
+      num_tables: number of fields that are categories.
+      num_numeric: number of fields that are counts.
+    """
+    return {
+        "numeric": keras.Input((num_numeric,), name="numeric"),
+        "categorical": keras.Input((num_tables,), dtype="int32", name="categorical"),
+    }
+
+
 def build_network(
-    table_size: int,
+    table_size: int | Sequence[int],
     dimension: int = 10,
     hidden_units: tuple[int, ...] = (400, 400, 400),
+    num_numeric: int = len(NUMERIC_NAMES),
 ) -> keras.Model:
     """Returns the network, a functional Keras model without TFRS.
 
     Args:
-      table_size: rows of each category's table, as for `data.read_criteo`.
+      table_size: rows of each category's table: one number or one for each, such as
+        `conversion.Manifest.table_sizes`.
       dimension: length of a field's vector.
       hidden_units: width of each hidden layer.
+      num_numeric: number of fields that are counts: 13, or 0 where they are buckets.
 
     Returns:
-      A model from `{"numeric": float32 (batch, 13), "categorical": int32
-      (batch, 26)}` to log-odds, float32 `(batch, 1)`.
+      A model from `{"numeric": float32 (batch, num_numeric), "categorical": int32
+      (batch, tables)}` to log-odds, float32 `(batch, 1)`.
 
     Example:
 
     >>> build_network(table_size=100).output_shape
     (None, 1)
     """
-    inputs = {
-        "numeric": keras.Input((len(NUMERIC_NAMES),), name="numeric"),
-        "categorical": keras.Input(
-            (len(CATEGORICAL_NAMES),), dtype="int32", name="categorical"
-        ),
-    }
-    embedding = FieldEmbedding(table_size, dimension, name="fields")
+    inputs = feature_inputs(len(sizes_of_tables(table_size)), num_numeric)
+    embedding = FieldEmbedding(table_size, dimension, num_numeric, name="fields")
     x = embedding((inputs["numeric"], inputs["categorical"]))
     for number, units in enumerate(hidden_units, start=1):
         x = keras.layers.Dense(units, activation="relu", name=f"hidden_{number}")(x)

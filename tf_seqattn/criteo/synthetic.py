@@ -342,6 +342,24 @@ class ClickSource:
         }
 
 
+def make_synthetic(source: ClickSource, path: pathlib.Path, rows: int) -> None:
+    """Writes synthetic rows, unless the file has them from an earlier run.
+
+    Args:
+      source: of the rows.
+      path: of the file; what is known of the rows stands beside it, see `write_tsv`.
+      rows: number of rows, from row 0.
+    """
+    description = path.with_suffix(".json")
+    wanted = {**source.describe(), "rows": rows}
+    if path.exists() and description.exists():
+        if json.loads(description.read_text()) == wanted:
+            print(f"Using the {rows:,} synthetic rows in {path}.")
+            return
+    description.unlink(missing_ok=True)
+    source.write_tsv(path, rows)
+
+
 def _check_range(name: str, value, low, high) -> None:
     if not low <= value <= high:
         raise ValueError(
