@@ -322,4 +322,8 @@ def _add_weight(layer, name, shape, dtype, initial, trainable):
         arguments["name"] = name
         if not trainable:
             arguments["aggregation"] = tf.VariableAggregation.ONLY_FIRST_REPLICA
-    return layer.add_weight(**arguments)
+    variable = layer.add_weight(**arguments)
+    if is_keras3(layer):
+        # Its lists of variables are not in the checkpoints of TensorFlow.
+        layer._track_trackable(variable, arguments["name"], overwrite=True)
+    return variable

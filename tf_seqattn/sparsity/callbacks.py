@@ -34,6 +34,9 @@ from tf_seqattn.sparsity.support import support_churn
 
 logger = logging.getLogger("tf_seqattn")
 
+# How the iterators that Keras 3 trains on say that they are at their end.
+_NO_MORE_DATA = (StopIteration, tf.errors.OutOfRangeError)
+
 
 def _phase(schedule, step: int) -> Phase | None:
     """Phase of a schedule at `step`; None for tfmot's, which have no phases."""
@@ -288,7 +291,7 @@ class UpdatePruningStep(Callback):
             for _ in range(self._executed_steps):
                 try:
                     logs = self._counted(single, iterator, 1)
-                except StopIteration:
+                except _NO_MORE_DATA:
                     if logs is None:
                         raise
                     break
@@ -307,7 +310,8 @@ class UpdatePruningStep(Callback):
             return logs
         finally:
             # A training step of one's own may move another optimizer.
-            if ran < steps and (ran or sys.exc_info()[0] is StopIteration):
+            ended = isinstance(sys.exc_info()[1], _NO_MORE_DATA)
+            if ran < steps and (ran or ended):
                 self._count_steps(tf.constant(ran - steps, tf.int64))
 
     def _steps_taken(self) -> int:
