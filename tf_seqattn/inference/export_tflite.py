@@ -15,7 +15,14 @@ import tensorflow as tf
 from tf_seqattn.inference import flatbuffer, litert
 from tf_seqattn.inference.pack import pack_with_plans, print_plans, stripped
 from tf_seqattn.inference.plan import LayerPlan
-from tf_seqattn.keras_api import keras, sublayers
+from tf_seqattn.keras_api import (
+    arranged,
+    classes,
+    is_keras3,
+    keras,  # noqa: F401  (the example)
+    sublayers,
+)
+from tf_seqattn.keras_api import input_specs as keras_input_specs
 
 logger = logging.getLogger("tf_seqattn")
 
@@ -104,7 +111,7 @@ def _check_arguments(layout, quantization, representative_dataset):
 def _check_sparse_widths(model):
     """Refuses kernels of which the sparse kernels would drop the last inputs."""
     for layer in sublayers(model):
-        if not isinstance(layer, keras.layers.Dense):
+        if not isinstance(layer, classes("Dense")):
             continue
         kernel = layer.kernel.numpy()
         if kernel.shape[0] % _SPARSE_RUN and np.mean(kernel == 0) > 0.3:
@@ -121,15 +128,13 @@ def input_specs(model) -> list[tf.TensorSpec]:
     Raises:
       ValueError: if the model was never called, so that nobody knows its inputs.
     """
-    if model.inputs:
-        return [tf.TensorSpec(i.shape, i.dtype, i.name) for i in model.inputs]
-    called_with = model.save_spec(dynamic_batch=True)
-    if called_with is None:
+    specs = keras_input_specs(model)
+    if specs is None:
         raise ValueError(
             f"Model {model.name!r} has no known inputs. Call it once on a batch, "
             "`model(batch)`, before the export."
         )
-    return tf.nest.flatten(called_with[0][0])
+    return specs
 
 
 def random_batch(specs) -> list[np.ndarray]:
@@ -173,7 +178,11 @@ def _representative_batches(dataset, specs) -> list[list[np.ndarray]]:
 
 
 def _convert(model, layout, quantization, batches, original) -> bytes:
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    if is_keras3(model):
+        function = serving_function(model, input_specs(model)).get_concrete_function()
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
+    else:
+        converter = tf.lite.TFLiteConverter.from_keras_model(model)
     if layout == "sparse":
         converter.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
     elif quantization is not None:
@@ -214,9 +223,7 @@ def _listed(before: str, names: list[str], after: str) -> str:
 def _layers_that_use(model, operators: list[str]) -> list[str]:
     """Names of the layers of a model that use operations of the given types."""
     names = {layer.name for layer in sublayers(model) if layer is not model}
-    specs = input_specs(model)
-    values = specs if len(specs) > 1 else specs[0]
-    graph = tf.function(model).get_concrete_function(values).graph
+    graph = serving_function(model, input_specs(model)).get_concrete_function().graph
     return sorted(
         part
         for operation in graph.get_operations()
@@ -228,8 +235,39 @@ def _layers_that_use(model, operators: list[str]) -> list[str]:
 
 def outputs_of(model, batch) -> list[np.ndarray]:
     """The outputs of a Keras model for one batch, a list of arrays."""
-    inputs = batch if len(batch) > 1 else batch[0]
-    return [np.asarray(v) for v in tf.nest.flatten(model(inputs, training=False))]
+    outputs = model(arranged(model, batch), training=False)
+    return [np.asarray(v) for v in tf.nest.flatten(outputs)]
+
+
+def input_names(specs) -> list[str]:
+    """Names of inputs as signatures have them."""
+    return [re.sub(r"\W", "_", spec.name.split(":")[0]) for spec in specs]
+
+
+def serving_function(model, specs, jit_compile=None):
+    """A function of a model's inputs that gives {"output_0": ...}, for a signature.
+
+    Args:
+      model: a Keras model.
+      specs: of its inputs, as `input_specs` gives them.
+      jit_compile: whether XLA is to compile what it computes.
+    """
+
+    @tf.function(jit_compile=jit_compile)
+    def compute(*inputs):
+        return tf.nest.flatten(model(arranged(model, list(inputs)), training=False))
+
+    signature = [
+        tf.TensorSpec(spec.shape, spec.dtype, name)
+        for spec, name in zip(specs, input_names(specs), strict=True)
+    ]
+
+    @tf.function(input_signature=signature)
+    def serve(*inputs):
+        results = compute(*inputs)
+        return {f"output_{index}": value for index, value in enumerate(results)}
+
+    return serve
 
 
 def _check(file: bytes, names, batch, expected, tolerance, what: str):
@@ -265,6 +303,13 @@ def _check(file: bytes, names, batch, expected, tolerance, what: str):
     return differences, largest
 
 
+def _signature_names(model, specs, outputs):
+    """Names of inputs and outputs in the signature; () where the order must do."""
+    if is_keras3(model):
+        return input_names(specs), [f"output_{index}" for index in range(len(outputs))]
+    return (model.input_names, model.output_names) if model.inputs else ()
+
+
 def export_tflite(
     model,
     path,
@@ -284,7 +329,7 @@ def export_tflite(
     default delegate and without any, and compared with Keras.
 
     Args:
-      model: a stripped (or pruned, which is then stripped) model of Keras 2.
+      model: a stripped (or pruned, which is then stripped) model.
       path: the file to write.
       layout: "packed" computes on the kept blocks only (`sa.pack`); "sparse" stores
         zeros in TFLite's own encoding; "dense" is the model as it is.
@@ -354,7 +399,7 @@ def export_tflite(
     if tolerance is None:
         tolerance = TOLERANCES[quantization]
     what = f"layout={layout!r}, quantization={quantization!r}"
-    names = (model.input_names, model.output_names) if model.inputs else ()
+    names = _signature_names(model, specs, expected)
     differences, largest = _check(file, names, batch, expected, tolerance, what)
     write_whole(path, file)
     if plans:

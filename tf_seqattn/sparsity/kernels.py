@@ -10,6 +10,7 @@ from tf_seqattn.keras_api import (
     classes,
     is_variable,
     sublayers,
+    why_kernel_is_changed,
 )
 from tf_seqattn.sparsity.blocks import BlockGrid
 
@@ -72,17 +73,11 @@ def check_plain(layer):
 
     Both are of Keras 3.
     """
-    remedy = ""
-    if getattr(layer, "quantization_mode", None):
-        what = f"is quantized ({layer.quantization_mode})"
-        remedy = "Prune it before it is quantized, and strip it first."
-    elif getattr(layer, "lora_rank", None):
-        what = f"has LoRA enabled (rank {layer.lora_rank}), which freezes the kernel"
-        remedy = "Prune it before, and strip it; or merge what LoRA learned first."
-    if remedy:
+    reason = why_kernel_is_changed(layer)
+    if reason:
         raise ValueError(
-            f"Layer {layer.name!r} ({type(layer).__name__}) {what}: it cannot be "
-            f"pruned like this. {remedy}"
+            f"Layer {layer.name!r} ({type(layer).__name__}) {reason}: it cannot be "
+            "pruned like this. Prune it before, and strip it first."
         )
 
 
