@@ -7,6 +7,7 @@ TensorFlow backend. Which of the two an object belongs to is decided by its clas
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import keras as keras3
 import tensorflow as tf
@@ -21,7 +22,7 @@ keras = keras2
 _KERAS_OF_PACKAGE = {"tf_keras": keras2, "keras": keras3}
 
 
-def classes(*names: str) -> tuple[type, ...]:
+def classes(*names: str) -> tuple[Any, ...]:
     """The layer classes of these names, in both Kerases where they have them.
 
     Example:
@@ -261,7 +262,7 @@ def output_shape(layer) -> tuple:
 def _graph_nodes(model) -> list:
     """The calls of which the graph of a Keras 3 model consists."""
     functional = getattr(model, "_functional", None) or model
-    return list(functional._nodes)
+    return [node for at in functional._nodes_by_depth.values() for node in at]
 
 
 def layers_before(model, layer) -> list[list]:

@@ -28,7 +28,10 @@ def clone(model, replace):
         return replace(layer) if isinstance(layer, LAYERS) else layer
 
     library = keras_of(model)
-    copy = library.models.clone_model(model, clone_function=replace_layer)
+    options = {}
+    if is_keras3(model) and not isinstance(model, library.Sequential):
+        options["call_function"] = _call_as_recorded
+    copy = library.models.clone_model(model, clone_function=replace_layer, **options)
     kind = type(model)
     if type(copy) is not kind and not is_keras_class(kind):
         raise ValueError(
@@ -40,6 +43,16 @@ def clone(model, replace):
     # Keras 3 compiles the copy as well.
     uncompile(copy)
     return copy
+
+
+def _call_as_recorded(layer, *args, **kwargs):
+    """Calls a layer with what the one it replaces was called with in Keras 3.
+
+    That records `mask=None` for layers that take a mask, which another may not.
+    """
+    takes = getattr(layer, "call_signature_parameters", kwargs)
+    given = {k: v for k, v in kwargs.items() if v is not None or k in takes}
+    return layer(*args, **given)
 
 
 _PRIVATE_IN_KERAS2 = ("_self_", "_inbound", "_outbound", "_keras", "_obj_reference")

@@ -11,6 +11,9 @@ import warnings
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import (
+    convert_variables_to_constants_v2,
+)
 
 from tf_seqattn.inference import flatbuffer, litert
 from tf_seqattn.inference.pack import pack_with_plans, print_plans, stripped
@@ -178,11 +181,32 @@ def _representative_batches(dataset, specs) -> list[list[np.ndarray]]:
 
 
 def _convert(model, layout, quantization, batches, original) -> bytes:
-    if is_keras3(model):
-        function = serving_function(model, input_specs(model)).get_concrete_function()
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
-    else:
-        converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    with tempfile.TemporaryDirectory() as folder:
+        converter = _converter(model, folder)
+        return _converted(converter, layout, quantization, batches, original)
+
+
+def _converter(model, folder: str):
+    if not is_keras3(model):
+        return tf.lite.TFLiteConverter.from_keras_model(model)
+    # The converter takes models of Keras 2 only, and of a SavedModel it leaves the
+    # variables of Keras 3 variables: they are made constants before.
+    specs = input_specs(model)
+    frozen = convert_variables_to_constants_v2(
+        serving_function(model, specs).get_concrete_function()
+    )
+    module = tf.Module()
+
+    @tf.function(input_signature=signature_of(specs))
+    def serve(*inputs):
+        outputs = frozen(*inputs)
+        return {f"output_{index}": value for index, value in enumerate(outputs)}
+
+    tf.saved_model.save(module, folder, {"serving_default": serve})
+    return tf.lite.TFLiteConverter.from_saved_model(folder)
+
+
+def _converted(converter, layout, quantization, batches, original) -> bytes:
     if layout == "sparse":
         converter.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
     elif quantization is not None:
@@ -223,7 +247,11 @@ def _listed(before: str, names: list[str], after: str) -> str:
 def _layers_that_use(model, operators: list[str]) -> list[str]:
     """Names of the layers of a model that use operations of the given types."""
     names = {layer.name for layer in sublayers(model) if layer is not model}
-    graph = serving_function(model, input_specs(model)).get_concrete_function().graph
+
+    def call(*inputs):
+        return model(arranged(model, list(inputs)))
+
+    graph = tf.function(call).get_concrete_function(*input_specs(model)).graph
     return sorted(
         part
         for operation in graph.get_operations()
@@ -244,6 +272,14 @@ def input_names(specs) -> list[str]:
     return [re.sub(r"\W", "_", spec.name.split(":")[0]) for spec in specs]
 
 
+def signature_of(specs) -> list[tf.TensorSpec]:
+    """The specifications with the names that signatures have."""
+    return [
+        tf.TensorSpec(spec.shape, spec.dtype, name)
+        for spec, name in zip(specs, input_names(specs), strict=True)
+    ]
+
+
 def serving_function(model, specs, jit_compile=None):
     """A function of a model's inputs that gives {"output_0": ...}, for a signature.
 
@@ -257,12 +293,7 @@ def serving_function(model, specs, jit_compile=None):
     def compute(*inputs):
         return tf.nest.flatten(model(arranged(model, list(inputs)), training=False))
 
-    signature = [
-        tf.TensorSpec(spec.shape, spec.dtype, name)
-        for spec, name in zip(specs, input_names(specs), strict=True)
-    ]
-
-    @tf.function(input_signature=signature)
+    @tf.function(input_signature=signature_of(specs))
     def serve(*inputs):
         results = compute(*inputs)
         return {f"output_{index}": value for index, value in enumerate(results)}

@@ -143,7 +143,7 @@ def num_samples(layer, batch_size: int) -> int:
         return batch_size
     if isinstance(layer, classes("EinsumDense")):
         read, kernel, written = split_equation(layer.equation, len(shape))
-        sizes = [s for s, label in zip(shape, written, strict=True) if label in read]
+        sizes = tuple(s for s, at in zip(shape, written, strict=True) if at in read)
     else:
         sizes = shape[:-1]
     return batch_size * math.prod(size or 1 for size in sizes[1:])
