@@ -12,7 +12,7 @@ from typing import Any
 import keras as keras3
 import tensorflow as tf
 import tf_keras as keras2
-from keras.src.models import Functional
+from keras.src.models.functional import Functional, functional_like_constructor
 
 PACKAGE = "tf_seqattn"
 
@@ -203,9 +203,17 @@ def single_step_function(model) -> Callable:
 
 
 def is_graph_model(model) -> bool:
-    """Whether `model` is Sequential or functional: a graph that can be cloned."""
+    """Whether `model` is Sequential or functional: a graph that can be cloned.
+
+    In Keras 3 a functional model of a class with a constructor of its own, such as the
+    backbones of KerasHub, is none: it can be changed in place.
+    """
     if isinstance(model, keras3.Model):
-        return isinstance(model, (keras3.Sequential, Functional))
+        if is_keras_class(type(model)):
+            return isinstance(model, (keras3.Sequential, Functional))
+        return isinstance(model, Functional) and functional_like_constructor(
+            type(model)
+        )
     if not isinstance(model, keras2.Model):
         return False
     return isinstance(model, keras2.Sequential) or model._is_graph_network
@@ -331,13 +339,42 @@ def open_to_change(layer):
             tracker.lock()
 
 
-def forget_layer(owner, layer):
-    """Lets `owner` no longer count `layer`, which an attribute of it held, as its own.
+def replace_in_graph(model, replace: Callable):
+    """Replaces, in place, the layers that the graph of a Keras 3 model calls.
 
-    Keras 2 does so by itself.
+    Args:
+      model: any layer; only that of a functional model has a graph.
+      replace: function of a layer that returns what takes its place.
     """
-    if is_keras3(owner):
-        owner._tracker.untrack(layer)
+    if not isinstance(model, Functional):
+        return
+    for node in _graph_nodes(model):
+        before = node.operation
+        after = replace(before) if isinstance(before, LAYERS) else before
+        if after is before:
+            continue
+        node.operation = after
+        for tensor in node.outputs:
+            tensor._keras_history = tensor._keras_history._replace(
+                operation=after, node_index=len(after._inbound_nodes)
+            )
+        after._inbound_nodes.append(node)
+        for found in (model._operations, *model._operations_by_depth.values()):
+            found[:] = [after if item is before else item for item in found]
+
+
+def replace_tracked(owner, before, after):
+    """Counts `after` among the layers of `owner`, at the place of `before`.
+
+    To be called before an attribute changes hands. Keras 2 finds the layers in the
+    attributes themselves; Keras 3 keeps a list, which gives weights their order.
+    """
+    if not is_keras3(owner) or not owner._tracker.is_in_store("layers", before):
+        return
+    if owner._tracker.is_in_store("layers", after):
+        owner._tracker.untrack(before)
+    else:
+        owner._tracker.replace_tracked_value("layers", before, after)
 
 
 def uncompile(model):

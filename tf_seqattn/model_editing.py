@@ -3,11 +3,12 @@
 from tf_seqattn.keras_api import (
     LAYERS,
     METRICS,
-    forget_layer,
     is_keras3,
     is_keras_class,
     keras_of,
     open_to_change,
+    replace_in_graph,
+    replace_tracked,
     uncompile,
 )
 
@@ -74,12 +75,11 @@ def replace_sublayers(owner, replace):
     Lists, tuples and dictionaries of layers are replaced as a whole, since Keras
     cannot save a tracked list that was changed in the middle.
     """
-    gone: dict = {}
 
     def replace_one(layer):
         replaced = replace(layer)
         if replaced is not layer:
-            gone[id(layer)] = layer
+            replace_tracked(owner, layer, replaced)
         return replaced
 
     with open_to_change(owner):
@@ -89,16 +89,14 @@ def replace_sublayers(owner, replace):
             replaced = _replaced(value, replace_one)
             if replaced is not value:
                 setattr(owner, attribute, replaced)
-        for layer in gone.values():
-            forget_layer(owner, layer)
+        replace_in_graph(owner, replace_one)
 
 
 def set_layer(owner, attribute: str, layer):
     """Puts a layer in the place of the one that an attribute of `owner` holds."""
-    before = getattr(owner, attribute)
     with open_to_change(owner):
+        replace_tracked(owner, getattr(owner, attribute), layer)
         setattr(owner, attribute, layer)
-    forget_layer(owner, before)
 
 
 def _replaced(value, replace):

@@ -257,7 +257,8 @@ def _layers_that_use(model, operators: list[str]) -> list[str]:
         for operation in graph.get_operations()
         if operation.type in operators
         for part in operation.name.split("/")
-        if part in names
+        # Keras 3 may number the names of layers.
+        if part in names or re.sub(r"_\d+$", "", part) in names
     )
 
 

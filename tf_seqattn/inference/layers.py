@@ -14,11 +14,11 @@ from tf_seqattn.inference.block_matmul import multiply_blocks, multiply_slices
 from tf_seqattn.inference.packing import Pattern, kept_blocks, pack_matrix
 from tf_seqattn.keras_api import (
     add_weight,
-    forget_layer,
     keras2,
     keras3,
     keras_of,
     register_pair,
+    replace_tracked,
 )
 
 # How a product is computed: see `block_matmul`.
@@ -358,11 +358,10 @@ class PackedMultiHeadAttention:
     def _pack_projections(self):
         for name, config in self.packed.items():
             attribute = f"_{name}_dense"
-            dense = getattr(self, attribute)
             projection = KINDS[PackedEinsumDense][keras_of(self)].from_config(config)
             projection.build()
+            replace_tracked(self, getattr(self, attribute), projection)
             setattr(self, attribute, projection)
-            forget_layer(self, dense)
 
     def get_config(self):
         return {**super().get_config(), "packed": self.packed}
