@@ -1,21 +1,38 @@
 """Shared by all tests."""
 
+import importlib
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import keras as keras3
 import matplotlib
 
 matplotlib.use("Agg")
 
 import pytest
-import tf_keras as keras
+import tf_keras as keras2
 
 
 @pytest.fixture(autouse=True)
 def _same_start():
     """Every test starts from the same seed and a clean Keras state."""
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(0)
+    for library in (keras2, keras3):
+        library.backend.clear_session()
+        library.utils.set_random_seed(0)
     yield
-    keras.mixed_precision.set_global_policy("float32")
+    keras2.mixed_precision.set_global_policy("float32")
+    keras3.mixed_precision.set_dtype_policy("float32")
+
+
+@pytest.fixture(params=["tf_keras", "keras"])
+def keras(request, monkeypatch):
+    """The Keras under test: a test that uses this runs on both.
+
+    The helpers of a test file find it as the file's own `keras` and `layers`.
+    """
+    library = importlib.import_module(request.param)
+    monkeypatch.setattr(request.module, "keras", library, raising=False)
+    if hasattr(request.module, "layers"):
+        monkeypatch.setattr(request.module, "layers", library.layers)
+    return library

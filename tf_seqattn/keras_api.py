@@ -1,63 +1,464 @@
-"""The one module that knows which Keras an object belongs to.
+"""The one module that knows the differences between Keras 2 and Keras 3.
 
-So far pruning serves Keras 2 (`tf_keras`, which tfmot and TFRS use); an object of
-Keras 3 gets an error that says so.
+Keras 2 is `tf_keras`, which tfmot and TFRS use; Keras 3 is `keras`, served on its
+TensorFlow backend. Which of the two an object belongs to is decided by its class alone:
+`tf.keras` may mean either, so it is never touched here, nor is the environment.
 """
 
-import sys
+import contextlib
+from collections.abc import Callable
+from typing import Any
 
-import tf_keras as keras
+import keras as keras3
+import tensorflow as tf
+import tf_keras as keras2
+from keras.src.models.functional import Functional, functional_like_constructor
 
 PACKAGE = "tf_seqattn"
 
-register = keras.utils.register_keras_serializable(PACKAGE)
+# What the examples in the docstrings are built with.
+keras = keras2
+
+_KERAS_OF_PACKAGE = {"tf_keras": keras2, "keras": keras3}
+
+
+def classes(*names: str) -> tuple[Any, ...]:
+    """The layer classes of these names, in both Kerases where they have them.
+
+    Example:
+
+    >>> [kind.__module__.split(".")[0] for kind in classes("Dense")]
+    ['tf_keras', 'keras']
+    """
+    both = [getattr(k.layers, n, None) for n in names for k in (keras2, keras3)]
+    return tuple(kind for kind in both if kind is not None)
+
+
+LAYERS = classes("Layer")
+MODELS = (keras2.Model, keras3.Model)
+METRICS = (keras2.metrics.Metric, keras3.metrics.Metric)
+
+
+def keras_of(value):
+    """The module, `tf_keras` or `keras`, whose class `value` is of; None if neither."""
+    for kind in type(value).__mro__:
+        package = kind.__module__.partition(".")[0]
+        if package in _KERAS_OF_PACKAGE:
+            return _KERAS_OF_PACKAGE[package]
+    return None
 
 
 def is_keras3(value) -> bool:
-    """Whether `value` is a layer or model of Keras 3."""
-    keras3 = sys.modules.get("keras")
-    layer = getattr(getattr(keras3, "layers", None), "Layer", None)
-    return layer is not None and isinstance(value, layer) and not is_keras2(value)
+    """Whether `value` is an object of Keras 3."""
+    return keras_of(value) is keras3
 
 
-def is_keras2(value) -> bool:
-    """Whether `value` is a layer or model of Keras 2."""
-    return isinstance(value, keras.layers.Layer)
+def is_keras_class(kind: type) -> bool:
+    """Whether one of the two Kerases wrote the class itself."""
+    return kind.__module__.partition(".")[0] in _KERAS_OF_PACKAGE
+
+
+def register(kind: type) -> type:
+    """Registers a class of ours, so that files of either Keras load it."""
+    for library in (keras2, keras3):
+        library.saving.register_keras_serializable(PACKAGE)(kind)
+    return kind
+
+
+def register_pair(kinds: dict) -> dict:
+    """Registers one class for each Keras, both under the name of their common base.
+
+    Args:
+      kinds: {keras2: class, keras3: class}; both derive first from the base.
+
+    Returns:
+      `kinds`.
+    """
+    for library, kind in kinds.items():
+        base = kind.__bases__[0]
+        kind.__name__, kind.__qualname__ = base.__name__, base.__qualname__
+        library.saving.register_keras_serializable(PACKAGE)(kind)
+    return kinds
+
+
+def registered_object(name: str):
+    """The class registered with either Keras under `name`, or None."""
+    for library in (keras2, keras3):
+        found = library.saving.get_registered_object(name)
+        if found is not None:
+            return found
+    return None
+
+
+@contextlib.contextmanager
+def custom_object_scope(objects: dict):
+    """A scope in which both Kerases find classes by their names.
+
+    Args:
+      objects: {name: class}, or the pair of classes that `register_pair` returned.
+    """
+    with contextlib.ExitStack() as stack:
+        for library in (keras2, keras3):
+            own = {
+                name: found[library] if isinstance(found, dict) else found
+                for name, found in objects.items()
+            }
+            stack.enter_context(library.saving.custom_object_scope(own))
+        yield
+
+
+# Checks of what a user passes.
 
 
 def check_layer(value, argument: str):
-    """Raises a clear error unless `value` is a layer or model of Keras 2.
+    """Raises a clear error unless `value` is a layer or model of one Keras.
 
     Args:
       value: what a user passed.
       argument: name of the argument, for the message.
 
     Raises:
-      ValueError: for an object of Keras 3, a class instead of an instance, or
-        anything else.
+      ValueError: for a class instead of an instance, a model that holds layers of the
+        other Keras, Keras 3 on another backend than TensorFlow, or anything else.
     """
-    if is_keras2(value):
-        return
-    if is_keras3(value):
+    if not isinstance(value, LAYERS):
+        hint = " Pass an instance, not the class." if isinstance(value, type) else ""
         raise ValueError(
-            f"`{argument}` is an object of Keras 3 ({type(value).__module__}."
-            f"{type(value).__name__}), which tf_seqattn does not prune yet. Build the "
-            "model with Keras 2: `import tf_keras as keras`."
+            f"`{argument}` must be a layer or model of Keras (keras or tf_keras)."
+            f"{hint} Received: {argument}={value!r} of type {type(value).__name__}"
         )
-    hint = " Pass an instance, not the class." if isinstance(value, type) else ""
-    raise ValueError(
-        f"`{argument}` must be a layer or model of Keras 2 (tf_keras).{hint} "
-        f"Received: {argument}={value!r} of type {type(value).__name__}"
-    )
+    if is_keras3(value) and keras3.backend.backend() != "tensorflow":
+        raise ValueError(
+            f"`{argument}` runs on the {keras3.backend.backend()} backend of Keras 3. "
+            "tf_seqattn prunes on its TensorFlow backend: set KERAS_BACKEND=tensorflow "
+            "before Keras is imported."
+        )
+    check_one_keras(sublayers(value), argument)
+
+
+def check_one_keras(values, argument: str):
+    """Raises a ValueError where objects, or what layers hold, are of both Kerases."""
+    library = None
+    for value in values:
+        held = [value]
+        if isinstance(value, LAYERS):
+            held += [v for v in value.__dict__.values() if isinstance(v, LAYERS)]
+        for item in held:
+            library = library or keras_of(item)
+            if keras_of(item) not in (None, library):
+                name = getattr(item, "name", type(item).__name__)
+                raise ValueError(
+                    f"`{argument}` mixes both Kerases: {name!r} is of "
+                    f"{keras_of(item).__name__}, the rest of {library.__name__}. Keras "
+                    "2 (tf_keras) and Keras 3 (keras) cannot compute in one model: "
+                    "build all of it with one."
+                )
+
+
+# Training.
+
+
+class Callback(keras3.callbacks.Callback, keras2.callbacks.Callback):
+    """A callback that both Kerases take in `fit`."""
+
+    _supports_tf_logs = True
+
+    def __init__(self):
+        # Keras 3 leaves out the constructor of Keras 2, which would set `model`.
+        super().__init__()
+        self.validation_data = None
+        self._chief_worker_only = None
+
+
+def compilation_of(model):
+    """An object that every `compile` makes anew."""
+    name = "_compile_config" if is_keras3(model) else "_steps_per_execution"
+    return getattr(model, name, None)
+
+
+def steps_per_execution(model) -> int:
+    """How many steps of training run between two calls of the callbacks."""
+    if is_keras3(model):
+        return model.steps_per_execution
+    steps = getattr(model, "_steps_per_execution", None)
+    return 1 if steps is None else int(steps.numpy())
+
+
+def single_step_function(model) -> Callable:
+    """What runs one step of a Keras 3 model on an iterator, and returns its logs."""
+    function = model._make_function(model.train_step)
+
+    def run(iterator):
+        # Keras reads it when it traces.
+        steps, model.steps_per_execution = model.steps_per_execution, 1
+        try:
+            return function(iterator)
+        finally:
+            model.steps_per_execution = steps
+
+    return run
+
+
+# Models and what they hold.
 
 
 def is_graph_model(model) -> bool:
-    """Whether `model` is Sequential or functional: a graph that can be cloned."""
-    if not isinstance(model, keras.Model):
+    """Whether `model` is Sequential or functional: a graph that can be cloned.
+
+    In Keras 3 a functional model of a class with a constructor of its own, such as the
+    backbones of KerasHub, is none: it can be changed in place.
+    """
+    if isinstance(model, keras3.Model):
+        if is_keras_class(type(model)):
+            return isinstance(model, (keras3.Sequential, Functional))
+        return isinstance(model, Functional) and functional_like_constructor(
+            type(model)
+        )
+    if not isinstance(model, keras2.Model):
         return False
-    return isinstance(model, keras.Sequential) or model._is_graph_network
+    return isinstance(model, keras2.Sequential) or model._is_graph_network
 
 
 def sublayers(layer) -> list:
     """All layers below `layer`, itself first, each once."""
-    return list(layer._flatten_layers())
+    return list({id(found): found for found in layer._flatten_layers()}.values())
+
+
+def submodules(layer) -> list:
+    """`sublayers`, in Keras 2 with what plain `tf.Module`s hold as well."""
+    if is_keras3(layer):
+        return sublayers(layer)
+    return [layer, *layer.submodules]
+
+
+def build_like(layer, original):
+    """Builds a Keras 3 layer from the shapes that `original` was built from."""
+    if is_keras3(layer) and not layer.built and original.get_build_config():
+        layer.build_from_config(original.get_build_config())
+
+
+def why_kernel_is_changed(layer) -> str:
+    """Why a Keras 3 layer computes with something else than its kernel, or ""."""
+    if getattr(layer, "quantization_mode", None):
+        return f"is quantized ({layer.quantization_mode})"
+    if getattr(layer, "lora_rank", None):
+        return f"has LoRA enabled (rank {layer.lora_rank}), which freezes the kernel"
+    return ""
+
+
+def input_shape(layer) -> tuple:
+    """Shape of what a layer of a graph model reads.
+
+    Raises:
+      AttributeError: where no graph was made with it.
+    """
+    return tuple(layer.input.shape) if is_keras3(layer) else layer.input_shape
+
+
+def output_shape(layer) -> tuple:
+    """Shape of what a layer of a graph model gives, that of the first output.
+
+    Raises:
+      AttributeError: where no graph was made with it.
+    """
+    if is_keras3(layer):
+        return tuple(tf.nest.flatten(layer.output)[0].shape)
+    shape = layer.output_shape
+    return shape[0] if isinstance(shape, list) else shape
+
+
+def _graph_nodes(model) -> list:
+    """The calls of which the graph of a Keras 3 model consists."""
+    functional = getattr(model, "_functional", None) or model
+    return [node for at in functional._nodes_by_depth.values() for node in at]
+
+
+def layers_before(model, layer) -> list[list]:
+    """For every call of a layer in a graph model, the layers it reads."""
+    if is_keras3(model):
+        nodes = [n for n in _graph_nodes(model) if n.operation is layer]
+        return [[parent.operation for parent in n.parent_nodes] for n in nodes]
+    found = [node.inbound_layers for node in layer._inbound_nodes]
+    return [f if isinstance(f, list) else [f] for f in found]
+
+
+def layers_after(model, layer) -> list:
+    """The layers of a graph model that read a layer, once for every time they do."""
+    if is_keras3(model):
+        return [
+            node.operation
+            for node in _graph_nodes(model)
+            for parent in node.parent_nodes
+            if parent.operation is layer
+        ]
+    return [node.outbound_layer for node in layer._outbound_nodes]
+
+
+def output_layers(model) -> list:
+    """The layers whose outputs are those of a graph model."""
+    if is_keras3(model):
+        return [output._keras_history.operation for output in model.outputs]
+    return list(getattr(model, "_output_layers", ()))
+
+
+def input_specs(model) -> list[tf.TensorSpec] | None:
+    """Specification of every input, the batch size unknown; None if nobody knows."""
+    if getattr(model, "inputs", None):
+        return [tf.TensorSpec(i.shape, i.dtype, i.name) for i in model.inputs]
+    if is_keras3(model):
+        # It remembers the shapes of its first call, and no dtypes.
+        shapes = (model._build_shapes_dict or {}).values()
+        return [
+            tf.TensorSpec((None, *shape[1:]), model.input_dtype, f"input_{index}")
+            for index, shape in enumerate(shapes)
+            if shape is not None
+        ] or None
+    called_with = model.save_spec(dynamic_batch=True)
+    return None if called_with is None else tf.nest.flatten(called_with[0][0])
+
+
+def arranged(model, values: list):
+    """Values for the inputs of a model, arranged as its `call` takes them."""
+    if isinstance(model, (Functional, keras3.Sequential)):
+        structure = getattr(model, "_functional", None) or model
+        return keras3.tree.pack_sequence_as(structure._inputs_struct, values)
+    return values if len(values) > 1 else values[0]
+
+
+@contextlib.contextmanager
+def open_to_change(layer):
+    """Within it, attributes of a built layer may be given other layers."""
+    tracker = getattr(layer, "_tracker", None)
+    locked = tracker is not None and tracker.locked
+    if locked:
+        tracker.unlock()
+    try:
+        yield
+    finally:
+        if locked:
+            tracker.lock()
+
+
+def replace_in_graph(model, replace: Callable):
+    """Replaces, in place, the layers that the graph of a Keras 3 model calls.
+
+    Args:
+      model: any layer; only that of a functional model has a graph.
+      replace: function of a layer that returns what takes its place.
+    """
+    if not isinstance(model, Functional):
+        return
+    for node in _graph_nodes(model):
+        before = node.operation
+        after = replace(before) if isinstance(before, LAYERS) else before
+        if after is before:
+            continue
+        node.operation = after
+        for tensor in node.outputs:
+            tensor._keras_history = tensor._keras_history._replace(
+                operation=after, node_index=len(after._inbound_nodes)
+            )
+        after._inbound_nodes.append(node)
+        for found in (model._operations, *model._operations_by_depth.values()):
+            found[:] = [after if item is before else item for item in found]
+
+
+def replace_tracked(owner, before, after):
+    """Counts `after` among the layers of `owner`, at the place of `before`.
+
+    To be called before an attribute changes hands. Keras 2 finds the layers in the
+    attributes themselves; Keras 3 keeps a list, which gives weights their order.
+    """
+    if not is_keras3(owner) or not owner._tracker.is_in_store("layers", before):
+        return
+    if owner._tracker.is_in_store("layers", after):
+        owner._tracker.untrack(before)
+    else:
+        owner._tracker.replace_tracked_value("layers", before, after)
+
+
+def uncompile(model):
+    """Undoes `compile`."""
+    model.train_function = None
+    model.test_function = None
+    model.predict_function = None
+    if is_keras3(model):
+        if model.compiled:
+            model.compiled = False
+            model.optimizer = None
+    elif model._is_compiled:
+        model.optimizer = None
+        model._is_compiled = False
+
+
+# Variables.
+
+
+def is_variable(value) -> bool:
+    """Whether `value` is a variable of TensorFlow or of Keras 3."""
+    return isinstance(value, (tf.Variable, keras3.Variable))
+
+
+def stored(variable):
+    """What a variable holds, in its own precision whatever is computed in."""
+    if not isinstance(variable, keras3.Variable):
+        return tf.convert_to_tensor(variable)
+    if variable._value is None:
+        # Keras 3 makes it after a symbolic first call, and starts it like this.
+        return tf.convert_to_tensor(variable.value)
+    return tf.convert_to_tensor(variable._value)
+
+
+def change_initial_value(variable, function: Callable):
+    """Assigns `function(value)`, also to a variable that Keras 3 has yet to make."""
+    if isinstance(variable, keras3.Variable) and variable._value is None:
+        initializer = variable._initializer
+        variable._initializer = lambda shape, dtype: tf.cast(
+            function(tf.convert_to_tensor(initializer(shape, dtype=dtype))), dtype
+        )
+    else:
+        value = stored(variable)
+        variable.assign(tf.cast(function(value), value.dtype))
+
+
+def add_float(layer, name: str, shape, initial: float, trainable: bool):
+    """Adds a float32 variable to a layer, float32 under every precision policy.
+
+    Where it is not trainable, its replicas under `tf.distribute` are kept equal by
+    assigning the first one's value.
+    """
+    constant = keras_of(layer).initializers.Constant(initial)
+    return _add_weight(layer, name, shape, "float32", constant, trainable)
+
+
+def add_weight(layer, name: str, shape, initializer="glorot_uniform"):
+    """Adds a trainable variable of the layer's own dtype."""
+    return _add_weight(layer, name, shape, None, initializer, trainable=True)
+
+
+def add_counter(layer, name: str):
+    """Adds an int64 scalar that starts at 0 to a layer."""
+    return _add_weight(layer, name, (), "int64", "zeros", trainable=False)
+
+
+def _add_weight(layer, name, shape, dtype, initializer, trainable):
+    arguments = {
+        "shape": shape,
+        "dtype": dtype,
+        "initializer": initializer,
+        "trainable": trainable,
+    }
+    if is_keras3(layer):
+        # Its names are parts of a path.
+        arguments |= {"name": name.replace("/", "_"), "autocast": dtype is None}
+        if not trainable:
+            arguments["aggregation"] = "only_first_replica"
+    else:
+        arguments["name"] = name
+        if not trainable:
+            arguments["aggregation"] = tf.VariableAggregation.ONLY_FIRST_REPLICA
+    variable = layer.add_weight(**arguments)
+    if is_keras3(layer):
+        # Its lists of variables are not in the checkpoints of TensorFlow.
+        layer._track_trackable(variable, arguments["name"], overwrite=True)
+    return variable

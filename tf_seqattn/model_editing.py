@@ -1,6 +1,16 @@
 """Putting other layers into a model: what pruning, stripping and packing share."""
 
-from tf_seqattn.keras_api import keras
+from tf_seqattn.keras_api import (
+    LAYERS,
+    METRICS,
+    is_keras3,
+    is_keras_class,
+    keras_of,
+    open_to_change,
+    replace_in_graph,
+    replace_tracked,
+    uncompile,
+)
 
 
 def copy_layer(layer):
@@ -13,9 +23,18 @@ def copy_layer(layer):
 
 def clone(model, replace):
     """A graph model rebuilt with `replace(layer)` for each layer, sharing weights."""
-    copy = keras.models.clone_model(model, clone_function=replace)
+
+    def replace_layer(layer):
+        # Operations of Keras 3 that are no layers have nothing to be replaced.
+        return replace(layer) if isinstance(layer, LAYERS) else layer
+
+    library = keras_of(model)
+    options = {}
+    if is_keras3(model) and not isinstance(model, library.Sequential):
+        options["call_function"] = _call_as_recorded
+    copy = library.models.clone_model(model, clone_function=replace_layer, **options)
     kind = type(model)
-    if type(copy) is not kind and not kind.__module__.startswith("tf_keras."):
+    if type(copy) is not kind and not is_keras_class(kind):
         raise ValueError(
             f"Model {model.name!r} is functional but of class {kind.__name__} with "
             "a constructor of its own, so it cannot be rebuilt around wrapped layers. "
@@ -26,10 +45,32 @@ def clone(model, replace):
     # has been.
     if not copy.built and model.built and all(layer.built for layer in copy.layers):
         copy.built = True
+    # Keras 3 compiles the copy as well.
+    uncompile(copy)
     return copy
 
 
-_PRIVATE = ("_self_", "_inbound", "_outbound", "_keras", "_obj_reference")
+def _call_as_recorded(layer, *args, **kwargs):
+    """Calls a layer with what the one it replaces was called with in Keras 3.
+
+    That records `mask=None` for layers that take a mask, which another may not.
+    """
+    takes = getattr(layer, "call_signature_parameters", kwargs)
+    given = {k: v for k, v in kwargs.items() if v is not None or k in takes}
+    return layer(*args, **given)
+
+
+_PRIVATE_IN_KERAS2 = ("_self_", "_inbound", "_outbound", "_keras", "_obj_reference")
+_PRIVATE_IN_KERAS3 = frozenset(
+    "_layers _metrics _operations _operations_by_depth _nodes _nodes_by_depth "
+    "_inbound_nodes _outbound_nodes _tracker _functional _tracked".split()
+)
+
+
+def _is_private(owner, attribute: str) -> bool:
+    if is_keras3(owner):
+        return attribute in _PRIVATE_IN_KERAS3 or attribute.startswith("_self_un")
+    return attribute.startswith(_PRIVATE_IN_KERAS2)
 
 
 def replace_sublayers(owner, replace):
@@ -38,19 +79,35 @@ def replace_sublayers(owner, replace):
     Lists, tuples and dictionaries of layers are replaced as a whole, since Keras
     cannot save a tracked list that was changed in the middle.
     """
-    for attribute, value in list(owner.__dict__.items()):
-        if attribute.startswith(_PRIVATE):
-            continue
-        replaced = _replaced(value, replace)
-        if replaced is not value:
-            setattr(owner, attribute, replaced)
+
+    def replace_one(layer):
+        replaced = replace(layer)
+        if replaced is not layer:
+            replace_tracked(owner, layer, replaced)
+        return replaced
+
+    with open_to_change(owner):
+        for attribute, value in list(owner.__dict__.items()):
+            if _is_private(owner, attribute):
+                continue
+            replaced = _replaced(value, replace_one)
+            if replaced is not value:
+                setattr(owner, attribute, replaced)
+        replace_in_graph(owner, replace_one)
+
+
+def set_layer(owner, attribute: str, layer):
+    """Puts a layer in the place of the one that an attribute of `owner` holds."""
+    with open_to_change(owner):
+        replace_tracked(owner, getattr(owner, attribute), layer)
+        setattr(owner, attribute, layer)
 
 
 def _replaced(value, replace):
     """`value` with every layer in it replaced; the same object if none changed."""
-    if isinstance(value, keras.metrics.Metric):
+    if isinstance(value, METRICS):
         return value
-    if isinstance(value, keras.layers.Layer):
+    if isinstance(value, LAYERS):
         return replace(value)
     if isinstance(value, dict):
         items = {key: _replaced(item, replace) for key, item in value.items()}
@@ -63,13 +120,3 @@ def _replaced(value, replace):
             return value
         return sequence if isinstance(value, list) else tuple(sequence)
     return value
-
-
-def forget_compilation(model):
-    """Undoes `compile`: the optimizer knows another list of variables."""
-    model.train_function = None
-    model.test_function = None
-    model.predict_function = None
-    if model._is_compiled:
-        model.optimizer = None
-        model._is_compiled = False

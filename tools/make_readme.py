@@ -37,30 +37,32 @@ def _table_after(path: pathlib.Path, text: str) -> list[list[str]]:
 def quality() -> str:
     """Log loss by algorithm, block size and sparsity; the best pruned one in bold."""
     summary = json.loads((RESULTS / "criteo_grid.json").read_text())["summary"]
-    pruning = ("magnitude", "powerprop", "acdc", "seqattn")
-    titles = ("magnitude, one shot", "Powerpropagation", "ACDC", "SequentialAttention++")
-    found = {(s["algorithm"], s["block_size"], s["sparsity"]): s for s in summary}
-    cells = sorted({key[1:] for key in found if key[0] == "seqattn"})
-    dense = next(line for line in summary if line["algorithm"] == "dense")
-    best = {
-        cell: min(
-            (a for a in pruning if (a, *cell) in found),
-            key=lambda a, cell=cell: found[a, *cell]["log_loss"],
-        )
-        for cell in cells
+    titles = {
+        "magnitude": "magnitude, one shot",
+        "powerprop": "Powerpropagation",
+        "acdc": "ACDC",
+        "seqattn": "SequentialAttention++",
     }
+    cells: dict[tuple, dict] = {}
+    for line in summary:
+        if line["algorithm"] in titles:
+            cell = cells.setdefault((line["block_size"], line["sparsity"]), {})
+            cell[line["algorithm"]] = line
+    cells = dict(sorted(cells.items()))
     rows = [["log loss", *(f"{size} x {size}, {s:.0%}" for size, s in cells)]]
-    for algorithm, title in zip(pruning, titles, strict=True):
+    for algorithm, title in titles.items():
         row = [title]
-        for cell in cells:
-            line = found.get((algorithm, *cell))
-            text = "–"
-            if line:
-                text = f"{line['log_loss']:.4f} ± {line['log_loss_error']:.4f}"
-            row.append(f"**{text}**" if best[cell] == algorithm else text)
+        for cell in cells.values():
+            best = min(cell.values(), key=lambda line: line["log_loss"])
+            text = _loss(cell[algorithm]) if algorithm in cell else "–"
+            row.append(f"**{text}**" if best["algorithm"] == algorithm else text)
         rows.append(row)
-    dense_text = f"{dense['log_loss']:.4f} ± {dense['log_loss_error']:.4f}"
-    return f"Dense: {dense_text}.\n\n{_table(rows)}"
+    dense = next(line for line in summary if line["algorithm"] == "dense")
+    return f"Dense: {_loss(dense)}.\n\n{_table(rows)}"
+
+
+def _loss(line: dict) -> str:
+    return f"{line['log_loss']:.4f} ± {line['log_loss_error']:.4f}"
 
 
 def break_even() -> str:
@@ -71,8 +73,8 @@ def break_even() -> str:
 def networks() -> str:
     """Whole networks, dense and packed."""
     head, *rows = _table_after(RESULTS / "inference_models.md", "whole networks")
-    names = ["network", "eligible layers", "batch", "speed-up", "dense, MB", "packed, MB"]
-    columns = [head.index(name) for name in names]
+    names = "network|eligible layers|batch|speed-up|dense, MB|packed, MB"
+    columns = [head.index(name) for name in names.split("|")]
     return _table([[row[i] for i in columns] for row in [head, *rows]])
 
 

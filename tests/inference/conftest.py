@@ -1,8 +1,9 @@
 """Models with zeros in blocks, shared by the tests of packing and export."""
 
+import math
+
 import numpy as np
 import pytest
-import tf_keras as keras
 
 
 def block_sparse(shape, block_size, density, rng) -> np.ndarray:
@@ -23,19 +24,21 @@ def set_block_sparse(model, block_size=(8, 8), density=0.3, seed=0):
             weight.assign(rng.uniform(0.5, 1.5, size=shape))
             continue
         # Projections of attention: (inputs, heads, size), but for that of the output.
-        rows = 1 if weight.name.split("/")[-2] in ("query", "key", "value") else -1
+        path = getattr(weight, "path", weight.name).split("/")
+        rows = 1 if path[-2] in ("query", "key", "value") else -1
         height = int(np.prod(shape[:rows]))
-        matrix = block_sparse((height, weight.shape.num_elements() // height),
+        matrix = block_sparse((height, math.prod(shape) // height),
                               block_size, density, rng)  # fmt: skip
         weight.assign(matrix.reshape(shape))
     return model
 
 
-@pytest.fixture(scope="session")
-def mlp():
+@pytest.fixture
+def mlp(keras):
     """Two dense layers, 96-80-10, of 8 x 8 blocks."""
     layers = [
-        keras.layers.Dense(80, activation="relu", input_shape=(96,), name="first"),
+        keras.Input((96,), name="x"),
+        keras.layers.Dense(80, activation="relu", name="first"),
         keras.layers.Dense(10, name="second"),
     ]
     return set_block_sparse(keras.Sequential(layers, name="mlp"))

@@ -14,6 +14,8 @@ from tf_seqattn.inference import flatbuffer, litert
 from tf_seqattn.inference.export_tflite import METADATA, TOLERANCES
 
 layers = keras.layers
+# Every test runs on Keras 2 and on Keras 3.
+pytestmark = pytest.mark.usefixtures("keras")
 RNG = np.random.default_rng(0)
 
 
@@ -70,7 +72,7 @@ def test_int8_products_are_centred(mlp, tmp_path):
 
 
 def test_a_packed_file_holds_the_kept_weights_only(tmp_path):
-    model = keras.Sequential([layers.Dense(1024, input_shape=(1024,), use_bias=False)])
+    model = keras.Sequential([keras.Input((1024,)), layers.Dense(1024, use_bias=False)])
     kernel = block_sparse((1024, 1024), (32, 32), 0.1, RNG)
     model.set_weights([kernel])
     report = sa.export_tflite(model, tmp_path / "m.tflite")
@@ -108,7 +110,7 @@ def test_several_inputs_and_outputs(tmp_path):
 
 
 def test_tflite_sparse_encoding(tmp_path):
-    model = keras.Sequential([layers.Dense(64, input_shape=(256,))])
+    model = keras.Sequential([keras.Input((256,)), layers.Dense(64)])
     model.set_weights([block_sparse((256, 64), (16, 16), 0.2, RNG), np.ones(64)])
     sizes = {}
     for layout in ("sparse", "dense"):
@@ -129,7 +131,7 @@ def test_sparse_encoding_is_refused_where_runtimes_misread_it(
 
 
 def test_sparse_encoding_is_refused_where_it_drops_inputs(tmp_path):
-    model = keras.Sequential([layers.Dense(32, input_shape=(30,), name="odd")])
+    model = keras.Sequential([keras.Input((30,)), layers.Dense(32, name="odd")])
     model.set_weights([block_sparse((30, 32), (10, 8), 0.3, RNG), np.ones(32)])
     with pytest.raises(ValueError, match="'odd'.*30 inputs are no multiple of 4"):
         sa.export_tflite(model, tmp_path / "m", "sparse")
@@ -170,7 +172,9 @@ def test_operators_that_tflite_lacks_name_the_layer(tmp_path):
         def call(self, inputs):
             return tf.math.igamma(inputs, inputs)
 
-    model = keras.Sequential([layers.Dense(8, input_shape=(8,)), Igamma(name="odd_op")])
+    model = keras.Sequential(
+        [keras.Input((8,)), layers.Dense(8), Igamma(name="odd_op")]
+    )
     with pytest.raises(
         ValueError, match="layer odd_op.*no built-in operator for Igamma"
     ):
@@ -222,7 +226,7 @@ def test_saved_model_is_compiled_and_takes_any_batch(mlp, tmp_path):
     serve = loaded.signatures["serving_default"]
     for batch in (1, 7):
         x = RNG.normal(size=(batch, 96)).astype("float32")
-        outputs = serve(first_input=tf.constant(x))["output_0"]
+        outputs = serve(x=tf.constant(x))["output_0"]
         assert relative(outputs, mlp(x).numpy()) < 1e-5
     library = serve.graph.as_graph_def().library.function
     compiled = [f for f in library if f.attr["_XlaMustCompile"].b]

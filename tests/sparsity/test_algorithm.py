@@ -6,7 +6,10 @@ import tensorflow as tf
 import tf_keras as keras
 
 import tf_seqattn as sa
+from tf_seqattn.keras_api import Callback
 
+# Every test runs on Keras 2 and on Keras 3.
+pytestmark = pytest.mark.usefixtures("keras")
 ROWS, COLUMNS, BLOCK, STEPS, BATCH = 10, 12, (4, 5), 200, 16
 RATE, MOMENTUM, SPARSITY = 0.02, 0.9, 0.6
 
@@ -116,7 +119,7 @@ def rise(t):
     return SPARSITY * (1 - np.exp(-4 * t)) / (1 - np.exp(-4))
 
 
-class Record(keras.callbacks.Callback):
+class Record(Callback):
     def __init__(self):
         super().__init__()
         self.seen = []
@@ -148,8 +151,9 @@ def test_numpy_agrees_with_training_at_every_step(name):
         else sa.ACDCSchedule(SPARSITY, STEPS)
     )
     importance = sa.SoftmaxAttention() if attention else sa.Magnitude()
-    dense = keras.layers.Dense(COLUMNS, input_shape=(ROWS,))
-    model = keras.Sequential([sa.PrunableLayer(dense, schedule, BLOCK, importance)])
+    dense = keras.layers.Dense(COLUMNS)
+    pruned = sa.PrunableLayer(dense, schedule, BLOCK, importance)
+    model = keras.Sequential([keras.Input((ROWS,)), pruned])
     model.compile(keras.optimizers.SGD(RATE, momentum=MOMENTUM), "mse")
     expected = NumpyLayer(dense.kernel.numpy(), dense.bias.numpy(), attention)
     record = Record()

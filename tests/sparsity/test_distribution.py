@@ -7,10 +7,12 @@ import pytest
 
 SCRIPT = """
 import sys
-import numpy as np, tensorflow as tf, tf_keras as keras
+import importlib
+import numpy as np, tensorflow as tf
 import tf_seqattn as sa
 
 replicas, per_execution = int(sys.argv[1]), int(sys.argv[2])
+keras = importlib.import_module(sys.argv[3])
 (cpu,) = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
@@ -30,7 +32,9 @@ history = model.fit(
     tf.data.Dataset.from_tensor_slices((x, y)).batch(8), epochs=2, verbose=0,
     callbacks=[sa.UpdatePruningStep()])
 layer = sa.pruned_layers(model)[0]
-copies = [v.numpy() for v in strategy.experimental_local_results(layer.masks[0])]
+mask = layer.masks[0]
+mask = mask.value if keras.__name__ == "keras" else mask
+copies = [v.numpy() for v in strategy.experimental_local_results(mask)]
 assert len(copies) == replicas
 for copy in copies:
     np.testing.assert_array_equal(copy, copies[0])
@@ -41,11 +45,11 @@ print("RESULT", copies[0].ravel().tolist(), history.history["loss"])
 """
 
 
-def run(tmp_path, replicas, per_execution):
+def run(tmp_path, keras, replicas, per_execution):
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     done = subprocess.run(
-        [sys.executable, script, str(replicas), str(per_execution)],
+        [sys.executable, script, str(replicas), str(per_execution), keras.__name__],
         capture_output=True,
         text=True,
     )
@@ -56,9 +60,11 @@ def run(tmp_path, replicas, per_execution):
 
 
 @pytest.mark.parametrize("per_execution", [1, 3])
-def test_two_replicas_train_as_one(tmp_path, per_execution):
-    mask, losses = run(tmp_path, 1, per_execution)
-    mirrored_mask, mirrored_losses = run(tmp_path, 2, per_execution)
+def test_two_replicas_train_as_one(keras, tmp_path, per_execution):
+    if keras.__name__ == "keras" and per_execution > 1:
+        pytest.skip("Keras 3 fails to run them on replicas, of a plain model too")
+    mask, losses = run(tmp_path, keras, 1, per_execution)
+    mirrored_mask, mirrored_losses = run(tmp_path, keras, 2, per_execution)
     assert mask == mirrored_mask
     assert mirrored_losses == pytest.approx(losses, rel=1e-4)
     assert losses[-1] < losses[0]

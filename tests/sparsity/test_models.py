@@ -8,8 +8,11 @@ import tensorflow as tf
 import tf_keras as keras
 
 import tf_seqattn as sa
+from tf_seqattn.keras_api import sublayers
 
 layers = keras.layers
+# Every test runs on Keras 2 and on Keras 3.
+pytestmark = pytest.mark.usefixtures("keras")
 SCHEDULE = sa.SequentialAttentionSchedule(0.5, end_step=12, cycles=1)
 X = np.random.default_rng(0).normal(size=(16, 8)).astype("float32")
 
@@ -39,58 +42,64 @@ def nested():
     return keras.Model(inputs, functional()(sequential()(inputs)))
 
 
-class Block(layers.Layer):
+def block():
     """A plain layer that holds layers."""
 
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.inner = layers.Dense(8)
-        self.listed = [layers.Dense(8), layers.ReLU()]
+    class Block(layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.inner = layers.Dense(8)
+            self.listed = [layers.Dense(8), layers.ReLU()]
 
-    def call(self, inputs):
-        x = self.inner(inputs)
-        for layer in self.listed:
-            x = layer(x)
-        return x
+        def build(self, input_shape):
+            for layer in (self.inner, *self.listed):
+                layer.build(input_shape)
+            super().build(input_shape)
+
+        def call(self, inputs):
+            x = self.inner(inputs)
+            for layer in self.listed:
+                x = layer(x)
+            return x
+
+    return Block()
 
 
 def holding():
-    return keras.Sequential([keras.Input((8,)), Block(), layers.Dense(8)])
-
-
-class Subclassed(keras.Model):
-    def __init__(self):
-        super().__init__()
-        self.first = layers.Dense(8)
-        self.alias = self.first
-        self.listed = [layers.Dense(8), (layers.Dense(8), layers.ReLU())]
-        self.named = {"a": layers.Dense(8), "b": layers.Dense(8)}
-        self.block = Block()
-        self.tower = sequential()
-        self.mean = keras.metrics.Mean()
-
-    def call(self, inputs):
-        x = self.alias(self.first(inputs))
-        x = self.listed[1][1](self.listed[1][0](self.listed[0](x)))
-        x = self.named["b"](self.named["a"](x))
-        return self.tower(self.block(x))
+    return keras.Sequential([keras.Input((8,)), block(), layers.Dense(8)])
 
 
 def subclassed():
+    class Subclassed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.first = layers.Dense(8)
+            self.alias = self.first
+            self.listed = [layers.Dense(8), (layers.Dense(8), layers.ReLU())]
+            self.named = {"a": layers.Dense(8), "b": layers.Dense(8)}
+            self.block = block()
+            self.tower = sequential()
+            self.mean = keras.metrics.Mean()
+
+        def call(self, inputs):
+            x = self.alias(self.first(inputs))
+            x = self.listed[1][1](self.listed[1][0](self.listed[0](x)))
+            x = self.named["b"](self.named["a"](x))
+            return self.tower(self.block(x))
+
     model = Subclassed()
     model(X)
     return model
 
 
-class OwnStep(keras.Model):
+def own_step():
     """Functional, with a training step of its own."""
 
-    def train_step(self, data):
-        self.steps_taken = getattr(self, "steps_taken", 0) + 1
-        return super().train_step(data)
+    class OwnStep(keras.Model):
+        def train_step(self, data):
+            self.steps_taken = getattr(self, "steps_taken", 0) + 1
+            return super().train_step(data)
 
-
-def own_step():
     inputs = keras.Input((8,))
     return OwnStep(inputs, layers.Dense(8)(inputs))
 
@@ -143,7 +152,7 @@ def test_prune_train_strip(name):
     stripped = sa.strip_pruning(pruned)
     assert type(stripped) is kind and not sa.pruned_layers(stripped)
     np.testing.assert_allclose(stripped(X), trained, rtol=1e-4, atol=1e-5)
-    dense = [m for m in stripped.submodules if isinstance(m, layers.Dense)]
+    dense = [m for m in sublayers(stripped) if isinstance(m, layers.Dense)]
     assert len(dense) == count
     for layer in dense:
         assert np.mean(layer.kernel.numpy() == 0) == pytest.approx(0.5)
@@ -215,14 +224,30 @@ def test_an_unbuilt_sequential_model_decides_when_it_is_built(caplog):
     np.testing.assert_allclose(sa.strip_pruning(pruned)(x), pruned(x), rtol=1e-5)
 
 
-def test_a_functional_class_with_its_own_constructor_is_refused():
+def test_a_functional_class_with_its_own_constructor(keras):
     class Own(keras.Model):
         def __init__(self, width):
             inputs = keras.Input((8,))
             super().__init__(inputs, layers.Dense(width)(inputs))
 
-    with pytest.raises(ValueError, match="Own.*constructor"):
-        prune(Own(8))
+    if keras.__name__ == "tf_keras":
+        with pytest.raises(ValueError, match="Own.*constructor"):
+            prune(Own(8))
+        return
+    # Keras 3 lets the graph itself be changed.
+    model = Own(8)
+    expected = model(X).numpy()
+    pruned = prune(model)
+    assert pruned is model and type(pruned.layers[1]) is type(
+        sa.pruned_layers(model)[0]
+    )
+    np.testing.assert_allclose(pruned(X), expected, rtol=1e-5, atol=1e-6)
+    pruned.compile("adam", "mse")
+    train(pruned)
+    trained = pruned(X).numpy()
+    assert sa.strip_pruning(pruned) is model
+    assert type(model.layers[1]) is layers.Dense
+    np.testing.assert_allclose(model(X), trained, rtol=1e-4, atol=1e-5)
 
 
 def test_the_default_policy_lists_what_it_leaves_alone_once(caplog):
@@ -302,7 +327,7 @@ def test_a_compiled_subclassed_model_has_to_be_compiled_again():
     model.compile("sgd", "mse")
     model.fit(X, X, verbose=0)
     pruned = prune(model)
-    with pytest.raises(RuntimeError, match="compile"):
+    with pytest.raises((RuntimeError, ValueError), match="compile"):
         pruned.fit(X, X, verbose=0)
     pruned.compile("sgd", "mse")
     train(pruned)

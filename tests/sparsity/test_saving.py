@@ -9,7 +9,10 @@ import tensorflow as tf
 import tf_keras as keras
 
 import tf_seqattn as sa
+from tf_seqattn.keras_api import Callback
 
+# Every test runs on Keras 2 and on Keras 3.
+pytestmark = pytest.mark.usefixtures("keras")
 SCHEDULE = sa.SequentialAttentionSchedule(0.75, 40, cycles=2)
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(160, 8)).astype("float32")
@@ -50,10 +53,14 @@ def save_keras(model, folder):
 
 def save_h5(model, folder):
     model.save(folder / "model.h5")
-    return keras.models.load_model(folder / "model.h5")
+    # Keras 3 cannot load the loss "mse" from this format, not of a plain model either.
+    compiled = keras.__name__ == "tf_keras"
+    return keras.models.load_model(folder / "model.h5", compile=compiled)
 
 
 def save_tf(model, folder):
+    if keras.__name__ == "keras":
+        pytest.skip("Keras 3 loads no SavedModel as a model")
     model.save(folder / "saved", save_format="tf")
     return keras.models.load_model(folder / "saved")
 
@@ -96,7 +103,7 @@ def test_saved_in_mid_phase(name, stop, tmp_path):
         np.testing.assert_array_equal(a.masks[0], b.masks[0])
         np.testing.assert_array_equal(a.logits[0], b.logits[0])
         assert b.pruning_schedule == SCHEDULE and b.importance == a.importance
-    if name in EXACT:
+    if name in EXACT and getattr(loaded, "optimizer", None) is not None:
         train(model, stop, 40)
         train(loaded, stop, 40)
         for a, b in zip(model.weights, loaded.weights, strict=True):
@@ -112,7 +119,7 @@ def test_the_stripped_model_saves_without_us(tmp_path):
     stripped = sa.strip_pruning(model)
     stripped.save(tmp_path / "plain.keras")
     code = f"""
-import sys, numpy as np, tf_keras as keras
+import sys, numpy as np, {keras.__name__} as keras
 model = keras.models.load_model({str(tmp_path / "plain.keras")!r})
 assert "tf_seqattn" not in sys.modules
 assert np.mean(model.layers[0].kernel.numpy() == 0) == 0.75
@@ -135,7 +142,7 @@ def test_prune_scope_and_a_fresh_process(tmp_path):
     model.save(tmp_path / "pruned.keras")
     expected = model(X[:1]).numpy().tolist()
     code = f"""
-import numpy as np, tf_keras as keras, tf_seqattn as sa
+import numpy as np, {keras.__name__} as keras, tf_seqattn as sa
 with sa.prune_scope():
     model = keras.models.load_model({str(tmp_path / "pruned.keras")!r})
 assert sa.pruned_layers(model)[0].steps_begun == 20
@@ -149,13 +156,14 @@ class Interrupted(Exception):
     pass
 
 
-class Interrupt(keras.callbacks.Callback):
+class Interrupt(Callback):
     def __init__(self, after):
         super().__init__()
-        self.after = after
+        self.left = after
 
     def on_train_batch_end(self, batch, logs=None):
-        if int(self.model._train_counter) == self.after:
+        self.left -= 1
+        if not self.left:
             raise Interrupted
 
 
@@ -176,8 +184,10 @@ def fit_with_backup(folder, first, save_freq, interrupt=None):
 @pytest.mark.parametrize("backup_first", [True, False])
 @pytest.mark.parametrize(("save_freq", "interrupt"), [("epoch", 50), (5, 13), (5, 61)])
 def test_an_interrupted_run_ends_as_the_uninterrupted_one(
-    tmp_path, backup_first, save_freq, interrupt
+    keras, tmp_path, backup_first, save_freq, interrupt
 ):
+    if keras.__name__ == "keras" and save_freq != "epoch":
+        pytest.skip("Keras 3 starts an interrupted epoch anew")
     whole = fit_with_backup(tmp_path / "whole", backup_first, save_freq)
     with pytest.raises(Interrupted):
         fit_with_backup(tmp_path / "broken", backup_first, save_freq, interrupt)

@@ -9,6 +9,8 @@ import tf_keras as keras
 
 import tf_seqattn as sa
 
+# Every test runs on Keras 2 and on Keras 3.
+pytestmark = pytest.mark.usefixtures("keras")
 SCHEDULE = sa.SequentialAttentionSchedule(0.75, 40, cycles=3)
 
 

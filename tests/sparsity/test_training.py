@@ -6,7 +6,10 @@ import tensorflow as tf
 import tf_keras as keras
 
 import tf_seqattn as sa
+from tf_seqattn.keras_api import Callback, steps_per_execution
 
+# Every test runs on Keras 2 and on Keras 3.
+pytestmark = pytest.mark.usefixtures("keras")
 STEPS = 40
 SCHEDULE = sa.SequentialAttentionSchedule(0.75, STEPS, cycles=2)
 RNG = np.random.default_rng(0)
@@ -30,7 +33,7 @@ def pruned_model(schedule=SCHEDULE, importance=None, optimizer=None, **kwargs):
     return pruned
 
 
-class Watch(keras.callbacks.Callback):
+class Watch(Callback):
     """Notes step, mask and optimizer step after every execution."""
 
     def on_train_begin(self, logs=None):
@@ -71,7 +74,9 @@ def changes_at(step):
 
 @pytest.mark.parametrize("epoch", [40, 13])
 @pytest.mark.parametrize("per_execution", [3, 7, 64])
-def test_phases_begin_exactly_with_several_steps_per_execution(per_execution, epoch):
+def test_phases_begin_exactly_with_several_steps_per_execution(
+    keras, per_execution, epoch
+):
     model = pruned_model(steps_per_execution=per_execution)
     watch = Watch()
     model.fit(
@@ -79,18 +84,28 @@ def test_phases_begin_exactly_with_several_steps_per_execution(per_execution, ep
         validation_data=data(2), callbacks=[sa.UpdatePruningStep(), watch],
     )  # fmt: skip
     ends = [step for step, _, _ in watch.rows]
-    assert ends[-1] == epoch * (STEPS // epoch + 1)
-    for change in filter(changes_at, range(1, STEPS + 1)):
-        assert change - 1 in ends, "an execution crosses a phase change"
-    starts = [1] + [end + 1 for end in ends[:-1]]
-    since = 0
-    for start, (end, mask, iterations) in zip(starts, watch.rows, strict=True):
-        assert end - start < per_execution
+    if keras.__name__ == "tf_keras":
+        assert ends[-1] == epoch * (STEPS // epoch + 1)
+        for change in filter(changes_at, range(1, STEPS + 1)):
+            assert change - 1 in ends, "an execution crosses a phase change"
+    else:
+        # Keras 3 runs whole executions only, and past the end of an epoch.
+        assert ends == list(range(per_execution, ends[-1] + 1, per_execution))
+    for start, (end, mask, iterations) in zip([0, *ends], watch.rows, strict=False):
+        assert end - start <= per_execution
         assert mask.sum() == expected_mask_size(end)
-        since = 0 if start > 1 and changes_at(start) else since
-        since += end - start + 1
-        assert iterations == since
-    assert int(model._steps_per_execution.numpy()) == per_execution
+        begin = max([s for s in range(2, end + 1) if changes_at(s)], default=1)
+        assert iterations == end - begin + 1
+    assert steps_per_execution(model) == per_execution
+
+
+@pytest.mark.parametrize("per_execution", [3, 64])
+def test_steps_are_counted_where_the_data_end_within_an_execution(per_execution):
+    model, watch = pruned_model(steps_per_execution=per_execution), Watch()
+    callbacks = [sa.UpdatePruningStep(), watch]
+    model.fit(data(20), epochs=2, verbose=0, callbacks=callbacks)
+    assert watch.rows[-1][0] == 40
+    assert watch.rows[-1][1].sum() == expected_mask_size(40)
 
 
 def test_several_fits_go_on_where_the_last_one_stopped():
@@ -131,8 +146,11 @@ def test_a_loop_of_ones_own_does_the_same():
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def test_a_model_that_does_not_pass_training_on_is_pruned_all_the_same():
+def test_a_model_that_does_not_pass_training_on_is_pruned_all_the_same(keras):
     import os
+
+    if keras.__name__ != "tf_keras":
+        pytest.skip("TFRS is of Keras 2")
 
     os.environ["TF_USE_LEGACY_KERAS"] = "1"
     tfrs = pytest.importorskip("tensorflow_recommenders")

@@ -1,32 +1,45 @@
 """Folding a batch normalization into the layer before it."""
 
+from typing import Any
+
 import numpy as np
 
-from tf_seqattn.keras_api import keras
+from tf_seqattn.keras_api import (
+    classes,
+    input_shape,
+    keras,  # noqa: F401  (the example)
+    keras_of,
+    layers_after,
+    layers_before,
+)
 
 
-def followers(model) -> dict[int, keras.layers.BatchNormalization]:
+def followers(model, shared=frozenset()) -> dict[int, Any]:
     """Normalizations that see nothing but one layer's outputs, and alone see them.
 
     Args:
       model: a Sequential or functional model.
+      shared: ids of layers that other graphs use as well.
 
     Returns:
       For the id of each such layer, the `BatchNormalization` after it.
     """
     found = {}
     for norm in model.layers:
-        if type(norm) is not keras.layers.BatchNormalization:
+        if type(norm) not in classes("BatchNormalization") or id(norm) in shared:
             continue
-        if len(norm._inbound_nodes) != 1 or _axis(norm) != -1:
+        read = layers_before(model, norm)
+        if len(read) != 1 or len(read[0]) != 1 or _axis(norm) != -1:
             continue
-        before = norm._inbound_nodes[0].inbound_layers
-        if isinstance(before, list) or len(before._outbound_nodes) != 1:
+        before = read[0][0]
+        if len(layers_after(model, before)) != 1 or id(before) in shared:
             continue
         # Where a call is not recorded as a node, as in a Sequential within, it counts
         # as used again.
-        is_linear = getattr(before, "activation", None) is keras.activations.linear
-        if is_linear and len(before._inbound_nodes) == 1 and before in model.layers:
+        linear = keras_of(norm).activations.linear
+        is_linear = getattr(before, "activation", None) is linear
+        once = len(layers_before(model, before)) == 1
+        if is_linear and once and any(before is layer for layer in model.layers):
             found[id(before)] = norm
     return found
 
@@ -36,7 +49,7 @@ def _axis(norm) -> int:
     axes = norm.axis if isinstance(norm.axis, (list, tuple)) else [norm.axis]
     if len(axes) != 1:
         return 0
-    rank = norm.input_shape and len(norm.input_shape)
+    rank = len(input_shape(norm) or ())
     return axes[0] - rank if axes[0] >= 0 else axes[0]
 
 

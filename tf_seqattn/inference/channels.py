@@ -9,45 +9,32 @@ connection needs all channels.
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
 from tf_seqattn.inference.packing import find_block_size
-from tf_seqattn.keras_api import keras
+from tf_seqattn.keras_api import (
+    classes,
+    input_shape,
+    keras,  # noqa: F401  (the example)
+    layers_after,
+    layers_before,
+    output_layers,
+)
 
-_PRODUCTS = (
-    keras.layers.Dense,
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-)
+_PRODUCTS = classes("Dense", "Conv1D", "Conv2D", "Conv3D")
 # Layers that treat every channel by itself, and leave a constant one constant.
-_ELEMENTWISE = (
-    keras.layers.Activation,
-    keras.layers.ReLU,
-    keras.layers.LeakyReLU,
-    keras.layers.ELU,
-    keras.layers.Dropout,
+_ELEMENTWISE = classes("Activation", "ReLU", "LeakyReLU", "ELU", "Dropout")
+_POOLING = classes(
+    *(
+        f"{kind}Pooling{rank}D"
+        for kind in ("Max", "Average", "GlobalMax", "GlobalAverage")
+        for rank in (1, 2, 3)
+    )
 )
-_POOLING = (
-    keras.layers.MaxPooling1D,
-    keras.layers.MaxPooling2D,
-    keras.layers.MaxPooling3D,
-    keras.layers.AveragePooling1D,
-    keras.layers.AveragePooling2D,
-    keras.layers.AveragePooling3D,
-    keras.layers.GlobalMaxPooling1D,
-    keras.layers.GlobalMaxPooling2D,
-    keras.layers.GlobalMaxPooling3D,
-    keras.layers.GlobalAveragePooling1D,
-    keras.layers.GlobalAveragePooling2D,
-    keras.layers.GlobalAveragePooling3D,
-)
-_PADDING = (
-    keras.layers.ZeroPadding1D,
-    keras.layers.ZeroPadding2D,
-    keras.layers.ZeroPadding3D,
-)
+_PADDING = classes("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D")
+_NORMALIZATION = classes("BatchNormalization")
 # Softmax is missing: it lets channels depend on each other.
 _ELEMENTWISE_ACTIVATIONS = frozenset(
     "linear relu relu6 elu selu gelu tanh sigmoid hard_sigmoid swish silu softplus "
@@ -59,9 +46,9 @@ _ELEMENTWISE_ACTIVATIONS = frozenset(
 class _Chain:
     """A layer, the one that alone reads it, and what stands between."""
 
-    producer: keras.layers.Layer
-    between: list[keras.layers.Layer]
-    consumer: keras.layers.Layer
+    producer: Any
+    between: list
+    consumer: Any
 
     @property
     def pads(self) -> bool:
@@ -84,31 +71,33 @@ def _activation_name(layer) -> str:
 
 
 def _keeps_channels_apart(layer) -> bool:
-    if type(layer) is keras.layers.BatchNormalization:
-        return list(np.atleast_1d(layer.axis)) in ([-1], [len(layer.input_shape) - 1])
-    if type(layer) is keras.layers.Activation:
+    if type(layer) in _NORMALIZATION:
+        return list(np.atleast_1d(layer.axis)) in ([-1], [len(input_shape(layer)) - 1])
+    if type(layer) in classes("Activation"):
         return _activation_name(layer) in _ELEMENTWISE_ACTIVATIONS
-    if type(layer) is keras.layers.Dropout:
+    if type(layer) in classes("Dropout"):
         return layer.noise_shape is None
     if type(layer) in (*_POOLING, *_PADDING):
         return layer.data_format == "channels_last"
     return type(layer) in _ELEMENTWISE
 
 
-def _only_reader(layer, model):
+def _only_reader(layer, model, shared):
     """The layer of `model` that alone reads `layer`, or None."""
-    if len(layer._inbound_nodes) != 1 or len(layer._outbound_nodes) != 1:
+    readers = layers_after(model, layer)
+    if len(layers_before(model, layer)) != 1 or len(readers) != 1:
         return None
-    if layer in getattr(model, "_output_layers", ()):
+    if any(layer is output for output in output_layers(model)):
         return None
-    reader = layer._outbound_nodes[0].outbound_layer
-    single = len(reader._inbound_nodes) == 1 and not isinstance(
-        reader._inbound_nodes[0].inbound_layers, list
-    )
+    reader = readers[0]
+    if id(layer) in shared or id(reader) in shared:
+        return None
+    read = layers_before(model, reader)
+    single = len(read) == 1 and len(read[0]) == 1
     return reader if single and reader in model.layers else None
 
 
-def _chains(model) -> list[_Chain]:
+def _chains(model, shared) -> list[_Chain]:
     """All chains of a graph model, in the order in which its layers are computed."""
     chains = []
     for producer in model.layers:
@@ -116,10 +105,10 @@ def _chains(model) -> list[_Chain]:
             _activation_name(producer) not in _ELEMENTWISE_ACTIVATIONS
         ):
             continue
-        between, reader = [], _only_reader(producer, model)
+        between, reader = [], _only_reader(producer, model, shared)
         while reader is not None and _keeps_channels_apart(reader):
             between.append(reader)
-            reader = _only_reader(reader, model)
+            reader = _only_reader(reader, model, shared)
         if reader is not None and _is_product(reader):
             chains.append(_Chain(producer, between, reader))
     return chains
@@ -150,10 +139,8 @@ def _constants(chain: _Chain, weights: _Weights) -> np.ndarray:
     """What each channel holds where the producer sums to 0, float `(channels,)`."""
     values = chain.producer.activation(weights.bias[None])
     for layer in chain.between:
-        if type(layer) is keras.layers.BatchNormalization:
-            norm = keras.layers.BatchNormalization.from_config(
-                {**layer.get_config(), "axis": -1}
-            )
+        if type(layer) in _NORMALIZATION:
+            norm = type(layer).from_config({**layer.get_config(), "axis": -1})
             norm.build(values.shape)
             norm.set_weights(layer.get_weights())
             values = norm(values, training=False)
@@ -207,18 +194,21 @@ def _block_size(layer, divisor: int) -> tuple[int, int]:
 def _resized(layer, config: dict, weights: list[np.ndarray], channels: int):
     """A layer of the same class for other channels, built."""
     resized = type(layer).from_config({**layer.get_config(), **config})
-    resized.build((*layer.input_shape[:-1], channels))
+    resized.build((*input_shape(layer)[:-1], channels))
     resized.set_weights(weights)
     return resized
 
 
-def without_constant_channels(model, block_size=None) -> dict[int, tuple]:
+def without_constant_channels(
+    model, block_size=None, shared=frozenset()
+) -> dict[int, tuple]:
     """Smaller layers for those of a model that write or read needless channels.
 
     Args:
-      model: a Sequential or functional model of Keras 2, built, without pruning.
+      model: a Sequential or functional model, built, without pruning.
       block_size: (rows, columns) of the blocks of its kernels, found by default:
         channels are removed by whole blocks.
+      shared: ids of layers that other graphs use as well, which stay as they are.
 
     Returns:
       For the id of each layer that gets smaller, the layer that takes its place in
@@ -235,7 +225,7 @@ def without_constant_channels(model, block_size=None) -> dict[int, tuple]:
     >>> smaller[id(model.layers[1])].kernel.shape
     TensorShape([2, 2])
     """
-    chains = _chains(model)
+    chains = _chains(model, shared)
     ends = {id(e): e for c in chains for e in (c.producer, c.consumer)}
     weights = {key: _Weights(layer) for key, layer in ends.items()}
     for chain in chains:
@@ -250,14 +240,14 @@ def without_constant_channels(model, block_size=None) -> dict[int, tuple]:
             weights[id(producer)].kernel[..., gone] = 0
             kept_out[id(producer)] = kept_in[id(consumer)] = ~gone
             for layer in chain.between:
-                if type(layer) is keras.layers.BatchNormalization:
+                if type(layer) in _NORMALIZATION:
                     kept_out[id(layer)] = ~gone
                     ends[id(layer)] = layer
     smaller = {}
     for key, layer in ends.items():
         if key not in kept_in and key not in kept_out:
             continue
-        if type(layer) is keras.layers.BatchNormalization:
+        if type(layer) in _NORMALIZATION:
             values = [value[kept_out[key]] for value in layer.get_weights()]
             smaller[key] = _resized(layer, {}, values, int(kept_out[key].sum()))
             continue
@@ -266,7 +256,7 @@ def without_constant_channels(model, block_size=None) -> dict[int, tuple]:
             kernel = kernel[..., kept_in[key], :]
         if key in kept_out:
             kernel, bias = kernel[..., kept_out[key]], bias[kept_out[key]]
-        size = "units" if isinstance(layer, keras.layers.Dense) else "filters"
+        size = "units" if isinstance(layer, classes("Dense")) else "filters"
         use_bias = layer.use_bias or bool(bias.any())
         config = {size: kernel.shape[-1], "use_bias": use_bias}
         values = [kernel, bias] if use_bias else [kernel]

@@ -10,9 +10,11 @@ import tensorflow as tf
 
 from tf_seqattn.inference.export_tflite import (
     check_destination,
+    input_names,
     input_specs,
     outputs_of,
     random_batch,
+    serving_function,
 )
 from tf_seqattn.inference.pack import pack_with_plans, print_plans, stripped
 from tf_seqattn.inference.plan import LayerPlan
@@ -38,7 +40,7 @@ def export_saved_model(
     size it meets. The written model is loaded and compared with Keras.
 
     Args:
-      model: a stripped (or pruned, which is then stripped) model of Keras 2. A
+      model: a stripped (or pruned, which is then stripped) model. A
         subclassed model is packed in place (see `sa.pack`).
       path: the folder to write; one that exists is replaced.
       block_size: as in `sa.pack`.
@@ -68,26 +70,11 @@ def export_saved_model(
     path = check_destination(path, is_folder=True)
     model = stripped(model)
     inputs = input_specs(model)
-    names = [spec.name.split(":")[0] for spec in inputs]
+    names = input_names(inputs)
     batch = random_batch(inputs)
     expected = outputs_of(model, batch)
     packed, plans = pack_with_plans(model, block_size, batch_size, "xla", choose)
-    single = len(inputs) == 1
-    specs = [
-        tf.TensorSpec(spec.shape, spec.dtype, name)
-        for spec, name in zip(inputs, names, strict=True)
-    ]
-
-    @tf.function(jit_compile=True)
-    def compute(*inputs):
-        values = inputs[0] if single else list(inputs)
-        return tf.nest.flatten(packed(values, training=False))
-
-    @tf.function(input_signature=specs)
-    def serve(*inputs):
-        results = compute(*inputs)
-        return {f"output_{index}": value for index, value in enumerate(results)}
-
+    serve = serving_function(packed, inputs, jit_compile=True)
     module = tf.Module()
     module.model = packed
     with tempfile.TemporaryDirectory(dir=path.absolute().parent) as folder:

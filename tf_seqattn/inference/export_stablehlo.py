@@ -15,7 +15,7 @@ from tf_seqattn.inference.export_tflite import (
 )
 from tf_seqattn.inference.pack import pack_with_plans, print_plans, stripped
 from tf_seqattn.inference.plan import LayerPlan
-from tf_seqattn.keras_api import keras  # noqa: F401  (the example)
+from tf_seqattn.keras_api import arranged, keras  # noqa: F401  (the example)
 
 logger = logging.getLogger("tf_seqattn")
 
@@ -37,7 +37,7 @@ def export_stablehlo(
     Its function `main` takes the model's inputs, in order, for one batch size.
 
     Args:
-      model: a stripped (or pruned, which is then stripped) model of Keras 2. A
+      model: a stripped (or pruned, which is then stripped) model. A
         subclassed model is packed in place (see `sa.pack`).
       path: the file to write, such as `model.mlir`.
       batch_size: samples in one call, the only number that the module takes.
@@ -77,8 +77,7 @@ def export_stablehlo(
     packed, plans = pack_with_plans(model, block_size, batch_size, "xla", choose)
 
     def compute(*inputs):
-        values = inputs[0] if len(inputs) == 1 else list(inputs)
-        return packed(values, training=False)
+        return packed(arranged(packed, list(inputs)), training=False)
 
     frozen = convert_variables_to_constants_v2(
         tf.function(compute).get_concrete_function(*specs)

@@ -11,12 +11,22 @@ import warnings
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import (
+    convert_variables_to_constants_v2,
+)
 
 from tf_seqattn.inference import flatbuffer, litert
 from tf_seqattn.inference.pack import pack_with_plans, print_plans, stripped
 from tf_seqattn.inference.plan import LayerPlan
 from tf_seqattn.inference.unroll import unrolled
-from tf_seqattn.keras_api import keras, sublayers
+from tf_seqattn.keras_api import (
+    arranged,
+    classes,
+    is_keras3,
+    keras,  # noqa: F401  (the example)
+    sublayers,
+)
+from tf_seqattn.keras_api import input_specs as keras_input_specs
 
 logger = logging.getLogger("tf_seqattn")
 
@@ -105,7 +115,7 @@ def _check_arguments(layout, quantization, representative_dataset):
 def _check_sparse_widths(model):
     """Refuses kernels of which the sparse kernels would drop the last inputs."""
     for layer in sublayers(model):
-        if not isinstance(layer, keras.layers.Dense):
+        if not isinstance(layer, classes("Dense")):
             continue
         kernel = layer.kernel.numpy()
         if kernel.shape[0] % _SPARSE_RUN and np.mean(kernel == 0) > 0.3:
@@ -122,15 +132,13 @@ def input_specs(model) -> list[tf.TensorSpec]:
     Raises:
       ValueError: if the model was never called, so that nobody knows its inputs.
     """
-    if model.inputs:
-        return [tf.TensorSpec(i.shape, i.dtype, i.name) for i in model.inputs]
-    called_with = model.save_spec(dynamic_batch=True)
-    if called_with is None:
+    specs = keras_input_specs(model)
+    if specs is None:
         raise ValueError(
             f"Model {model.name!r} has no known inputs. Call it once on a batch, "
             "`model(batch)`, before the export."
         )
-    return tf.nest.flatten(called_with[0][0])
+    return specs
 
 
 def random_batch(specs) -> list[np.ndarray]:
@@ -174,7 +182,32 @@ def _representative_batches(dataset, specs) -> list[list[np.ndarray]]:
 
 
 def _convert(model, layout, quantization, batches, original) -> bytes:
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    with tempfile.TemporaryDirectory() as folder:
+        converter = _converter(model, folder)
+        return _converted(converter, layout, quantization, batches, original)
+
+
+def _converter(model, folder: str):
+    if not is_keras3(model):
+        return tf.lite.TFLiteConverter.from_keras_model(model)
+    # The converter takes models of Keras 2 only, and of a SavedModel it leaves the
+    # variables of Keras 3 variables: they are made constants before.
+    specs = input_specs(model)
+    frozen = convert_variables_to_constants_v2(
+        serving_function(model, specs).get_concrete_function()
+    )
+    module = tf.Module()
+
+    @tf.function(input_signature=signature_of(specs))
+    def serve(*inputs):
+        outputs = frozen(*inputs)
+        return {f"output_{index}": value for index, value in enumerate(outputs)}
+
+    tf.saved_model.save(module, folder, {"serving_default": serve})
+    return tf.lite.TFLiteConverter.from_saved_model(folder)
+
+
+def _converted(converter, layout, quantization, batches, original) -> bytes:
     if layout == "sparse":
         converter.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
     elif quantization is not None:
@@ -220,22 +253,59 @@ def _listed(before: str, names: list[str], after: str) -> str:
 def _layers_that_use(model, operators: list[str]) -> list[str]:
     """Names of the layers of a model that use operations of the given types."""
     names = {layer.name for layer in sublayers(model) if layer is not model}
-    specs = input_specs(model)
-    values = specs if len(specs) > 1 else specs[0]
-    graph = tf.function(model).get_concrete_function(values).graph
+
+    def call(*inputs):
+        return model(arranged(model, list(inputs)))
+
+    graph = tf.function(call).get_concrete_function(*input_specs(model)).graph
     return sorted(
         part
         for operation in graph.get_operations()
         if operation.type in operators
         for part in operation.name.split("/")
-        if part in names
+        # Keras 3 may number the names of layers.
+        if part in names or re.sub(r"_\d+$", "", part) in names
     )
 
 
 def outputs_of(model, batch) -> list[np.ndarray]:
     """The outputs of a Keras model for one batch, a list of arrays."""
-    inputs = batch if len(batch) > 1 else batch[0]
-    return [np.asarray(v) for v in tf.nest.flatten(model(inputs, training=False))]
+    outputs = model(arranged(model, batch), training=False)
+    return [np.asarray(v) for v in tf.nest.flatten(outputs)]
+
+
+def input_names(specs) -> list[str]:
+    """Names of inputs as signatures have them."""
+    return [re.sub(r"\W", "_", spec.name.split(":")[0]) for spec in specs]
+
+
+def signature_of(specs) -> list[tf.TensorSpec]:
+    """The specifications with the names that signatures have."""
+    return [
+        tf.TensorSpec(spec.shape, spec.dtype, name)
+        for spec, name in zip(specs, input_names(specs), strict=True)
+    ]
+
+
+def serving_function(model, specs, jit_compile=None):
+    """A function of a model's inputs that gives {"output_0": ...}, for a signature.
+
+    Args:
+      model: a Keras model.
+      specs: of its inputs, as `input_specs` gives them.
+      jit_compile: whether XLA is to compile what it computes.
+    """
+
+    @tf.function(jit_compile=jit_compile)
+    def compute(*inputs):
+        return tf.nest.flatten(model(arranged(model, list(inputs)), training=False))
+
+    @tf.function(input_signature=signature_of(specs))
+    def serve(*inputs):
+        results = compute(*inputs)
+        return {f"output_{index}": value for index, value in enumerate(results)}
+
+    return serve
 
 
 def _check(file: bytes, names, batch, expected, tolerance, what: str):
@@ -271,6 +341,13 @@ def _check(file: bytes, names, batch, expected, tolerance, what: str):
     return differences, largest
 
 
+def _signature_names(model, specs, outputs):
+    """Names of inputs and outputs in the signature; () where the order must do."""
+    if is_keras3(model):
+        return input_names(specs), [f"output_{index}" for index in range(len(outputs))]
+    return (model.input_names, model.output_names) if model.inputs else ()
+
+
 def export_tflite(
     model,
     path,
@@ -290,7 +367,7 @@ def export_tflite(
     default delegate and without any, and compared with Keras.
 
     Args:
-      model: a stripped (or pruned, which is then stripped) model of Keras 2.
+      model: a stripped (or pruned, which is then stripped) model.
       path: the file to write.
       layout: "packed" computes on the kept blocks only (`sa.pack`); "sparse" stores
         zeros in TFLite's own encoding; "dense" is the model as it is.
@@ -361,7 +438,7 @@ def export_tflite(
     if tolerance is None:
         tolerance = TOLERANCES[quantization]
     what = f"layout={layout!r}, quantization={quantization!r}"
-    names = (model.input_names, model.output_names) if model.inputs else ()
+    names = _signature_names(model, specs, expected)
     differences, largest = _check(file, names, batch, expected, tolerance, what)
     write_whole(path, file)
     if plans:

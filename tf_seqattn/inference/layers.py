@@ -12,7 +12,14 @@ import tensorflow as tf
 
 from tf_seqattn.inference.block_matmul import multiply_blocks, multiply_slices
 from tf_seqattn.inference.packing import Pattern, kept_blocks, pack_matrix
-from tf_seqattn.keras_api import keras, register
+from tf_seqattn.keras_api import (
+    add_weight,
+    keras2,
+    keras3,
+    keras_of,
+    register_pair,
+    replace_tracked,
+)
 
 # How a product is computed: see `block_matmul`.
 FORMS = ("slices", "blocks")
@@ -30,8 +37,10 @@ def _positions(pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
     return kept_blocks(pattern, empty)[:2]
 
 
-class PackedLayer(keras.layers.Layer):
+class PackedLayer:
     """A layer with a block-sparse kernel, stored as its kept blocks.
+
+    It is a layer of the Keras of what it stands for: see `KINDS`.
 
     Args:
       pattern: a `Pattern`, or its configuration.
@@ -51,7 +60,7 @@ class PackedLayer(keras.layers.Layer):
         self.pattern = pattern
         self.form = form
         self.bias_shape = None if bias_shape is None else tuple(bias_shape)
-        self.activation = keras.activations.get(activation)
+        self.activation = keras_of(self).activations.get(activation)
 
     def build(self, input_shape=None):
         height, width = self.pattern.block_size
@@ -67,14 +76,12 @@ class PackedLayer(keras.layers.Layer):
         else:
             shapes = [(self.pattern.num_kept, height, width)]
         self.kernels = [
-            self.add_weight(name=f"{self.name}/blocks_{index}", shape=shape)
+            add_weight(self, f"{self.name}/blocks_{index}", shape)
             for index, shape in enumerate(shapes)
         ]
         self.bias = None
         if self.bias_shape is not None:
-            self.bias = self.add_weight(
-                name=f"{self.name}/bias", shape=self.bias_shape, initializer="zeros"
-            )
+            self.bias = add_weight(self, f"{self.name}/bias", self.bias_shape, "zeros")
         self.built = True
 
     def weights_from(self, matrix: np.ndarray, bias=None) -> list[np.ndarray]:
@@ -141,7 +148,7 @@ class PackedLayer(keras.layers.Layer):
             "pattern": self.pattern.get_config(),
             "form": self.form,
             "bias_shape": self.bias_shape,
-            "activation": keras.activations.serialize(self.activation),
+            "activation": keras_of(self).activations.serialize(self.activation),
         }
 
 
@@ -154,7 +161,6 @@ def _sizes(tensor) -> list:
     ]
 
 
-@register
 class PackedDense(PackedLayer):
     """`Dense` on inputs `(..., inputs)`, from kept blocks."""
 
@@ -168,8 +174,7 @@ class PackedDense(PackedLayer):
         return self._finish(outputs)
 
     def compute_output_shape(self, input_shape):
-        shape = tf.TensorShape(input_shape).as_list()
-        return tf.TensorShape([*shape[:-1], self.pattern.matrix_shape[1]])
+        return (*tuple(input_shape)[:-1], self.pattern.matrix_shape[1])
 
 
 def split_equation(equation: str, rank: int = 0) -> tuple[str, str, str]:
@@ -197,7 +202,6 @@ def split_equation(equation: str, rank: int = 0) -> tuple[str, str, str]:
     return inputs, kernel, outputs
 
 
-@register
 class PackedEinsumDense(PackedLayer):
     """`EinsumDense` from kept blocks.
 
@@ -247,7 +251,6 @@ def _same_padding(size, kernel, stride, dilation):
     return missing // 2, missing - missing // 2
 
 
-@register
 class PackedConv(PackedLayer):
     """A convolution of any rank, channels last, from kept blocks.
 
@@ -347,8 +350,7 @@ class PackedConv(PackedLayer):
 PROJECTIONS = ("query", "key", "value", "output")
 
 
-@register
-class PackedMultiHeadAttention(keras.layers.MultiHeadAttention):
+class PackedMultiHeadAttention:
     """`MultiHeadAttention` of which some projections compute from kept blocks.
 
     Args:
@@ -360,12 +362,44 @@ class PackedMultiHeadAttention(keras.layers.MultiHeadAttention):
         super().__init__(**kwargs)
         self.packed = packed
 
-    def _build_from_signature(self, *args, **kwargs):
-        super()._build_from_signature(*args, **kwargs)
+    def _pack_projections(self):
         for name, config in self.packed.items():
-            projection = PackedEinsumDense.from_config(config)
+            attribute = f"_{name}_dense"
+            projection = KINDS[PackedEinsumDense][keras_of(self)].from_config(config)
             projection.build()
-            setattr(self, f"_{name}_dense", projection)
+            replace_tracked(self, getattr(self, attribute), projection)
+            setattr(self, attribute, projection)
 
     def get_config(self):
         return {**super().get_config(), "packed": self.packed}
+
+
+class _PackedAttention2(PackedMultiHeadAttention, keras2.layers.MultiHeadAttention):
+    def _build_from_signature(self, *args, **kwargs):
+        super()._build_from_signature(*args, **kwargs)
+        self._pack_projections()
+
+
+class _PackedAttention3(PackedMultiHeadAttention, keras3.layers.MultiHeadAttention):
+    def build(self, query_shape, value_shape, key_shape=None):
+        super().build(query_shape, value_shape, key_shape)
+        self._pack_projections()
+
+
+def _pair(base: type) -> dict:
+    """The class for each Keras; it differs in nothing but the Keras."""
+    return {
+        library: type(base.__name__, (base, library.layers.Layer), {})
+        for library in (keras2, keras3)
+    }
+
+
+# For each class the one of each Keras that layers are made of.
+KINDS = {
+    PackedDense: _pair(PackedDense),
+    PackedEinsumDense: _pair(PackedEinsumDense),
+    PackedConv: _pair(PackedConv),
+    PackedMultiHeadAttention: {keras2: _PackedAttention2, keras3: _PackedAttention3},
+}
+for _kinds in KINDS.values():
+    register_pair(_kinds)

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tf_seqattn.inference import litert
 from tf_seqattn.inference.plan import FORM_OF_RUNTIME, packed_layer
-from tf_seqattn.keras_api import keras
+from tf_seqattn.keras_api import classes, input_shape, output_shape
 
 
 def time_in_turns(
@@ -57,11 +57,11 @@ def time_in_turns(
 def _inputs_for(layer, samples: int) -> np.ndarray:
     """A batch that gives the layer's product `samples` rows, or about that."""
     if hasattr(layer, "kernel_size"):
-        shape = layer.input_shape
-        positions = int(np.prod([s or 1 for s in layer.output_shape[1:-1]]))
+        shape = input_shape(layer)
+        positions = int(np.prod([s or 1 for s in output_shape(layer)[1:-1]]))
         batch = max(1, samples // positions)
         shape = (batch, *(s or 32 for s in shape[1:]))
-    elif isinstance(layer, keras.layers.EinsumDense):
+    elif isinstance(layer, classes("EinsumDense")):
         read = layer.equation.split(",")[0].replace("...", "")
         kernel = layer.equation.split(",")[1].split("->")[0]
         size = dict(zip(kernel.replace("...", ""), layer.kernel.shape, strict=True))

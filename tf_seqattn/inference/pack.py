@@ -1,10 +1,16 @@
 """Packing a model: every layer dense or packed, by what is faster for it."""
 
+import collections
 import logging
+from typing import Any
 
 from tf_seqattn.inference.batch_norm import followers
 from tf_seqattn.inference.channels import without_constant_channels
-from tf_seqattn.inference.layers import PackedLayer, PackedMultiHeadAttention
+from tf_seqattn.inference.layers import (
+    KINDS,
+    PackedLayer,
+    PackedMultiHeadAttention,
+)
 from tf_seqattn.inference.measure import measure_speedup
 from tf_seqattn.inference.plan import (
     FORM_OF_RUNTIME,
@@ -15,12 +21,23 @@ from tf_seqattn.inference.plan import (
     plan_kernel,
     projections,
 )
-from tf_seqattn.keras_api import check_layer, is_graph_model, keras, sublayers
+from tf_seqattn.keras_api import (
+    MODELS,
+    build_like,
+    check_layer,
+    classes,
+    is_graph_model,
+    is_keras_class,
+    keras,  # noqa: F401  (the example)
+    keras_of,
+    sublayers,
+    uncompile,
+)
 from tf_seqattn.model_editing import (
     clone,
     copy_layer,
-    forget_compilation,
     replace_sublayers,
+    set_layer,
 )
 from tf_seqattn.sparsity import pruned_layers, strip_pruning
 from tf_seqattn.sparsity.blocks import check_block_size
@@ -35,7 +52,7 @@ def stripped(model, argument: str = "model"):
     """The model without pruning wrappers, or an error that says what to do.
 
     Raises:
-      ValueError: for anything that is not of Keras 2, is pruned by tfmot and not
+      ValueError: for anything that is none of Keras, is pruned by tfmot and not
         stripped, or is a subclassed model that was never called.
     """
     check_layer(model, argument)
@@ -68,10 +85,12 @@ class _Packing:
         self._done: dict[int, tuple] = {}
         self._measured: dict = {}
         # Batch normalizations by the id of the layer before them, and the reverse.
-        self._norms: dict[int, keras.layers.Layer] = {}
-        self._before_norm: dict[int, keras.layers.Layer] = {}
+        self._norms: dict[int, Any] = {}
+        self._before_norm: dict[int, Any] = {}
         # Layers with fewer channels, by the id of those they stand for.
-        self._smaller: dict[int, keras.layers.Layer] = {}
+        self._smaller: dict[int, Any] = {}
+        # Ids of layers in several graphs.
+        self.shared: frozenset = frozenset()
 
     def _sized(self, layer):
         return self._smaller.get(id(layer), layer)
@@ -125,11 +144,11 @@ class _Packing:
     def _visit(self, layer):
         if is_graph_model(layer):
             return self._cloned(layer)
-        if isinstance(layer, keras.layers.MultiHeadAttention):
+        if isinstance(layer, classes("MultiHeadAttention")):
             return self._copied_attention(layer)
         before = self._before_norm.get(id(layer))
         if before is not None and isinstance(self(before), PackedLayer):
-            return keras.layers.Activation("linear", name=layer.name)
+            return keras_of(layer).layers.Activation("linear", name=layer.name)
         sized = self._sized(layer)
         if is_packable_kind(layer):
             samples = num_samples(layer, self.batch_size)
@@ -140,14 +159,14 @@ class _Packing:
         if copy is None:
             # It cannot be copied, so that both models share it: left as it is.
             return layer
-        self._weights.append((copy, sized.get_weights()))
+        self._weights.append((copy, sized, sized.get_weights()))
         return copy
 
     def _cloned(self, model):
         """A copy of a graph model."""
-        norms = followers(model)
+        norms = followers(model, self.shared)
         self._norms |= norms
-        self._smaller |= without_constant_channels(model, self.block_size)
+        self._smaller |= without_constant_channels(model, self.block_size, self.shared)
         for layer in model.layers:
             if id(layer) in norms and is_packable_kind(layer):
                 self._before_norm[id(norms[id(layer)])] = layer
@@ -166,17 +185,17 @@ class _Packing:
             else:
                 weights[name] = dense.get_weights()
         if packed:
-            copy = PackedMultiHeadAttention.from_config(
-                {**layer.get_config(), "packed": packed}
-            )
+            kind = KINDS[PackedMultiHeadAttention][keras_of(layer)]
+            copy = kind.from_config({**layer.get_config(), "packed": packed})
         else:
             copy = copy_layer(layer)
-        self._weights.append((copy, weights))
+        self._weights.append((copy, layer, weights))
         return copy
 
     def finish(self):
         """Gives the copies their weights, and packs what custom layers hold."""
-        for layer, weights in self._weights:
+        for layer, original, weights in self._weights:
+            build_like(layer, original)
             if isinstance(weights, dict):
                 for name, values in weights.items():
                     projections(layer)[name].set_weights(values)
@@ -197,11 +216,11 @@ class _Packing:
     def _visit_in_place(self, layer):
         if is_graph_model(layer):
             return self._cloned(layer)
-        if isinstance(layer, keras.layers.MultiHeadAttention):
+        if isinstance(layer, classes("MultiHeadAttention")):
             for name, plan in self._attention_plans(layer).items():
                 if plan.layout == "packed":
                     packed = self._packed(projections(layer)[name], plan)
-                    setattr(layer, f"_{name}_dense", packed)
+                    set_layer(layer, f"_{name}_dense", packed)
         elif is_packable_kind(layer):
             plan = self._plan(layer, layer.name)
             if plan.layout == "packed":
@@ -213,9 +232,7 @@ class _Packing:
 
 def _is_keras_class(layer) -> bool:
     """Whether Keras wrote the class, and so knows better what it holds."""
-    return type(layer).__module__.startswith("tf_keras.") and not isinstance(
-        layer, keras.Model
-    )
+    return is_keras_class(type(layer)) and not isinstance(layer, MODELS)
 
 
 def _check_arguments(block_size, batch_size, runtime, choose):
@@ -270,10 +287,13 @@ def pack_with_plans(model, block_size, batch_size, runtime, choose):
     _check_arguments(block_size, batch_size, runtime, choose)
     model = stripped(model)
     packing = _Packing(block_size, batch_size, runtime, choose)
+    graphs = [layer for layer in sublayers(model) if is_graph_model(layer)]
+    uses = collections.Counter(id(layer) for graph in graphs for layer in graph.layers)
+    packing.shared = frozenset(key for key, count in uses.items() if count > 1)
     if is_graph_model(model):
         packed = packing(model)
-    elif isinstance(model, keras.Model):
-        forget_compilation(model)
+    elif isinstance(model, MODELS):
+        uncompile(model)
         replace_sublayers(model, packing.in_place)
         packed = model
     else:
@@ -305,7 +325,7 @@ def pack(
     and the same object returned.
 
     Args:
-      model: a stripped (or pruned, which is then stripped) model of Keras 2, built.
+      model: a stripped (or pruned, which is then stripped) model, built.
       block_size: (rows, columns) of the blocks, found in each kernel by default;
         None in the place of one for the whole axis, as in `sa.prune`.
       batch_size: samples in one call, for which the faster layout is chosen. The packed
@@ -320,7 +340,7 @@ def pack(
       The packed model, not compiled.
 
     Raises:
-      ValueError: for a model of another Keras, one that is not built, or an argument
+      ValueError: for anything that is none of Keras, is not built, or an argument
         out of range.
 
     Example:

@@ -8,6 +8,7 @@ import numpy as np
 from tf_seqattn.inference.batch_norm import fold
 from tf_seqattn.inference.cost import dense_seconds, packed_seconds, slice_in_blocks
 from tf_seqattn.inference.layers import (
+    KINDS,
     PROJECTIONS,
     PackedConv,
     PackedDense,
@@ -20,7 +21,14 @@ from tf_seqattn.inference.packing import (
     find_block_size,
     find_pattern,
 )
-from tf_seqattn.keras_api import keras
+from tf_seqattn.keras_api import (
+    LAYERS,
+    classes,
+    is_keras_class,
+    keras_of,
+    output_shape,
+    why_kernel_is_changed,
+)
 
 # The form of a packed product that is faster, by what will run it.
 FORM_OF_RUNTIME = {"tflite": "slices", "xla": "blocks"}
@@ -60,7 +68,7 @@ class LayerPlan:
 def kernel_matrix(layer) -> np.ndarray:
     """The kernel of a Dense, convolution or EinsumDense as inputs by outputs."""
     kernel = layer.kernel.numpy()
-    if isinstance(layer, keras.layers.EinsumDense):
+    if isinstance(layer, classes("EinsumDense")):
         read, labels, _ = split_equation(layer.equation, rank=10)
         rows = [axis for axis, label in enumerate(labels) if label in read]
         columns = [axis for axis in range(kernel.ndim) if axis not in rows]
@@ -71,18 +79,17 @@ def kernel_matrix(layer) -> np.ndarray:
 
 def is_packable_kind(layer) -> bool:
     """Whether layers of this class can be packed at all."""
-    kinds = (keras.layers.Dense, keras.layers.EinsumDense)
-    convolutions = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
-    others = (
-        keras.layers.Conv2DTranspose,
-        keras.layers.Conv3DTranspose,
-        keras.layers.Conv1DTranspose,
-        keras.layers.DepthwiseConv1D,
-        keras.layers.DepthwiseConv2D,
-        keras.layers.SeparableConv1D,
-        keras.layers.SeparableConv2D,
+    kinds = classes("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D")
+    others = classes(
+        "Conv2DTranspose",
+        "Conv3DTranspose",
+        "Conv1DTranspose",
+        "DepthwiseConv1D",
+        "DepthwiseConv2D",
+        "SeparableConv1D",
+        "SeparableConv2D",
     )
-    return isinstance(layer, (*kinds, *convolutions)) and not isinstance(layer, others)
+    return isinstance(layer, kinds) and not isinstance(layer, others)
 
 
 def _is_convolution(layer) -> bool:
@@ -93,12 +100,14 @@ def _why_not(layer) -> str:
     """Why a layer of a packable class cannot be packed; empty if it can."""
     if not hasattr(layer, "kernel"):
         return "not built"
+    if why_kernel_is_changed(layer):
+        return f"it {why_kernel_is_changed(layer)}"
     overridden = type(layer).call is not _base(layer).call
     if overridden:
         return f"class {type(layer).__name__} has a `call` of its own"
     if _is_convolution(layer) and layer.data_format != "channels_last":
         return "channels come first"
-    if isinstance(layer, keras.layers.EinsumDense):
+    if isinstance(layer, classes("EinsumDense")):
         read, kernel, written = split_equation(layer.equation, rank=10)
         if any((label in read) == (label in written) for label in kernel):
             return f"equation {layer.equation!r} is not one matrix product"
@@ -108,9 +117,9 @@ def _why_not(layer) -> str:
 def _base(layer):
     """The class of Keras that `layer` is an instance of."""
     for kind in type(layer).__mro__:
-        if kind.__module__.startswith("tf_keras.") and "call" in kind.__dict__:
+        if is_keras_class(kind) and "call" in kind.__dict__:
             return kind
-    return keras.layers.Layer
+    return LAYERS[0]
 
 
 def _row_divisor(layer) -> int:
@@ -129,14 +138,12 @@ def num_samples(layer, batch_size: int) -> int:
     Where the layer's outputs have no known shape, every unknown size counts as 1.
     """
     try:
-        shape = layer.output_shape
-    except (AttributeError, RuntimeError):
+        shape = output_shape(layer)
+    except (AttributeError, RuntimeError, ValueError):
         return batch_size
-    if isinstance(shape, list):
-        shape = shape[0]
-    if isinstance(layer, keras.layers.EinsumDense):
+    if isinstance(layer, classes("EinsumDense")):
         read, kernel, written = split_equation(layer.equation, len(shape))
-        sizes = [s for s, label in zip(shape, written, strict=True) if label in read]
+        sizes = tuple(s for s, at in zip(shape, written, strict=True) if at in read)
     else:
         sizes = shape[:-1]
     return batch_size * math.prod(size or 1 for size in sizes[1:])
@@ -214,6 +221,7 @@ def packed_layer(layer, plan: LayerPlan, form: str, norm=None):
     if plan.pattern is not None and plan.pattern.reads_alike:
         # One product of all columns: no compiler does better by blocks.
         form = "slices"
+    library = keras_of(layer)
     config = {
         "name": layer.name,
         "dtype": layer.get_config()["dtype"],
@@ -223,11 +231,11 @@ def packed_layer(layer, plan: LayerPlan, form: str, norm=None):
         "activation": layer.activation,
         "bias_shape": bias_shape,
     }
-    if isinstance(layer, keras.layers.EinsumDense):
+    if isinstance(layer, classes("EinsumDense")):
         config |= {"equation": layer.equation, "kernel_shape": plan.kernel_shape}
-        packed = PackedEinsumDense(**config)
+        packed = KINDS[PackedEinsumDense][library](**config)
     elif _is_convolution(layer):
-        packed = PackedConv(
+        packed = KINDS[PackedConv][library](
             kernel_size=layer.kernel_size,
             strides=layer.strides,
             dilation_rate=layer.dilation_rate,
@@ -236,7 +244,7 @@ def packed_layer(layer, plan: LayerPlan, form: str, norm=None):
             **config,
         )
     else:
-        packed = PackedDense(**config)
+        packed = KINDS[PackedDense][library](**config)
     return packed, packed.weights_from(matrix, bias)
 
 

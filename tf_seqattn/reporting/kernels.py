@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 
 from tf_seqattn.inference.packing import block_support, find_block_size
-from tf_seqattn.keras_api import sublayers
+from tf_seqattn.keras_api import stored, sublayers
 from tf_seqattn.sparsity.kernels import find_kernels, is_supported
 from tf_seqattn.sparsity.wrapper import PrunableLayer
 
@@ -52,7 +52,7 @@ def _pruned_facts(wrapper: PrunableLayer) -> list[KernelFacts]:
         rows, columns = pruned.grid.block_size
         attention = None
         if pruned.logits is not None and hasattr(wrapper.importance, "attention"):
-            attention = np.asarray(wrapper.importance.attention(pruned.logits))
+            attention = np.asarray(wrapper.importance.attention(stored(pruned.logits)))
         facts.append(
             KernelFacts(
                 f"{wrapper.layer.name}/{pruned.name}",
@@ -84,7 +84,7 @@ def kernels_of(model) -> list[KernelFacts]:
             with contextlib.suppress(ValueError):
                 found = find_kernels(layer)
             for kernel in found:
-                matrix = _as_matrix(kernel.variable, kernel.grid((1, 1)))
+                matrix = _as_matrix(stored(kernel.variable), kernel.grid((1, 1)))
                 name = f"{layer.name}/{kernel.name}"
                 facts.append(KernelFacts(name, matrix, find_block_size(matrix)))
             if found:

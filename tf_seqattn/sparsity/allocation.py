@@ -14,9 +14,15 @@ import numbers
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import tensorflow as tf
 
-from tf_seqattn.keras_api import check_layer, keras, sublayers
+from tf_seqattn.keras_api import (
+    MODELS,
+    check_layer,
+    classes,
+    keras,  # noqa: F401  (the examples)
+    stored,
+    sublayers,
+)
 from tf_seqattn.sparsity import kernels
 from tf_seqattn.sparsity.blocks import BlockGrid, block_norms
 from tf_seqattn.sparsity.policies import (
@@ -59,7 +65,7 @@ def retargeted(schedule, target: float):
     )
 
 
-def prunable_layers(to_prune, policy) -> Iterator[keras.layers.Layer]:
+def prunable_layers(to_prune, policy) -> Iterator:
     """Yields the layers that `sa.prune` wraps, in the order in which they are found.
 
     Args:
@@ -69,11 +75,11 @@ def prunable_layers(to_prune, policy) -> Iterator[keras.layers.Layer]:
     inside: set[int] = set()
     for item in to_prune if isinstance(to_prune, (list, tuple)) else [to_prune]:
         for layer in sublayers(item):
-            if id(layer) in inside or isinstance(layer, keras.Model):
+            if id(layer) in inside or isinstance(layer, MODELS):
                 continue
             prunable = why_unprunable(layer) is None
             # The kernels of an LSTM's cell, say, belong to the LSTM.
-            if prunable or isinstance(layer, keras.layers.Wrapper):
+            if prunable or isinstance(layer, classes("Wrapper")):
                 inside |= {id(inner) for inner in sublayers(layer)}
             inside.add(id(layer))
             if prunable and (policy is None or policy.allow_pruning(layer)):
@@ -156,7 +162,7 @@ def kernels_by_layer(model, block_size, policy) -> dict[str, list[PlannedKernel]
     """The kernels that `sa.prune` would prune, by the name of their layer.
 
     Args:
-      model: a Keras 2 model or layer, built, without pruning.
+      model: a model or layer, built, without pruning.
       block_size: (rows, columns) of a block.
       policy: a `PruningPolicy`, or None for the default one of `sa.prune`.
 
@@ -207,7 +213,7 @@ def uniform_allocation(
     """The same sparsity for every layer: the paper's, and what `sa.prune` does itself.
 
     Args:
-      model: a Keras 2 model or layer, built.
+      model: a model or layer, built.
       sparsity: share of the weights to remove, in [0, 1).
       block_size: (rows, columns) of a block, as will be given to `sa.prune`.
       pruning_policy: where, as will be given to `sa.prune`.
@@ -257,7 +263,7 @@ def erdos_renyi_allocation(
     appendix; a kernel is read as inputs by outputs, whatever its rank).
 
     Args:
-      model: a Keras 2 model or layer, built.
+      model: a model or layer, built.
       sparsity: share of the weights to remove over all layers, in [0, 1).
       block_size: (rows, columns) of a block, as will be given to `sa.prune`.
       pruning_policy: where, as will be given to `sa.prune`.
@@ -292,7 +298,7 @@ def erdos_renyi_allocation(
 
 def _mean_squares(kernel: PlannedKernel) -> np.ndarray:
     """Mean square of the entries of each block, float `(blocks,)`."""
-    norms = block_norms(tf.convert_to_tensor(kernel.kernel.variable), kernel.grid)
+    norms = block_norms(stored(kernel.kernel.variable), kernel.grid)
     return (norms.numpy() ** 2 / kernel.grid.block_entries()).ravel()
 
 
@@ -308,7 +314,7 @@ def global_allocation(
     initializer alone. Every kernel keeps at least one block.
 
     Args:
-      model: a Keras 2 model or layer, built and trained.
+      model: a model or layer, built and trained.
       sparsity: share of the weights to remove over all layers, in [0, 1).
       block_size: (rows, columns) of a block, as will be given to `sa.prune`.
       pruning_policy: where, as will be given to `sa.prune`.

@@ -11,7 +11,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_seqattn.keras_api import check_layer, keras
+from tf_seqattn.keras_api import (
+    Callback,
+    check_layer,
+    check_one_keras,
+    compilation_of,
+    is_keras3,
+    keras,  # noqa: F401  (the example)
+    keras_of,
+    single_step_function,
+    steps_per_execution,
+    submodules,
+)
 from tf_seqattn.sparsity import optimizer_reset
 from tf_seqattn.sparsity.blocks import entry_sparsity
 from tf_seqattn.sparsity.importance import attention_entropy
@@ -22,6 +33,9 @@ from tf_seqattn.sparsity.summary import summary
 from tf_seqattn.sparsity.support import support_churn
 
 logger = logging.getLogger("tf_seqattn")
+
+# How the iterators that Keras 3 trains on say that they are at their end.
+_NO_MORE_DATA = (StopIteration, tf.errors.OutOfRangeError)
 
 
 def _phase(schedule, step: int) -> Phase | None:
@@ -35,11 +49,19 @@ def _next_phase_change(schedule, step: int) -> float:
     return math.inf
 
 
+def _steps_before_phase(schedule, step: int) -> int:
+    """Number of steps before the phase that `step` belongs to."""
+    begin = 1
+    while (change := _next_phase_change(schedule, begin)) <= step:
+        begin = int(change)
+    return begin - 1
+
+
 def _check_prunable(model) -> list:
     """The pruned layers of a model that is ready to train, or a clear error."""
     layers = pruned_layers(model)
     if not layers:
-        tfmot = [m.name for m in model.submodules if _is_tfmot_wrapper(m)]
+        tfmot = [m.name for m in submodules(model) if _is_tfmot_wrapper(m)]
         remedy = (
             f"It was pruned by tfmot ({tfmot[0]!r}): use "
             "tfmot.sparsity.keras.UpdatePruningStep() and PruningSummaries instead."
@@ -61,14 +83,15 @@ def _check_prunable(model) -> list:
     return layers
 
 
-class UpdatePruningStep(keras.callbacks.Callback):
+class UpdatePruningStep(Callback):
     """Counts training steps, updates the masks, resets the optimizer.
 
     Before every training step, the step of each pruned layer advances and its mask
     follows the schedule. Where a phase begins, the optimizer is reset: its slots get
     their initial values and Adam's bias correction starts again, while the
     learning-rate schedule goes on. Training a pruned model without this callback
-    raises. The order of callbacks does not matter.
+    raises. The order of callbacks does not matter. The same callback serves the `fit`
+    of Keras 2 and of Keras 3.
 
     With `steps_per_execution=K` the masks are updated once per execution, to what
     the schedule wants at its last step; an execution that would cross a phase change
@@ -99,8 +122,6 @@ class UpdatePruningStep(keras.callbacks.Callback):
     >>> history = pruned.fit(x, x, verbose=0, callbacks=[UpdatePruningStep()])
     """
 
-    _supports_tf_logs = True
-
     def __init__(self, reset_optimizer: bool = True):
         super().__init__()
         self.reset_optimizer = reset_optimizer
@@ -109,6 +130,8 @@ class UpdatePruningStep(keras.callbacks.Callback):
         self._optimizer = None
         self._slots: list | None = None
         self._executed_steps = 1
+        self._whole_function: Callable | None = None
+        self._is_new_optimizer = False
 
     @classmethod
     def for_loop(cls, model, optimizer=None, reset_optimizer: bool = True):
@@ -160,8 +183,11 @@ class UpdatePruningStep(keras.callbacks.Callback):
             )
         _check_no_tfmot_callback(sys._getframe(1), self.model)
         self._begin(self.model.optimizer)
-        self._executed_steps = self._steps_per_execution()
+        self._executed_steps = steps_per_execution(self.model)
         self._reuse_train_function()
+        if is_keras3(self.model) and self._executed_steps > 1:
+            self._whole_function = self.model.train_function
+            self.model.train_function = self._train_in_parts(self._whole_function)
 
     def on_epoch_begin(self, epoch, logs=None):
         self._end_execution_at_phase_change()
@@ -171,13 +197,17 @@ class UpdatePruningStep(keras.callbacks.Callback):
         del epoch, logs, batch
 
     def on_train_batch_begin(self, batch, logs=None):
-        self._advance(self._steps_per_execution())
+        if self._whole_function is None:
+            self._advance(steps_per_execution(self.model))
 
     def on_train_batch_end(self, batch, logs=None):
         self._end_execution_at_phase_change()
 
     def on_train_end(self, logs=None):
         self._set_steps_per_execution(self._executed_steps)
+        if self._whole_function is not None:
+            self.model.train_function = self._whole_function
+            self._whole_function = None
         for layer in self._layers:
             layer.steps_are_counted = False
         self._put_train_function_aside()
@@ -201,7 +231,8 @@ class UpdatePruningStep(keras.callbacks.Callback):
                 "pass `optimizer`, or set `reset_optimizer=False`."
             )
         if self.reset_optimizer:
-            optimizer_reset.prepare(optimizer)
+            check_one_keras([self.model, optimizer], "optimizer")
+            self._is_new_optimizer = optimizer_reset.prepare(optimizer)
         for layer in self._layers:
             layer.steps_are_counted = True
         # Traced now: Keras warns where the first batches wait for a callback. And
@@ -216,6 +247,8 @@ class UpdatePruningStep(keras.callbacks.Callback):
         if self._groups is None:
             # Only now: another callback may have restored a backup in the meantime.
             self._groups = _group_by_schedule(self._layers)
+            if self._is_new_optimizer:
+                self._continue_learning_rate()
         phase_begins = False
         for group in self._groups:
             done = group.layers[0].steps_begun
@@ -238,25 +271,73 @@ class UpdatePruningStep(keras.callbacks.Callback):
             )
         optimizer_reset.reset(self._optimizer, self._slots)
 
+    def _continue_learning_rate(self):
+        """Lets the learning rate of an optimizer that was restored go on.
+
+        What `BackupAndRestore` of Keras 3 writes holds the optimizer's steps since the
+        last phase change but not those before, which are counted by the layers.
+        """
+        done = max(layer.steps_begun for layer in self._layers)
+        before = max(_steps_before_phase(g.schedule, done) for g in self._groups)
+        optimizer_reset.restore_offset(self._optimizer, done, before)
+
     # Executions of several steps.
 
-    def _steps_per_execution(self) -> int:
-        steps = getattr(self.model, "_steps_per_execution", None)
-        return 1 if steps is None else int(steps.numpy())
-
     def _set_steps_per_execution(self, steps: int):
-        if steps != self._steps_per_execution():
+        if steps != steps_per_execution(self.model):
             self.model._steps_per_execution.assign(steps)
 
     def _end_execution_at_phase_change(self):
         """Shortens the next execution so that it ends where a phase does.
 
-        Keras reads the variable anew before each execution.
+        Keras 2 reads the variable anew before each execution. Keras 3 counts on the
+        full number of steps: see `_train_in_parts`.
         """
-        if self._executed_steps == 1:
-            return
-        steps = min(self._executed_steps, self.steps_to_phase_change())
-        self._set_steps_per_execution(int(steps))
+        if self._executed_steps > 1 and self._whole_function is None:
+            self._set_steps_per_execution(self._steps_within_phase())
+
+    def _train_in_parts(self, whole: Callable) -> Callable:
+        """What runs an execution of Keras 3, step by step where a phase changes."""
+        single = single_step_function(self.model)
+
+        def run(iterator):
+            if self._steps_within_phase() == self._executed_steps:
+                return self._counted(whole, iterator, self._executed_steps)
+            logs = None
+            for _ in range(self._executed_steps):
+                try:
+                    logs = self._counted(single, iterator, 1)
+                except _NO_MORE_DATA:
+                    if logs is None:
+                        raise
+                    break
+            return logs
+
+        return run
+
+    def _counted(self, train: Callable, iterator, steps: int):
+        """Runs `steps` steps, or as many as there are data for, and counts them."""
+        self._advance(steps)
+        before = self._steps_taken()
+        ran = 0
+        try:
+            logs = train(iterator)
+            ran = self._steps_taken() - before
+            return logs
+        finally:
+            # A training step of one's own may move another optimizer.
+            ended = isinstance(sys.exc_info()[1], _NO_MORE_DATA)
+            if ran < steps and (ran or ended):
+                self._count_steps(tf.constant(ran - steps, tf.int64))
+
+    def _steps_taken(self) -> int:
+        if self._optimizer is None:
+            return 0
+        return optimizer_reset.steps_taken(self._optimizer)
+
+    def _steps_within_phase(self) -> int:
+        """How many steps of the next execution belong to the phase it begins in."""
+        return int(min(self._executed_steps, self.steps_to_phase_change()))
 
     # A second `fit` without the callback.
 
@@ -268,7 +349,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
         """
         # Written past Keras, which would track and save the variable.
         self.model.__dict__["_counted_train_function"] = (
-            getattr(self.model, "_steps_per_execution", None),
+            compilation_of(self.model),
             self.model.train_function,
         )
         self.model.train_function = None
@@ -281,7 +362,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
         compilation, function = getattr(
             self.model, "_counted_train_function", (None, None)
         )
-        if function is not None and compilation is self.model._steps_per_execution:
+        if function is not None and compilation is compilation_of(self.model):
             self.model.train_function = function
         else:
             self.model.make_train_function(force=True)
@@ -327,7 +408,7 @@ def _check_no_tfmot_callback(frame, model):
     callback no access to the list, but the list is the caller.
     """
     siblings = getattr(frame.f_locals.get("self"), "callbacks", None) or []
-    if any(_is_tfmot_wrapper(layer) for layer in model.submodules):
+    if any(_is_tfmot_wrapper(layer) for layer in submodules(model)):
         return
     for callback in siblings:
         if type(callback).__module__.startswith("tensorflow_model_optimization"):
@@ -338,7 +419,7 @@ def _check_no_tfmot_callback(frame, model):
             )
 
 
-class PruningSummaries(keras.callbacks.TensorBoard):
+class PruningSummaries(Callback):
     """TensorBoard callback that shows the pruning of every layer.
 
     Besides what `keras.callbacks.TensorBoard` writes, under `log_dir`: for each
@@ -369,22 +450,47 @@ class PruningSummaries(keras.callbacks.TensorBoard):
                 "`log_dir` must be a non-empty path, such as 'logs'. Received: "
                 f"log_dir={log_dir!r}"
             )
-        super().__init__(log_dir=str(log_dir), update_freq=update_freq, **kwargs)
+        super().__init__()
+        self.log_dir = str(log_dir)
+        self.update_freq = update_freq
         self.images = images
+        self._board_arguments = kwargs
+        self._board: Any = None
         self._pruning_writer: Any = None
         self._step = 0
         self._phases: dict[str, Phase | None] = {}
         self._supports: dict[str, np.ndarray] = {}
 
+    def set_model(self, model):
+        super().set_model(model)
+        # Keras' own, of the same Keras as the model.
+        self._board = keras_of(model).callbacks.TensorBoard(
+            self.log_dir, update_freq=self.update_freq, **self._board_arguments
+        )
+        self._board.set_params(self.params)
+        self._board.set_model(model)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._board.on_epoch_begin(epoch, logs)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._board.on_train_batch_begin(batch, logs)
+
+    def on_test_begin(self, logs=None):
+        self._board.on_test_begin(logs)
+
+    def on_test_end(self, logs=None):
+        self._board.on_test_end(logs)
+
     def on_train_begin(self, logs=None):
-        super().on_train_begin(logs)
+        self._board.on_train_begin(logs)
         _check_prunable(self.model)
         self._pruning_writer = tf.summary.create_file_writer(
             os.path.join(self.log_dir, "pruning")
         )
 
     def on_train_batch_end(self, batch, logs=None):
-        super().on_train_batch_end(batch, logs)
+        self._board.on_train_batch_end(batch, logs)
         changed = False
         for layer in pruned_layers(self.model):
             phase = _phase(layer.pruning_schedule, layer.steps_begun)
@@ -404,11 +510,11 @@ class PruningSummaries(keras.callbacks.TensorBoard):
         return self._step // self.update_freq > before // self.update_freq
 
     def on_epoch_end(self, epoch, logs=None):
-        super().on_epoch_end(epoch, logs)
+        self._board.on_epoch_end(epoch, logs)
         self._write(images=True)
 
     def on_train_end(self, logs=None):
-        super().on_train_end(logs)
+        self._board.on_train_end(logs)
         if self._pruning_writer is not None:
             self._pruning_writer.close()
 

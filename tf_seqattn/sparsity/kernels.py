@@ -2,13 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
-from tf_seqattn.keras_api import keras, sublayers
+from tf_seqattn.keras_api import (
+    classes,
+    is_variable,
+    sublayers,
+    why_kernel_is_changed,
+)
 from tf_seqattn.sparsity.blocks import BlockGrid
-
-layers = keras.layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Kernel:
       index: position where the attribute is a list, else None.
     """
 
-    owner: keras.layers.Layer
+    owner: Any
     attribute: str
     name: str
     row_axes: tuple[int, ...] = ()
@@ -64,8 +68,26 @@ class Kernel:
         )
 
 
+def check_plain(layer):
+    """Raises a ValueError where a layer computes with more, or less, than its kernel.
+
+    Both are of Keras 3.
+    """
+    reason = why_kernel_is_changed(layer)
+    if reason:
+        raise ValueError(
+            f"Layer {layer.name!r} ({type(layer).__name__}) {reason}: it cannot be "
+            "pruned like this. Prune it before, and strip it first."
+        )
+
+
 def _plain(owner, attribute="kernel", prefix="", **axes) -> list[Kernel]:
-    return [Kernel(owner, attribute, prefix + attribute, **axes)]
+    check_plain(owner)
+    name = prefix + attribute
+    # In Keras 3 many kernels are properties, of an attribute with an underscore.
+    if attribute not in owner.__dict__ and f"_{attribute}" in owner.__dict__:
+        attribute = f"_{attribute}"
+    return [Kernel(owner, attribute, name, **axes)]
 
 
 def _einsum_axes(equation: str) -> dict[str, tuple[int, ...]]:
@@ -138,35 +160,35 @@ def _bidirectional(layer, prefix=""):
 # First match wins: subclasses stand before their bases.
 _FINDERS: list[tuple[tuple[type, ...], Callable]] = [
     (
-        (layers.DepthwiseConv1D, layers.DepthwiseConv2D),
+        classes("DepthwiseConv1D", "DepthwiseConv2D"),
         lambda layer, prefix="": [],
     ),
     (
-        (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose),
+        classes("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
         _transposed_convolution,
     ),
     (
-        (layers.SeparableConv1D, layers.SeparableConv2D),
+        classes("SeparableConv1D", "SeparableConv2D"),
         lambda layer, prefix="": _plain(layer, "pointwise_kernel", prefix),
     ),
     (
-        (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D),
+        classes("Dense", "Conv1D", "Conv2D", "Conv3D"),
         lambda layer, prefix="": _plain(layer, "kernel", prefix),
     ),
-    ((layers.EinsumDense,), _einsum_dense),
-    ((layers.MultiHeadAttention,), _attention),
+    (classes("EinsumDense"), _einsum_dense),
+    (classes("MultiHeadAttention", "GroupQueryAttention"), _attention),
     (
-        (layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell),
+        classes("LSTMCell", "GRUCell", "SimpleRNNCell"),
         _cell,
     ),
-    ((layers.Bidirectional,), _bidirectional),
+    (classes("Bidirectional"), _bidirectional),
     (
-        (layers.TimeDistributed,),
+        classes("TimeDistributed"),
         lambda layer, prefix="": find_kernels(layer.layer, prefix),
     ),
-    ((layers.RNN,), _recurrent),
+    (classes("RNN"), _recurrent),
     (
-        (layers.Embedding,),
+        classes("Embedding"),
         lambda layer, prefix="": _plain(layer, "embeddings", prefix),
     ),
 ]
@@ -177,7 +199,7 @@ def _find_declared(layer, prefix="") -> list[Kernel]:
     places: dict[int, tuple] = {}
     for owner in sublayers(layer):
         for attribute, value in owner.__dict__.items():
-            if isinstance(value, tf.Variable):
+            if is_variable(value):
                 places.setdefault(id(value), (owner, attribute, None))
             # Keras' own lists of weights are private; a user's list is not.
             elif isinstance(value, (list, tuple)) and not attribute.startswith("_"):
@@ -211,7 +233,7 @@ def find_kernels(layer, prefix: str = "") -> list[Kernel]:
     """Finds the kernels of a built layer.
 
     Args:
-      layer: a built Keras 2 layer. `get_prunable_weights()`, tfmot's way for custom
+      layer: a built layer. `get_prunable_weights()`, tfmot's way for custom
         layers to name their kernels, goes before what is known of its class.
       prefix: put before every kernel's name.
 
@@ -220,7 +242,8 @@ def find_kernels(layer, prefix: str = "") -> list[Kernel]:
       custom layer declares are left out: they cannot be cut into blocks.
 
     Raises:
-      ValueError: if the layer is of no known kind and declares no weights.
+      ValueError: if the layer is of no known kind and declares no weights, has LoRA
+        enabled or is quantized.
 
     Example:
 

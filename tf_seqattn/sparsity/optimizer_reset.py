@@ -9,17 +9,29 @@ learning-rate schedule does not restart: it is read at `iterations + offset`.
 
 import numpy as np
 import tensorflow as tf
-from tf_keras.optimizers.schedules import LearningRateSchedule
 
-from tf_seqattn.keras_api import keras, register
+from tf_seqattn.keras_api import (
+    is_keras3,
+    is_variable,
+    keras,  # noqa: F401  (the example)
+    keras2,
+    keras3,
+    keras_of,
+    register_pair,
+    stored,
+)
+
+_Schedule2 = keras2.optimizers.schedules.LearningRateSchedule
+_Schedule3 = keras3.optimizers.schedules.LearningRateSchedule
+_SCHEDULES = (_Schedule2, _Schedule3)
 
 
-@register
-class OffsetSchedule(LearningRateSchedule):
+class OffsetSchedule:
     """A learning-rate schedule that goes on when `iterations` is set back.
 
     Args:
-      schedule: the schedule that is read.
+      schedule: the schedule that is read, of Keras 2 or Keras 3. This one is a
+        schedule of the same Keras.
       offset: number of steps taken before the last reset.
 
     Example:
@@ -29,7 +41,12 @@ class OffsetSchedule(LearningRateSchedule):
     0.5
     """
 
-    def __init__(self, schedule: LearningRateSchedule, offset: int = 0):
+    def __new__(cls, schedule, offset: int = 0):
+        if cls is OffsetSchedule:
+            cls = KINDS[keras_of(schedule)]
+        return super().__new__(cls)
+
+    def __init__(self, schedule, offset: int = 0):
         self.schedule = schedule
         self.offset = tf.Variable(
             offset,
@@ -45,18 +62,28 @@ class OffsetSchedule(LearningRateSchedule):
 
     def get_config(self):
         return {
-            "schedule": keras.optimizers.schedules.serialize(self.schedule),
+            "schedule": keras_of(self).optimizers.schedules.serialize(self.schedule),
             "offset": int(self.offset),
         }
 
     @classmethod
     def from_config(cls, config):
-        schedule = keras.optimizers.schedules.deserialize(config["schedule"])
+        library = keras3 if issubclass(cls, _Schedule3) else keras2
+        schedule = library.optimizers.schedules.deserialize(config["schedule"])
         return cls(schedule, config["offset"])
 
 
-# Keras looks for the schedules of an HDF5 file by the plain name of their class.
-keras.utils.get_custom_objects()[OffsetSchedule.__name__] = OffsetSchedule
+class _OffsetSchedule2(OffsetSchedule, _Schedule2):  # type: ignore[misc, valid-type]
+    """That of Keras 2."""
+
+
+class _OffsetSchedule3(OffsetSchedule, _Schedule3):  # type: ignore[misc, valid-type]
+    """That of Keras 3."""
+
+
+KINDS = register_pair({keras2: _OffsetSchedule2, keras3: _OffsetSchedule3})
+# Keras 2 looks for the schedules of an HDF5 file by the plain name of their class.
+keras2.saving.get_custom_objects()[OffsetSchedule.__name__] = KINDS[keras2]
 
 
 def _inner(optimizer):
@@ -65,13 +92,18 @@ def _inner(optimizer):
 
 
 def _is_legacy(optimizer) -> bool:
-    return isinstance(optimizer, keras.optimizers.legacy.Optimizer)
+    return isinstance(optimizer, keras2.optimizers.legacy.Optimizer)
 
 
 def _learning_rate(optimizer):
     if _is_legacy(optimizer):
         return optimizer._hyper.get("learning_rate")
     return optimizer.__dict__.get("_learning_rate")
+
+
+def _iterations(optimizer):
+    """The variable that counts its steps; with accumulation, those of the batches."""
+    return optimizer._iterations if is_keras3(optimizer) else optimizer.iterations
 
 
 def _set_learning_rate(optimizer, value):
@@ -81,11 +113,14 @@ def _set_learning_rate(optimizer, value):
         optimizer.__dict__["_learning_rate"] = value
 
 
-def prepare(optimizer):
+def prepare(optimizer) -> bool:
     """Makes an optimizer ready to be reset. Call it before its step is traced.
 
     Args:
-      optimizer: any optimizer of Keras 2, new or legacy, or a `LossScaleOptimizer`.
+      optimizer: any optimizer, of Keras 2 also a legacy one, or a `LossScaleOptimizer`.
+
+    Returns:
+      Whether its learning rate follows a schedule that was not prepared before.
 
     Raises:
       ValueError: for a legacy optimizer with time-based `decay`, which cannot be
@@ -93,8 +128,8 @@ def prepare(optimizer):
     """
     optimizer = _inner(optimizer)
     # The decay of a legacy Nadam is that of its momentum.
-    is_nadam = isinstance(optimizer, keras.optimizers.legacy.Nadam)
-    decays = _is_legacy(optimizer) and getattr(optimizer, "_initial_decay", 0.0)
+    is_nadam = isinstance(optimizer, keras2.optimizers.legacy.Nadam)
+    decays = _is_legacy(optimizer) and getattr(optimizer, "_initial_decay", None)
     if decays and not is_nadam:
         raise ValueError(
             f"Optimizer {type(optimizer).__name__} has decay="
@@ -103,22 +138,50 @@ def prepare(optimizer):
             "`UpdatePruningStep(reset_optimizer=False)`."
         )
     schedule = _learning_rate(optimizer)
-    if not isinstance(schedule, LearningRateSchedule):
-        return
-    if not isinstance(schedule, OffsetSchedule):
+    if not isinstance(schedule, _SCHEDULES):
+        return False
+    is_new = not isinstance(schedule, OffsetSchedule)
+    if is_new:
         schedule = OffsetSchedule(schedule)
         _set_learning_rate(optimizer, schedule)
-    # Tracked, so that checkpoints of the optimizer hold the offset.
+    # Tracked, so that checkpoints of the optimizer hold the offset. The optimizer's own
+    # list of variables stays as it is: Keras 3 loads it by their number.
     optimizer._track_trackable(
         schedule.offset, name="iterations_before_reset", overwrite=True
     )
+    return is_new
+
+
+def steps_taken(optimizer) -> int:
+    """Number of steps since the optimizer was new, or was reset."""
+    return int(stored(_iterations(_inner(optimizer))))
+
+
+def restore_offset(optimizer, steps: int, before_phase: int):
+    """Lets the schedule of an optimizer that was restored from a file go on.
+
+    A file of weights in Keras 3 has the optimizer's variables, of which the offset is
+    none. It is known where the optimizer took the steps since the last reset.
+
+    Args:
+      optimizer: an optimizer that went through `prepare` and whose offset is new.
+      steps: number of training steps done.
+      before_phase: number of them before the last reset.
+    """
+    schedule = _learning_rate(_inner(optimizer))
+    if before_phase and steps_taken(optimizer) == steps - before_phase:
+        schedule.offset.assign(before_phase)
 
 
 def _optimized_variables(optimizer, variables) -> list:
     """Those of `variables` that the optimizer was built for, in its order."""
     if _is_legacy(optimizer):
         return [v for v in variables if _legacy_key(v) in optimizer._slots]
-    order = optimizer._index_dict
+    order = (
+        optimizer._trainable_variables_indices
+        if is_keras3(optimizer)
+        else optimizer._index_dict
+    )
     known = {optimizer._var_key(v): v for v in variables}
     if set(order) - set(known):
         raise ValueError(
@@ -140,7 +203,7 @@ def _new_like(optimizer, variables):
     learning_rate = _learning_rate(optimizer)
     try:
         # A user's schedule need not be serializable; it has no part in the slots.
-        if isinstance(learning_rate, LearningRateSchedule):
+        if isinstance(learning_rate, _SCHEDULES):
             _set_learning_rate(optimizer, 0.0)
         config = optimizer.get_config()
     finally:
@@ -157,14 +220,14 @@ def _slots(optimizer) -> list:
     """All state of the optimizer but its step, learning rate and averages."""
     if _is_legacy(optimizer):
         return [v for v in optimizer.weights if v is not optimizer.iterations]
-    kept = {id(optimizer.iterations), id(_learning_rate(optimizer))}
+    kept = {id(_iterations(optimizer)), id(_learning_rate(optimizer))}
     # An exponential average of the weights is a result, not a state of the descent.
     kept |= {
         id(v) for v in getattr(optimizer, "_model_variables_moving_average", None) or []
     }
     kept.add(id(getattr(optimizer, "_current_learning_rate", None)))
     # Nadam holds its product as an attribute only.
-    held = [v for v in optimizer.__dict__.values() if isinstance(v, tf.Variable)]
+    held = [v for v in optimizer.__dict__.values() if is_variable(v)]
     listed = {id(v) for v in optimizer.variables}
     found = [*optimizer.variables, *(v for v in held if id(v) not in listed)]
     return [v for v in found if id(v) not in kept]
@@ -174,7 +237,7 @@ def initial_slots(optimizer, variables) -> list:
     """Returns (slot variable, initial value) for all slots of an optimizer.
 
     Args:
-      optimizer: a built optimizer of Keras 2.
+      optimizer: a built optimizer.
       variables: the trainable variables of the model.
 
     Returns:
@@ -184,7 +247,7 @@ def initial_slots(optimizer, variables) -> list:
     fresh = _new_like(optimizer, _optimized_variables(optimizer, variables))
     pairs = []
     for slot, start in zip(_slots(optimizer), _slots(fresh), strict=True):
-        value = start.numpy()
+        value = np.asarray(stored(start))
         constant = value.size and np.all(value == value.flat[0])
         pairs.append((slot, value.flat[0] if constant else value))
     return pairs
@@ -195,7 +258,8 @@ def is_built(optimizer) -> bool:
     optimizer = _inner(optimizer)
     if _is_legacy(optimizer):
         return bool(optimizer._slots) or optimizer._iterations is not None
-    return bool(getattr(optimizer, "_built", False))
+    built = "built" if is_keras3(optimizer) else "_built"
+    return bool(getattr(optimizer, built, False))
 
 
 def reset(optimizer, slots):
@@ -211,7 +275,7 @@ def reset(optimizer, slots):
     if hasattr(optimizer, "_u_product_counter"):
         # Nadam counts in Python the steps its product was formed for.
         optimizer._u_product_counter = 1
-    schedule = _learning_rate(optimizer)
+    iterations, schedule = _iterations(optimizer), _learning_rate(optimizer)
     if isinstance(schedule, OffsetSchedule):
-        schedule.offset.assign_add(tf.cast(optimizer.iterations, tf.int64))
-    optimizer.iterations.assign(tf.zeros_like(optimizer.iterations))
+        schedule.offset.assign_add(tf.cast(stored(iterations), tf.int64))
+    iterations.assign(tf.zeros_like(stored(iterations)))

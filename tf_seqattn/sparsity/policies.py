@@ -1,6 +1,10 @@
 """Where to prune: tfmot's `PruningPolicy` protocol, and the paper's default."""
 
-from tf_seqattn.keras_api import keras
+from tf_seqattn.keras_api import (
+    classes,
+    is_keras_class,
+    keras,  # noqa: F401  (the example)
+)
 from tf_seqattn.sparsity import kernels
 from tf_seqattn.sparsity.blocks import BlockGrid, check_block_size
 
@@ -114,10 +118,14 @@ def why_unprunable(layer) -> str | None:
     """Returns why a layer has nothing to prune, or None where it has a kernel.
 
     Args:
-      layer: a Keras 2 layer; an unbuilt layer of a known kind is taken to have one.
+      layer: any; an unbuilt layer of a known kind is taken to have one.
     """
     kind = type(layer).__name__
-    if isinstance(layer, (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)):
+    try:
+        kernels.check_plain(layer)
+    except ValueError as error:
+        return str(error)
+    if isinstance(layer, classes("DepthwiseConv1D", "DepthwiseConv2D")):
         return f"{kind} contracts no channels: there are no blocks to remove"
     if kernels.is_supported(layer):
         if not layer.built:
@@ -126,11 +134,11 @@ def why_unprunable(layer) -> str | None:
             return None if kernels.find_kernels(layer) else f"{kind} has no kernel"
         except ValueError as error:
             return str(error)
-    if isinstance(layer, keras.layers.Wrapper):
+    if isinstance(layer, classes("Wrapper")):
         return f"{kind} wraps a layer in a way that is not known to tf_seqattn"
     if not layer.weights:
         return f"{kind} has no weights"
-    if type(layer).__module__.startswith("tf_keras."):
+    if is_keras_class(type(layer)):
         has_kernel = any("kernel" in weight.name for weight in layer.weights)
         return f"{kind} {'is not a supported kind' if has_kernel else 'has no kernel'}"
     return f"{kind} is a custom layer without `get_prunable_weights()`"

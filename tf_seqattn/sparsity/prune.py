@@ -5,23 +5,29 @@ import logging
 import tensorflow as tf
 
 from tf_seqattn.keras_api import (
+    METRICS,
+    MODELS,
+    build_like,
     check_layer,
+    check_one_keras,
+    classes,
+    custom_object_scope,
     is_graph_model,
-    keras,
+    keras,  # noqa: F401  (the example)
     sublayers,
+    submodules,
+    uncompile,
 )
 from tf_seqattn.model_editing import (
     clone,
     copy_layer,
-    forget_compilation,
     replace_sublayers,
 )
 from tf_seqattn.sparsity import importance as importances
-from tf_seqattn.sparsity import schedules
+from tf_seqattn.sparsity import optimizer_reset, schedules
 from tf_seqattn.sparsity.allocation import check_targets, retargeted
-from tf_seqattn.sparsity.optimizer_reset import OffsetSchedule
 from tf_seqattn.sparsity.policies import MinimumBlocks, why_unprunable
-from tf_seqattn.sparsity.wrapper import PrunableLayer
+from tf_seqattn.sparsity.wrapper import KINDS, PrunableLayer
 
 logger = logging.getLogger("tf_seqattn")
 
@@ -37,9 +43,7 @@ def prune_scope():
     >>> with prune_scope():
     ...     model = keras.models.load_model("pruned.keras")  # doctest: +SKIP
     """
-    classes = (
-        PrunableLayer,
-        OffsetSchedule,
+    ours = (
         importances.SoftmaxAttention,
         importances.Magnitude,
         importances.PowerPropagation,
@@ -47,17 +51,17 @@ def prune_scope():
         schedules.ACDCSchedule,
         schedules.OneShotSchedule,
     )
-    return keras.utils.custom_object_scope({c.__name__: c for c in classes})
+    pairs = {"PrunableLayer": KINDS, "OffsetSchedule": optimizer_reset.KINDS}
+    return custom_object_scope({**{c.__name__: c for c in ours}, **pairs})
 
 
 def pruned_layers(model) -> list[PrunableLayer]:
     """Returns every `PrunableLayer` in a model, however deeply nested, each once.
 
     Args:
-      model: a Keras 2 layer or model.
+      model: a layer or model.
     """
-    found = [model] if isinstance(model, PrunableLayer) else []
-    return found + [m for m in model.submodules if isinstance(m, PrunableLayer)]
+    return [m for m in submodules(model) if isinstance(m, PrunableLayer)]
 
 
 def _is_tfmot_wrapper(layer) -> bool:
@@ -65,7 +69,7 @@ def _is_tfmot_wrapper(layer) -> bool:
 
 
 def _check_not_pruned(model):
-    for layer in [model, *model.submodules]:
+    for layer in submodules(model):
         if isinstance(layer, PrunableLayer):
             raise ValueError(
                 f"{model.name!r} is pruned already (layer {layer.name!r}). Use it as "
@@ -97,17 +101,17 @@ class _Pruning:
         return self._done[id(layer)][1]
 
     def _visit(self, layer):
-        if isinstance(layer, keras.layers.InputLayer):
+        if isinstance(layer, classes("InputLayer")):
             return layer.__class__.from_config(layer.get_config())
         if is_graph_model(layer):
             return clone(layer, self)
-        if isinstance(layer, keras.Model):
+        if isinstance(layer, MODELS):
             replace_sublayers(layer, self)
             return layer
         reason = why_unprunable(layer)
         if reason is None:
             return self._wrap(layer)
-        if len(sublayers(layer)) > 1 and not isinstance(layer, keras.layers.Wrapper):
+        if len(sublayers(layer)) > 1 and not isinstance(layer, classes("Wrapper")):
             replace_sublayers(layer, self)
         else:
             self.left_alone[layer.name] = reason
@@ -149,7 +153,7 @@ def _check_built(model):
         for layer in sublayers(model)
         if layer is not model
         and not layer.built
-        and not isinstance(layer, (keras.Model, keras.metrics.Metric))
+        and not isinstance(layer, MODELS + METRICS)
         and why_unprunable(layer) is None
     ]
     if unbuilt or not (model.built or model.weights):
@@ -183,7 +187,7 @@ def prune(
     Under `tf.distribute`, call it inside `strategy.scope()`.
 
     Args:
-      to_prune: a Keras 2 layer, a list of layers, or a Sequential, functional, nested
+      to_prune: a layer, a list of layers, or a Sequential, functional, nested
         or subclassed model. A subclassed model must be built.
       pruning_schedule: when: a `PruningSchedule` of tf_seqattn or tfmot.
       block_size: (rows, columns) of a block: inputs by outputs. None stands for all of
@@ -204,7 +208,7 @@ def prune(
       The wrapped layer, list or model: the same object for a subclassed model.
 
     Raises:
-      ValueError: for anything that is not of Keras 2, is pruned already or is an
+      ValueError: for anything that is none of Keras, is pruned already or is an
         unbuilt subclassed model; for a name in `sparsity` that no pruned layer has;
         and what `PrunableLayer` raises.
 
@@ -226,7 +230,8 @@ def prune(
     for item in to_prune if is_list else [to_prune]:
         check_layer(item, "to_prune")
         _check_not_pruned(item)
-    is_model = isinstance(to_prune, keras.Model)
+    check_one_keras(to_prune if is_list else [to_prune], "to_prune")
+    is_model = isinstance(to_prune, MODELS)
     is_one = not is_list and not is_model and why_unprunable(to_prune) is None
     default = MinimumBlocks((1, 1) if kwargs.get("pattern") else block_size)
     targets = {}
@@ -249,7 +254,7 @@ def prune(
             policy.ensure_model_supports_pruning(to_prune)
         if is_model and not is_graph_model(to_prune):
             _check_built(to_prune)
-            forget_compilation(to_prune)
+            uncompile(to_prune)
         result = pruning(to_prune)
     pruning.report()
     return result
@@ -262,7 +267,7 @@ def _folded_weights(wrapper: PrunableLayer) -> list[tf.Tensor]:
         for pruned in wrapper.pruned_kernels
     }
     return [
-        effective.get(id(w), tf.convert_to_tensor(w)).numpy()
+        effective[id(w)].numpy() if id(w) in effective else w.numpy()
         for w in wrapper.layer.weights
     ]
 
@@ -315,7 +320,7 @@ class _Stripping:
             ):
                 copy._batch_input_shape = layer._batch_input_shape
             if layer.built:
-                self.weights.append((copy, lambda: _folded_weights(layer)))
+                self.weights.append((copy, layer.layer, lambda: _folded_weights(layer)))
             return copy
         if is_graph_model(layer):
             return clone(layer, self.copied)
@@ -325,12 +330,13 @@ class _Stripping:
         if copy is None:
             return layer
         if layer.built:
-            self.weights.append((copy, layer.get_weights))
+            self.weights.append((copy, layer, layer.get_weights))
         return copy
 
     def set_weights(self):
         """Gives the copies their weights, once the new graph has built them."""
-        for layer, read in self.weights:
+        for layer, original, read in self.weights:
+            build_like(layer, original)
             # Read only now, so that one layer at a time is held twice.
             weights = read()
             if layer.built or not weights:
@@ -357,7 +363,7 @@ def strip_pruning(model):
       The plain model, layer or list, not compiled.
 
     Raises:
-      ValueError: for anything that is not of Keras 2, or a model pruned by tfmot.
+      ValueError: for anything that is none of Keras, or a model pruned by tfmot.
 
     Example:
 
@@ -376,7 +382,7 @@ def strip_pruning(model):
     if isinstance(model, (list, tuple)):
         return [stripping.folded(layer) for layer in model]
     check_layer(model, "model")
-    for layer in model.submodules:
+    for layer in submodules(model):
         if _is_tfmot_wrapper(layer):
             raise ValueError(
                 f"Layer {layer.name!r} was pruned by tfmot: strip it with "
@@ -385,8 +391,8 @@ def strip_pruning(model):
     if is_graph_model(model):
         stripped = stripping.copied(model)
     else:
-        if isinstance(model, keras.Model):
-            forget_compilation(model)
+        if isinstance(model, MODELS):
+            uncompile(model)
         stripped = stripping.folded(model)
     stripping.set_weights()
     return stripped

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import tensorflow as tf
 
-from tf_seqattn.keras_api import check_layer, keras
+from tf_seqattn.keras_api import check_layer, compilation_of, keras, stored
 from tf_seqattn.sparsity import blocks, support
 from tf_seqattn.sparsity.allocation import PlannedKernel, kernels_by_layer
 from tf_seqattn.sparsity.importance import Importance, Magnitude
@@ -108,7 +108,7 @@ class Sensitivity:
 @contextlib.contextmanager
 def _pruned(group: list[PlannedKernel], scores: list[tf.Tensor], sparsity: float):
     """Within it, the kernels of one layer are pruned; then they are as before."""
-    before = [planned.kernel.variable.numpy() for planned in group]
+    before = [stored(planned.kernel.variable).numpy() for planned in group]
     try:
         for planned, score, value in zip(group, scores, before, strict=True):
             mask = support.update_mask(tf.ones(planned.grid.shape), score, sparsity)
@@ -124,7 +124,7 @@ def _scores(planned: PlannedKernel, importance: Importance) -> tf.Tensor:
     logits = None
     if importance.initial_logit is not None:
         logits = tf.fill(planned.grid.shape, importance.initial_logit)
-    kernel = tf.convert_to_tensor(planned.kernel.variable)
+    kernel = stored(planned.kernel.variable)
     return importance.scores(kernel, logits, planned.grid)
 
 
@@ -148,7 +148,7 @@ def _evaluation(model, data, evaluate) -> Callable[[], dict[str, float]]:
             return {name: float(value) for name, value in found.items()}
 
         return given
-    if not getattr(model, "_is_compiled", False):
+    if compilation_of(model) is None:
         raise ValueError(
             f"`model` {model.name!r} has no loss: call `model.compile(optimizer, loss, "
             "metrics=...)` first, or pass `evaluate`, a function of the model that "
@@ -182,7 +182,7 @@ def sensitivity(
     one name are pruned together, as one entry of `sa.prune(..., sparsity=...)` is.
 
     Args:
-      model: a trained Keras 2 model, built and compiled, without pruning.
+      model: a trained model, built and compiled, without pruning.
       data: what `model.evaluate` takes: a `tf.data.Dataset`, a pair of arrays (x, y).
         A part of the validation data will do.
       sparsities: shares of the blocks of a layer to remove, each in [0, 1).

@@ -5,7 +5,13 @@ import math
 
 import numpy as np
 
-from tf_seqattn.keras_api import check_layer, keras, sublayers
+from tf_seqattn.keras_api import (
+    METRICS,
+    MODELS,
+    check_layer,
+    keras,  # noqa: F401  (the example)
+    sublayers,
+)
 from tf_seqattn.sparsity import kernels
 from tf_seqattn.sparsity.policies import MinimumBlocks, why_unprunable
 from tf_seqattn.sparsity.prune import pruned_layers
@@ -88,7 +94,7 @@ def _rows(model) -> list[dict]:
             rows += _pruned_rows(layer)
             continue
         # What holds layers is spoken for by them, and need not be built itself.
-        if isinstance(layer, (keras.Model, keras.metrics.Metric)):
+        if isinstance(layer, MODELS + METRICS):
             continue
         # A composite layer is spoken for by what it holds, unless it is one kernel
         # holder of a known kind.
@@ -147,7 +153,7 @@ def summary(model, print_fn=print) -> list[dict]:
     The last line is for all of them: what was requested, and what is reached.
 
     Args:
-      model: a Keras 2 model or layer, pruned by tf_seqattn or not.
+      model: a model or layer, pruned by tf_seqattn or not.
       print_fn: called with each line, as in `model.summary()`.
 
     Returns:
@@ -157,7 +163,7 @@ def summary(model, print_fn=print) -> list[dict]:
       phase; a kernel without pruning has left_alone, the reason.
 
     Raises:
-      ValueError: if `model` is not of Keras 2.
+      ValueError: if `model` is none of Keras.
 
     Example:
 

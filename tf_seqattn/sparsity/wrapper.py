@@ -3,11 +3,25 @@
 import contextlib
 import dataclasses
 import logging
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.saved_model import save_context
 
-from tf_seqattn.keras_api import check_layer, keras, register
+from tf_seqattn.keras_api import (
+    add_counter,
+    add_float,
+    change_initial_value,
+    check_layer,
+    keras,  # noqa: F401  (the example)
+    keras2,
+    keras3,
+    keras_of,
+    register,
+    register_pair,
+    registered_object,
+    stored,
+)
 from tf_seqattn.sparsity import blocks, kernels, n_of_m, support
 from tf_seqattn.sparsity.importance import (
     Importance,
@@ -58,6 +72,8 @@ class PrunedKernel:
       mask: float32 variable of `grid.shape`, 1 for active blocks, 0 for others; in
         between for entries that decay (`pattern`).
       logits: trainable float32 variable of `grid.shape`, or None.
+
+    In Keras 3 the variables are `keras.Variable`s.
     """
 
     kernel: kernels.Kernel
@@ -112,20 +128,20 @@ def _check_importance(importance) -> Importance:
     return importance
 
 
-def _serialize_importance(importance: Importance) -> dict:
-    name = keras.utils.get_registered_name(type(importance))
+def _serialize_importance(importance: Importance, library) -> dict:
+    name = library.saving.get_registered_name(type(importance))
     return {"class_name": name, "config": importance.get_config()}
 
 
 def _deserialize(config):
     """Restores an importance or a schedule, ours or tfmot's, from its config."""
     name = config["class_name"]
-    found = keras.utils.get_registered_object(name) or _tfmot_class(name)
+    found = registered_object(name) or _tfmot_class(name)
     if found is None:
         raise ValueError(
             f"Unknown schedule or importance {name!r} in the saved layer. Register its "
-            "class with tf_keras.utils.register_keras_serializable, or load inside "
-            f"`tf_keras.utils.custom_object_scope({{{name!r}: ...}})`."
+            "class with keras.saving.register_keras_serializable, or load inside "
+            f"`keras.saving.custom_object_scope({{{name!r}: ...}})`."
         )
     return found.from_config(config["config"])
 
@@ -136,8 +152,7 @@ def _tfmot_class(name: str):
     return getattr(_tfmot_schedules(), name, None)
 
 
-@register
-class PrunableLayer(keras.layers.Wrapper):
+class PrunableLayer:
     """Trains a layer whose kernels are pruned block by block.
 
     In every phase the layer computes with `W * A * mask`: its kernel, times the
@@ -150,9 +165,9 @@ class PrunableLayer(keras.layers.Wrapper):
     float32 logit; one int64 step per layer. They stay float32 under mixed precision.
 
     Args:
-      layer: a Keras 2 layer: Dense, Conv1D/2D/3D and transposed, EinsumDense,
-        MultiHeadAttention, LSTM, GRU, Embedding, or one with tfmot's
-        `get_prunable_weights()`.
+      layer: a layer of Keras 2 or Keras 3: Dense, Conv1D/2D/3D and transposed,
+        EinsumDense, MultiHeadAttention, LSTM, GRU, Embedding, or one with tfmot's
+        `get_prunable_weights()`. The wrapper is a layer of the same Keras.
       pruning_schedule: a `PruningSchedule` of tf_seqattn or tfmot.
       block_size: (rows, columns) of a block: inputs by outputs of the kernel read as
         a matrix; a convolution is read as (H * W * C_in, C_out). None stands for all
@@ -174,9 +189,10 @@ class PrunableLayer(keras.layers.Wrapper):
       **kwargs: passed to `keras.layers.Layer`.
 
     Raises:
-      ValueError: for a layer that is not of Keras 2, is pruned already or is of an
-        unknown kind; for blocks larger than a kernel (when the layer is built); for a
-        pattern with a block size or a target that is not its own.
+      ValueError: for anything but a layer, one that is pruned already, has LoRA
+        enabled, is quantized or is of an unknown kind; for blocks larger than a kernel
+        (when the layer is built); for a pattern with a block size or a target that is
+        not its own.
 
     Example:
 
@@ -187,6 +203,16 @@ class PrunableLayer(keras.layers.Wrapper):
     >>> layer.pruned_kernels[0].mask.shape
     TensorShape([4, 4])
     """
+
+    # What it has as the Keras layer that it is.
+    layer: Any
+    name: str
+
+    def __new__(cls, layer=None, *args, **kwargs):
+        if cls is PrunableLayer:
+            check_layer(layer, "layer")
+            cls = KINDS[keras_of(layer)]
+        return super().__new__(cls, layer, *args, **kwargs)
 
     def __init__(
         self,
@@ -206,15 +232,14 @@ class PrunableLayer(keras.layers.Wrapper):
                 f"Layer {layer.name!r} is pruned already: wrap the plain layer, or "
                 "strip it first with `sa.strip_pruning`."
             )
+        kernels.check_plain(layer)
         if not kernels.is_supported(layer):
             kernels.find_kernels(layer)  # Raises, naming the layer and the remedy.
         kwargs.setdefault("name", f"prunable_{layer.name}")
         # The wrapper computes in float32 and casts once, for the layer it holds.
         kwargs["dtype"] = "float32"
         kwargs.setdefault("trainable", layer.trainable)
-        if "input_shape" not in kwargs and hasattr(layer, "_batch_input_shape"):
-            kwargs.setdefault("batch_input_shape", layer._batch_input_shape)
-        super().__init__(layer, autocast=False, **kwargs)
+        super().__init__(layer, autocast=False, **kwargs)  # type: ignore[call-arg]
         self.pruning_schedule = _check_schedule(pruning_schedule)
         if pattern is not None:
             block_size = _check_pattern(pattern, block_size, balanced, pruning_schedule)
@@ -251,14 +276,7 @@ class PrunableLayer(keras.layers.Wrapper):
             self.left_dense[self.layer.name] = "it has no kernel that can be pruned"
         for kernel in found:
             self._create_kernel_variables(kernel)
-        self.pruning_step = self.add_weight(
-            name="pruning_step",
-            shape=(),
-            dtype=tf.int64,
-            initializer="zeros",
-            trainable=False,
-            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-        )
+        self.pruning_step = add_counter(self, "pruning_step")
         for name, reason in self.left_dense.items():
             logger.info("%s of layer %s stays dense: %s", name, self.layer.name, reason)
 
@@ -276,32 +294,19 @@ class PrunableLayer(keras.layers.Wrapper):
                 f"{grid.matrix_shape[1]} matrix (kernel shape {grid.kernel_shape}). "
                 "Use smaller blocks for this layer or leave it out by a pruning_policy."
             )
-        prefix = kernel.name
-        mask = self.add_weight(
-            name=f"{prefix}/mask",
-            shape=grid.shape,
-            dtype=tf.float32,
-            initializer="ones",
-            trainable=False,
-            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-        )
+        name, start = kernel.name, self.importance.initial_logit
+        mask = add_float(self, f"{name}/mask", grid.shape, 1.0, trainable=False)
         logits = None
-        if self.importance.initial_logit is not None:
-            logits = self.add_weight(
-                name=f"{prefix}/logits",
-                shape=grid.shape,
-                dtype=tf.float32,
-                initializer=keras.initializers.Constant(self.importance.initial_logit),
-                trainable=True,
-            )
+        if start is not None:
+            logits = add_float(self, f"{name}/logits", grid.shape, start, True)
             self.logits.append(logits)
         self.masks.append(mask)
         self._pruned.append(PrunedKernel(kernel, grid, mask, logits))
-        prepared = self.importance.prepare_kernel(
-            tf.convert_to_tensor(kernel.variable), grid
-        )
-        if prepared is not None:
-            kernel.variable.assign(tf.cast(prepared, kernel.variable.dtype))
+        if type(self.importance).prepare_kernel is not Importance.prepare_kernel:
+            change_initial_value(
+                kernel.variable,
+                lambda value: self.importance.prepare_kernel(value, grid),
+            )
 
     @property
     def pruned_kernels(self) -> list[PrunedKernel]:
@@ -319,18 +324,18 @@ class PrunableLayer(keras.layers.Wrapper):
         """`A * mask` of one kernel: float32 tensor of its grid's shape."""
         final = final_sparsity(self.pruning_schedule)
         multipliers = self.importance.multipliers(
-            pruned.kernel.variable,
-            pruned.logits,
+            stored(pruned.kernel.variable),
+            _stored_logits(pruned),
             pruned.grid,
             None if final is None else 1.0 - final,
         )
-        mask = tf.convert_to_tensor(pruned.mask)
+        mask = stored(pruned.mask)
         return mask if multipliers is None else multipliers * mask
 
     def effective_kernel(self, pruned: PrunedKernel) -> tf.Tensor:
         """`W * A * mask` of one kernel, in the kernel's shape and stored dtype."""
         return blocks.scale_blocks(
-            tf.convert_to_tensor(pruned.kernel.variable),
+            stored(pruned.kernel.variable),
             self.block_multipliers(pruned),
             pruned.grid,
         )
@@ -366,27 +371,23 @@ class PrunableLayer(keras.layers.Wrapper):
                 undo.callback(pruned.kernel.replace(tf.cast(kernel, dtype)))
             yield
 
-    def call(self, inputs, *args, **kwargs):
-        # Keras offers `training` and `mask` to any call with **kwargs.
-        expects = self.layer._call_spec.arg_names
-        for name in ("training", "mask"):
-            if name not in expects:
-                kwargs.pop(name, None)
+    def _call_layer(self, *args, **kwargs):
+        """What the layer computes with its effective kernels."""
         for pruned in self._pruned:
-            penalty = self.importance.penalty(pruned.logits)
+            penalty = self.importance.penalty(_stored_logits(pruned))
             if penalty is not None:
                 self.add_loss(penalty)
         with self._effective_kernels():
-            return self.layer(inputs, *args, **kwargs)
+            return self.layer(*args, **kwargs)
 
     # Pruning.
 
     def update_masks(self, sparsity):
         """Updates the mask of every kernel to `sparsity`, a scalar in [0, 1)."""
         for pruned in self._pruned:
-            kernel = tf.convert_to_tensor(pruned.kernel.variable)
-            scores = self.importance.scores(kernel, pruned.logits, pruned.grid)
-            mask = self._new_mask(tf.convert_to_tensor(pruned.mask), scores, sparsity)
+            kernel = stored(pruned.kernel.variable)
+            scores = self.importance.scores(kernel, _stored_logits(pruned), pruned.grid)
+            mask = self._new_mask(stored(pruned.mask), scores, sparsity)
             pruned.mask.assign(mask)
             if self.zero_pruned_weights:
                 kept = tf.cast(mask > 0, tf.float32)
@@ -417,6 +418,52 @@ class PrunableLayer(keras.layers.Wrapper):
     def compute_output_shape(self, input_shape):
         return self.layer.compute_output_shape(input_shape)
 
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "pruning_schedule": self.pruning_schedule.get_config(),
+            "block_size": list(self.block_size),
+            "importance": _serialize_importance(self.importance, keras_of(self)),
+            "min_blocks": self.min_blocks,
+            "zero_pruned_weights": self.zero_pruned_weights,
+            "balanced": self.balanced,
+            "pattern": self.pattern,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        config.pop("dtype", None)
+        library = keras3 if issubclass(cls, keras3.layers.Layer) else keras2
+        layer = library.layers.deserialize(
+            config.pop("layer"), custom_objects=custom_objects
+        )
+        schedule = _deserialize(config.pop("pruning_schedule"))
+        importance = _deserialize(config.pop("importance"))
+        return cls(layer, schedule, importance=importance, **config)
+
+
+def _stored_logits(pruned: PrunedKernel) -> tf.Tensor | None:
+    return None if pruned.logits is None else stored(pruned.logits)
+
+
+class _PrunableLayer2(PrunableLayer, keras2.layers.Wrapper):
+    """What is of Keras 2 in it."""
+
+    def __init__(self, layer, *args, **kwargs):
+        shape = getattr(layer, "_batch_input_shape", None)
+        if shape is not None and "input_shape" not in kwargs:
+            kwargs.setdefault("batch_input_shape", shape)
+        super().__init__(layer, *args, **kwargs)
+
+    def call(self, inputs, *args, **kwargs):
+        # Keras offers `training` and `mask` to any call with **kwargs.
+        expects = self.layer._call_spec.arg_names
+        for name in ("training", "mask"):
+            if name not in expects:
+                kwargs.pop(name, None)
+        return self._call_layer(inputs, *args, **kwargs)
+
     def compute_mask(self, inputs, mask=None):
         return self.layer.compute_mask(inputs, mask)
 
@@ -433,25 +480,46 @@ class PrunableLayer(keras.layers.Wrapper):
         """Resets the state of a stateful recurrent layer."""
         return self.layer.reset_states(*args, **kwargs)
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "pruning_schedule": self.pruning_schedule.get_config(),
-            "block_size": list(self.block_size),
-            "importance": _serialize_importance(self.importance),
-            "min_blocks": self.min_blocks,
-            "zero_pruned_weights": self.zero_pruned_weights,
-            "balanced": self.balanced,
-            "pattern": self.pattern,
-        }
 
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config = dict(config)
-        config.pop("dtype", None)
-        layer = keras.layers.deserialize(
-            config.pop("layer"), custom_objects=custom_objects
-        )
-        schedule = _deserialize(config.pop("pruning_schedule"))
-        importance = _deserialize(config.pop("importance"))
-        return cls(layer, schedule, importance=importance, **config)
+class _PrunableLayer3(PrunableLayer, keras3.layers.Wrapper):
+    """What is of Keras 3 in it."""
+
+    def __init__(self, layer, *args, **kwargs):
+        super().__init__(layer, *args, **kwargs)
+        # The wrapper is called as its layer is: with which tensors, by which names.
+        for attribute in _CALL_SIGNATURE:
+            setattr(self, attribute, getattr(layer, attribute))
+
+    def _maybe_build(self, call_spec):
+        # The layer knows which of the arguments it is built from.
+        if not self.built:
+            self.layer._maybe_build(call_spec)
+            self.build()
+
+    def call(self, *args, **kwargs):
+        for pruned in self._pruned:
+            # It may have been changed since it was wrapped.
+            kernels.check_plain(pruned.kernel.owner)
+        return self._call_layer(*args, **kwargs)
+
+    def compute_output_spec(self, *args, **kwargs):
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+    def compute_mask(self, inputs, previous_mask=None):
+        return self.layer.compute_mask(inputs, previous_mask)
+
+    def reset_state(self):
+        """Resets the state of a stateful recurrent layer."""
+        return self.layer.reset_state()
+
+
+_CALL_SIGNATURE = (
+    "_call_signature",
+    "call_signature_parameters",
+    "_call_has_training_arg",
+    "_call_has_mask_arg",
+    "_call_context_args",
+    "_call_has_context_arg",
+)
+
+KINDS = register_pair({keras2: _PrunableLayer2, keras3: _PrunableLayer3})
