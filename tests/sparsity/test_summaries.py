@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import tf_seqattn as sa
 
@@ -52,7 +53,20 @@ def test_tags_and_values(tmp_path):
         f"{name}/attention",
         f"{name}/support_churn",
         f"{name}/mask",
-    } | {f"{name}/attention"}
+        "pruning/guide",
+        "pruning/schedule",
+        "pruning/phase",
+        "pruning/sparsity",
+        "pruning/sparsity_requested",
+        "pruning/attention_entropy",
+        "pruning/support_churn",
+    }
+    # One kernel is all there is.
+    for tag in ("sparsity", "sparsity_requested", "attention_entropy", "support_churn"):
+        whole, one = (
+            np.array(written[f"{group}/{tag}"], float) for group in ("pruning", name)
+        )
+        np.testing.assert_allclose(whole, one, atol=1e-6)
     for step, value in written[f"{layer.name}/phase"]:
         assert SCHEDULE.phase(step) == value
     for step, value in written[f"{name}/sparsity"]:
@@ -76,3 +90,24 @@ def test_every_few_steps_without_pictures(tmp_path):
     assert set(range(5, 41, 5)) <= set(steps)
     changes = {s for s in range(2, 41) if SCHEDULE.phase(s) != SCHEDULE.phase(s - 1)}
     assert changes <= set(steps)
+
+
+def test_runs_can_be_compared_by_their_hyper_parameters(tmp_path):
+    for batch in (8, 16):
+        train(tmp_path / f"batch_{batch}", images=False, hparams={"batch": batch})
+    found = []
+    for path in sorted(tmp_path.glob("batch_*/*tfevents*")):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                if value.tag == "_hparams_/session_start_info":
+                    data = HParamsPluginData.FromString(
+                        value.metadata.plugin_data.content
+                    )
+                    found.append(data.session_start_info.hparams)
+    assert {run["batch"].number_value for run in found} == {8, 16}
+    for run in found:
+        assert run["schedule"].string_value == "SequentialAttentionSchedule"
+        assert run["target_sparsity"].number_value == 0.75
+        assert run["cycles"].number_value == 3
+        assert run["block_size"].string_value == "2 x 2"

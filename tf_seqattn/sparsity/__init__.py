@@ -6,7 +6,7 @@ from tf_seqattn.sparsity.allocation import (
     uniform_allocation,
 )
 from tf_seqattn.sparsity.blocks import BlockGrid
-from tf_seqattn.sparsity.callbacks import PruningSummaries, UpdatePruningStep
+from tf_seqattn.sparsity.callbacks import UpdatePruningStep
 from tf_seqattn.sparsity.importance import (
     Importance,
     Magnitude,
@@ -28,6 +28,7 @@ from tf_seqattn.sparsity.schedules import (
     SequentialAttentionSchedule,
 )
 from tf_seqattn.sparsity.sensitivity import Sensitivity, sensitivity
+from tf_seqattn.sparsity.summaries import PruningSummaries
 from tf_seqattn.sparsity.summary import summary
 from tf_seqattn.sparsity.wrapper import PrunableLayer
 

@@ -1,14 +1,11 @@
-"""Callbacks: counting steps, updating masks, resetting the optimizer, summaries."""
+"""The callback that counts steps, updates masks and resets the optimizer."""
 
-import contextlib
 import logging
 import math
-import os
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from tf_seqattn.keras_api import (
@@ -18,19 +15,14 @@ from tf_seqattn.keras_api import (
     compilation_of,
     is_keras3,
     keras,  # noqa: F401  (the example)
-    keras_of,
     single_step_function,
     steps_per_execution,
     submodules,
 )
 from tf_seqattn.sparsity import optimizer_reset
-from tf_seqattn.sparsity.blocks import entry_sparsity
-from tf_seqattn.sparsity.importance import attention_entropy
-from tf_seqattn.sparsity.plots import picture
 from tf_seqattn.sparsity.prune import _is_tfmot_wrapper, pruned_layers
 from tf_seqattn.sparsity.schedules import Phase, PruningSchedule, update_at
 from tf_seqattn.sparsity.summary import summary
-from tf_seqattn.sparsity.support import support_churn
 
 logger = logging.getLogger("tf_seqattn")
 
@@ -38,7 +30,7 @@ logger = logging.getLogger("tf_seqattn")
 _NO_MORE_DATA = (StopIteration, tf.errors.OutOfRangeError)
 
 
-def _phase(schedule, step: int) -> Phase | None:
+def phase_at(schedule, step: int) -> Phase | None:
     """Phase of a schedule at `step`; None for tfmot's, which have no phases."""
     return schedule.phase(step) if isinstance(schedule, PruningSchedule) else None
 
@@ -57,7 +49,7 @@ def _steps_before_phase(schedule, step: int) -> int:
     return begin - 1
 
 
-def _check_prunable(model) -> list:
+def check_prunable(model) -> list:
     """The pruned layers of a model that is ready to train, or a clear error."""
     layers = pruned_layers(model)
     if not layers:
@@ -221,7 +213,7 @@ class UpdatePruningStep(Callback):
     # Steps, masks and the optimizer.
 
     def _begin(self, optimizer):
-        self._layers = _check_prunable(self.model)
+        self._layers = check_prunable(self.model)
         self._groups = None
         self._optimizer = optimizer
         self._slots = None
@@ -256,7 +248,10 @@ class UpdatePruningStep(Callback):
                 sparsity = update_at(group.schedule, step)
                 if sparsity is not None:
                     group.update_masks(tf.constant(sparsity, tf.float32))
-            before, now = _phase(group.schedule, done), _phase(group.schedule, done + 1)
+            before, now = (
+                phase_at(group.schedule, done),
+                phase_at(group.schedule, done + 1),
+            )
             phase_begins |= done > 0 and before != now
         self._count_steps(tf.constant(steps, tf.int64))
         if phase_begins and self.reset_optimizer:
@@ -417,148 +412,3 @@ def _check_no_tfmot_callback(frame, model):
                 f"tfmot's callback {name} does not know the layers of tf_seqattn and "
                 f"would do nothing. Use sa.{name} in its place."
             )
-
-
-class PruningSummaries(Callback):
-    """TensorBoard callback that shows the pruning of every layer.
-
-    Besides what `keras.callbacks.TensorBoard` writes, under `log_dir`: for each
-    pruned kernel its sparsity, requested and reached, its phase, the entropy of its
-    attention (1 is uniform), the churn (share of the support that changed since the
-    last sparse phase) and pictures of mask and attention; the horizontal axis is the
-    pruning step.
-
-    Args:
-      log_dir: folder for the event files.
-      update_freq: "epoch", or a number of training steps between two entries. A
-        phase change always makes one.
-      images: whether to write the pictures, at every phase change and epoch.
-      **kwargs: further arguments of `keras.callbacks.TensorBoard`.
-
-    Raises:
-      ValueError: for an empty `log_dir`, or when training begins on a model that
-        tf_seqattn does not prune.
-
-    Example:
-
-    >>> summaries = PruningSummaries(log_dir="logs", update_freq=100)
-    """
-
-    def __init__(self, log_dir, update_freq="epoch", images: bool = True, **kwargs):
-        if not isinstance(log_dir, (str, os.PathLike)) or not str(log_dir):
-            raise ValueError(
-                "`log_dir` must be a non-empty path, such as 'logs'. Received: "
-                f"log_dir={log_dir!r}"
-            )
-        super().__init__()
-        self.log_dir = str(log_dir)
-        self.update_freq = update_freq
-        self.images = images
-        self._board_arguments = kwargs
-        self._board: Any = None
-        self._pruning_writer: Any = None
-        self._step = 0
-        self._phases: dict[str, Phase | None] = {}
-        self._supports: dict[str, np.ndarray] = {}
-
-    def set_model(self, model):
-        super().set_model(model)
-        # Keras' own, of the same Keras as the model.
-        self._board = keras_of(model).callbacks.TensorBoard(
-            self.log_dir, update_freq=self.update_freq, **self._board_arguments
-        )
-        self._board.set_params(self.params)
-        self._board.set_model(model)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._board.on_epoch_begin(epoch, logs)
-
-    def on_train_batch_begin(self, batch, logs=None):
-        self._board.on_train_batch_begin(batch, logs)
-
-    def on_test_begin(self, logs=None):
-        self._board.on_test_begin(logs)
-
-    def on_test_end(self, logs=None):
-        self._board.on_test_end(logs)
-
-    def on_train_begin(self, logs=None):
-        self._board.on_train_begin(logs)
-        _check_prunable(self.model)
-        self._pruning_writer = tf.summary.create_file_writer(
-            os.path.join(self.log_dir, "pruning")
-        )
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._board.on_train_batch_end(batch, logs)
-        changed = False
-        for layer in pruned_layers(self.model):
-            phase = _phase(layer.pruning_schedule, layer.steps_begun)
-            changed |= self._phases.get(layer.name, phase) != phase
-            begins_sparse = self._phases.get(layer.name) != phase == Phase.SPARSE
-            self._phases[layer.name] = phase
-            if begins_sparse:
-                self._write_churn(layer)
-        if changed or self._is_due():
-            self._write(images=changed)
-
-    def _is_due(self) -> bool:
-        """Whether a multiple of `update_freq` was reached since the last call."""
-        before, self._step = self._step, pruned_layers(self.model)[0].steps_begun
-        if self.update_freq == "epoch":
-            return False
-        return self._step // self.update_freq > before // self.update_freq
-
-    def on_epoch_end(self, epoch, logs=None):
-        self._board.on_epoch_end(epoch, logs)
-        self._write(images=True)
-
-    def on_train_end(self, logs=None):
-        self._board.on_train_end(logs)
-        if self._pruning_writer is not None:
-            self._pruning_writer.close()
-
-    @contextlib.contextmanager
-    def _recording(self, step: int):
-        # Keras records at multiples of `update_freq` only, of its own counter.
-        with self._pruning_writer.as_default(step=step), tf.summary.record_if(True):
-            yield
-
-    def _write_churn(self, layer):
-        for pruned in layer.pruned_kernels:
-            name = f"{layer.name}/{pruned.name}"
-            support = pruned.mask.numpy()
-            if name in self._supports:
-                with self._recording(layer.steps_begun):
-                    churn = support_churn(self._supports[name], support)
-                    tf.summary.scalar(f"{name}/support_churn", churn)
-            self._supports[name] = support
-
-    def _write(self, images: bool):
-        for layer in pruned_layers(self.model):
-            step = layer.steps_begun
-            phase = _phase(layer.pruning_schedule, step)
-            with self._recording(step):
-                if phase is not None:
-                    tf.summary.scalar(f"{layer.name}/phase", int(phase))
-                for pruned in layer.pruned_kernels:
-                    self._write_kernel(layer, pruned, images and self.images)
-        self._pruning_writer.flush()
-
-    def _write_kernel(self, layer, pruned, images: bool):
-        name = f"{layer.name}/{pruned.name}"
-        mask = pruned.mask.numpy()
-        tf.summary.scalar(f"{name}/sparsity", entry_sparsity(mask, pruned.grid))
-        wanted = getattr(layer.pruning_schedule, "sparsity", None)
-        if wanted is not None:
-            requested = wanted(layer.steps_begun)
-            tf.summary.scalar(f"{name}/sparsity_requested", requested)
-        if images:
-            tf.summary.image(f"{name}/mask", picture(mask))
-        if pruned.logits is None:
-            return
-        attention = layer.importance.attention(pruned.logits)
-        tf.summary.scalar(f"{name}/attention_entropy", attention_entropy(attention))
-        tf.summary.histogram(f"{name}/attention", attention)
-        if images:
-            tf.summary.image(f"{name}/attention", picture(attention.numpy()))

@@ -61,6 +61,30 @@ def plot_schedule(schedule, axes=None, steps: int | None = None):
     return axes
 
 
+def schedule_picture(schedule, step: int) -> np.ndarray:
+    """Draws a schedule and where the training stands, for TensorBoard.
+
+    Args:
+      schedule: as for `plot_schedule`.
+      step: training steps begun, marked by a line.
+
+    Returns:
+      uint8 array (1, height, width, 3).
+
+    Raises:
+      ImportError: without matplotlib.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3), layout="constrained", dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    axes = plot_schedule(schedule, figure.subplots())
+    axes.axvline(min(step, axes.get_xlim()[1]), color="#c0392b", linewidth=1.5)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[None, :, :, :3]
+
+
 def picture(values: np.ndarray, size: int = 256) -> np.ndarray:
     """Turns one value a block into a grey picture for TensorBoard.
 
