@@ -145,8 +145,9 @@ def test_export_of_keras_3(keras, stripped, tmp_path):
     expected = model(X).numpy()
     model = sa.strip_pruning(model) if stripped else model
     model.export(str(tmp_path / "served"), verbose=False)
-    served = tf.saved_model.load(str(tmp_path / "served")).serve(tf.constant(X))
-    np.testing.assert_allclose(served, expected, rtol=1e-5, atol=1e-5)
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    output = served.serve(tf.constant(X))
+    np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-5)
     model.export(str(tmp_path / "m.tflite"), format="litert", verbose=False)
     assert (tmp_path / "m.tflite").stat().st_size > 0
 
