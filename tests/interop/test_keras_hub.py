@@ -69,7 +69,10 @@ def arrays(outputs):
     return [np.asarray(value) for value in tf.nest.flatten(outputs)]
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize(
+    "name",
+    ["vit", *(pytest.param(n, marks=pytest.mark.slow) for n in ("bert", "gemma"))],
+)
 def test_trained_packed_and_exported(name, tmp_path):
     backbone, x = BACKBONES[name]()
     model = with_head(backbone, x)

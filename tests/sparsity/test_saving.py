@@ -136,6 +136,22 @@ def test_a_serving_function_computes_with_the_mask(tmp_path):
     np.testing.assert_allclose(output, model(X), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("stripped", [True, False])
+def test_export_of_keras_3(keras, stripped, tmp_path):
+    if keras.__name__ == "tf_keras":
+        pytest.skip("Keras 2 has no `model.export` of this kind")
+    model = make_model()
+    train(model, 0, 25)
+    expected = model(X).numpy()
+    model = sa.strip_pruning(model) if stripped else model
+    model.export(str(tmp_path / "served"), verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    output = served.serve(tf.constant(X))
+    np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-5)
+    model.export(str(tmp_path / "m.tflite"), format="litert", verbose=False)
+    assert (tmp_path / "m.tflite").stat().st_size > 0
+
+
 def test_prune_scope_and_a_fresh_process(tmp_path):
     model = make_model()
     train(model, 0, 20)

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tf_seqattn.keras_api import (
     classes,
     is_variable,
+    keras,  # noqa: F401  (the example)
     sublayers,
     why_kernel_is_changed,
 )

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorboard.plugins.hparams import api as hparams_api
+
+# Not `api`, which touches `tf.keras`.
+from tensorboard.plugins.hparams import summary_v2 as hparams_summary
 
 from tf_seqattn.keras_api import Callback, keras_of, stored
 from tf_seqattn.sparsity.blocks import entry_sparsity
@@ -177,7 +179,7 @@ class PruningSummaries(Callback):
         found["block_size"] = " x ".join(map(str, layer.block_size))
         writer = tf.summary.create_file_writer(self.log_dir)
         with writer.as_default(), tf.summary.record_if(True):
-            hparams_api.hparams(found | self.hparams, trial_id=self.log_dir)
+            hparams_summary.hparams(found | self.hparams, trial_id=self.log_dir)
         writer.close()
 
     def _write_churn(self, layer) -> list[float]:
