@@ -195,8 +195,8 @@ stay the same all the way, up to rounding, or the table is not written.
   no channels; a grouped convolution is pruned, but packs only where its groups hold
   whole blocks.
 
-tf_keras cannot load {", ".join(sorted(networks.WEIGHTS_ONLY))} from its own `.keras` file,
-pruned or not: its weights are loaded into a new model instead.
+tf_keras cannot load {", ".join(sorted(networks.WEIGHTS_ONLY))} from its own `.keras`
+file, pruned or not: its weights are loaded into a new model instead.
 
 | network | parameters | eligible | blocks | removed | packed | left alone |
 |---|---|---|---|---|---|---|
