@@ -50,15 +50,20 @@ def quality() -> str:
             cell[line["algorithm"]] = line
     cells = dict(sorted(cells.items()))
     rows = [["log loss", *(f"{size} x {size}, {s:.0%}" for size, s in cells)]]
+    first = dict.fromkeys(titles, 0)
     for algorithm, title in titles.items():
         row = [title]
         for cell in cells.values():
             best = min(cell.values(), key=lambda line: line["log_loss"])
             text = _loss(cell[algorithm]) if algorithm in cell else "–"
-            row.append(f"**{text}**" if best["algorithm"] == algorithm else text)
+            if best["algorithm"] == algorithm:
+                first[algorithm] += 1
+                text = f"**{text}**"
+            row.append(text)
         rows.append(row)
     dense = next(line for line in summary if line["algorithm"] == "dense")
-    return f"Dense: {_loss(dense)}.\n\n{_table(rows)}"
+    counts = ", ".join(f"{titles[a]} in {n}" for a, n in first.items() if n)
+    return f"Dense: {_loss(dense)}. First of the four: {counts}.\n\n{_table(rows)}"
 
 
 def _loss(line: dict) -> str:
