@@ -52,6 +52,7 @@ def test_tags_and_values(tmp_path):
         f"{name}/attention_entropy",
         f"{name}/attention",
         f"{name}/support_churn",
+        f"{name}/attention_image",
         f"{name}/mask",
         "pruning/guide",
         "pruning/schedule",

@@ -37,8 +37,8 @@ follows for each pruned layer.
   0 the search is over, and further cycles change nothing.
 
 *Images*: **pruning/schedule** has the phases and where the training stands; **mask**
-and **attention** of each layer have a square for each block, inputs from top to bottom;
-white is kept, or most attended to. *Histograms*: **attention**.
+and **attention_image** of each layer have a square for each block, inputs from top to
+bottom; white is kept, or most attended to. *Histograms*: **attention**.
 """
 
 
@@ -177,9 +177,10 @@ class PruningSummaries(Callback):
         found["schedule"] = type(layer.pruning_schedule).__name__
         found["importance"] = type(layer.importance).__name__
         found["block_size"] = " x ".join(map(str, layer.block_size))
+        trial = os.path.basename(os.path.abspath(self.log_dir))
         writer = tf.summary.create_file_writer(self.log_dir)
         with writer.as_default(), tf.summary.record_if(True):
-            hparams_summary.hparams(found | self.hparams, trial_id=self.log_dir)
+            hparams_summary.hparams(found | self.hparams, trial_id=trial)
         writer.close()
 
     def _write_churn(self, layer) -> list[float]:
@@ -253,7 +254,8 @@ class PruningSummaries(Callback):
         tf.summary.scalar(f"{name}/attention_entropy", attention_entropy(attention))
         tf.summary.histogram(f"{name}/attention", attention)
         if images:
-            tf.summary.image(f"{name}/attention", picture(attention.numpy()))
+            # A tag of its own: TensorBoard shows one kind of data for each.
+            tf.summary.image(f"{name}/attention_image", picture(attention.numpy()))
 
 
 def _entropy(layer, pruned):
