@@ -6,6 +6,8 @@ PYTHON ?= python3
 OUT ?= out/criteo
 # More arguments for pytest, such as PYTEST_ARGS="-k schedule -x".
 PYTEST_ARGS ?=
+# Files that are tested at a time; each wants about 3 GB of memory.
+TEST_WORKERS ?= 2
 
 # TensorFlow's own chatter from C++: warnings and above with 1, errors with 2.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -41,10 +43,10 @@ digits: setup  ## Prune a digit classifier and run it as TFLite.
 	$(BIN)/python -m tf_seqattn.digits --output out/digits
 
 test: setup lint  ## Lint, then the fast tests (BUILD files included).
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-all: setup lint  ## Lint, then every test, the slow ones too.
-	$(BIN)/python -m pytest -m "" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m "" $(PYTEST_ARGS)
 
 bench: setup  ## Run every benchmark, one after another.
 	@set -e; for file in benchmarks/*.py; do \
