@@ -32,6 +32,7 @@ from tf_seqattn.criteo.model import (
     prune_first_layer,
 )
 from tf_seqattn.criteo.progress import progress_bar
+from tf_seqattn.criteo.recipes import decaying_rate
 
 ALGORITHMS = ("dense", "magnitude", "powerprop", "acdc", "seqattn")
 CONTROLS = ("balanced", "retrained", "narrow")
@@ -75,9 +76,7 @@ class Training:
 
     def learning_rate(self) -> keras.optimizers.schedules.LearningRateSchedule:
         """Returns the schedule of the learning rate."""
-        return keras.optimizers.schedules.ExponentialDecay(
-            self.first_rate, self.steps, self.last_rate / self.first_rate
-        )
+        return decaying_rate(self.first_rate, self.last_rate, self.steps)
 
 
 @dataclasses.dataclass(frozen=True)

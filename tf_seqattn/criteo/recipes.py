@@ -57,9 +57,22 @@ class Recipe:
         self, steps: int
     ) -> keras.optimizers.schedules.LearningRateSchedule:
         """Returns the schedule of the rate over so many steps."""
-        return keras.optimizers.schedules.ExponentialDecay(
-            self.first_rate, steps, self.last_rate / self.first_rate
-        )
+        return decaying_rate(self.first_rate, self.last_rate, steps)
+
+
+def decaying_rate(
+    first_rate: float, last_rate: float, steps: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Returns a learning rate that decays exponentially over so many steps.
+
+    Example:
+
+    >>> round(float(decaying_rate(0.04, 0.01, steps=100)(50)), 4)
+    0.02
+    """
+    return keras.optimizers.schedules.ExponentialDecay(
+        first_rate, steps, last_rate / first_rate
+    )
 
 
 RECIPES = {

@@ -6,7 +6,6 @@ import io
 import numpy as np
 
 from tf_seqattn.reporting.kernels import KernelFacts
-from tf_seqattn.sparsity.plots import plot_schedule
 
 _DROPPED, _KEPT = "#eef0f3", "#1f6fb2"
 
@@ -27,15 +26,6 @@ def embedded(figure) -> str:
 def embedded_png(content: bytes) -> str:
     """Returns the bytes of a PNG as the source of an `<img>`."""
     return "data:image/png;base64," + base64.b64encode(content).decode()
-
-
-def schedule_picture(schedule, step: int) -> str:
-    """Draws a schedule with its phases, and where the training stands."""
-    figure = _figure(8, 2.8)
-    axes = plot_schedule(schedule, figure.subplots())
-    if step:
-        axes.axvline(min(step, axes.get_xlim()[1]), color="#c0392b", linewidth=1.5)
-    return embedded(figure)
 
 
 def block_norms(facts: KernelFacts) -> np.ndarray:

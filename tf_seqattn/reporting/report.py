@@ -10,6 +10,7 @@ from tf_seqattn.inference.export_tflite import check_destination, write_whole
 from tf_seqattn.keras_api import check_layer
 from tf_seqattn.reporting import page, pictures
 from tf_seqattn.reporting.kernels import KernelFacts, kernels_of
+from tf_seqattn.sparsity.plots import schedule_figure
 from tf_seqattn.sparsity.prune import pruned_layers
 from tf_seqattn.sparsity.schedules import PruningSchedule
 from tf_seqattn.sparsity.summary import summary
@@ -78,7 +79,7 @@ def _training(model) -> list[str]:
     phase = ""
     if isinstance(schedule, PruningSchedule):
         phase = f", in a {schedule.phase(step).name.lower()} phase"
-        picture = pictures.schedule_picture(schedule, step)
+        picture = pictures.embedded(schedule_figure(schedule, step))
         parts.append(page.image(picture, "Share of blocks removed by training step"))
     parts.insert(
         1,

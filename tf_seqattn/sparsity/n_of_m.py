@@ -77,7 +77,7 @@ def decaying_mask(support: tf.Tensor, sparsity, final_sparsity: float) -> tf.Ten
 
     Example:
 
-    >>> decaying_mask(tf.constant([1., 0.]), 0.2, 0.5).numpy().round(3).tolist()
+    >>> [round(float(m), 3) for m in decaying_mask(tf.constant([1., 0.]), 0.2, 0.5)]
     [1.0, 0.6]
     """
     progress = tf.cast(sparsity, tf.float32) / final_sparsity

@@ -61,26 +61,33 @@ def plot_schedule(schedule, axes=None, steps: int | None = None):
     return axes
 
 
-def schedule_picture(schedule, step: int) -> np.ndarray:
-    """Draws a schedule and where the training stands, for TensorBoard.
+def schedule_figure(schedule, step: int):
+    """Draws a schedule and where the training stands, away from the screen.
 
     Args:
       schedule: as for `plot_schedule`.
       step: training steps begun, marked by a line.
 
     Returns:
-      uint8 array (1, height, width, 3).
+      The matplotlib figure.
 
     Raises:
       ImportError: without matplotlib.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3), layout="constrained", dpi=100)
-    canvas = FigureCanvasAgg(figure)
     axes = plot_schedule(schedule, figure.subplots())
-    axes.axvline(min(step, axes.get_xlim()[1]), color="#c0392b", linewidth=1.5)
+    if step:
+        axes.axvline(min(step, axes.get_xlim()[1]), color="#c0392b", linewidth=1.5)
+    return figure
+
+
+def schedule_picture(schedule, step: int) -> np.ndarray:
+    """`schedule_figure` for TensorBoard: uint8 array (1, height, width, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(schedule_figure(schedule, step))
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[None, :, :, :3]
 
