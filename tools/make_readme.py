@@ -34,6 +34,12 @@ def _table_after(path: pathlib.Path, text: str) -> list[list[str]]:
     return [rows[0], *rows[2:]]
 
 
+_CONTROLS = {
+    "narrow": "A dense model of as many weights as 20 x 20",
+    "retrained": "The blocks of SequentialAttention++, retrained from scratch, 20 x 20",
+}
+
+
 def quality() -> str:
     """Log loss by algorithm, block size and sparsity; the best pruned one in bold."""
     summary = json.loads((RESULTS / "criteo_grid.json").read_text())["summary"]
@@ -63,7 +69,15 @@ def quality() -> str:
         rows.append(row)
     dense = next(line for line in summary if line["algorithm"] == "dense")
     counts = ", ".join(f"{titles[a]} in {n}" for a, n in first.items() if n)
-    return f"Dense: {_loss(dense)}. First of the four: {counts}.\n\n{_table(rows)}"
+    controls = "".join(
+        f" {_CONTROLS[line['algorithm']]}, {line['sparsity']:.0%}: {_loss(line)}."
+        for line in summary
+        if line["algorithm"] in _CONTROLS
+    )
+    return (
+        f"Dense: {_loss(dense)}. First of the four: {counts}.{controls}\n\n"
+        f"{_table(rows)}"
+    )
 
 
 def _loss(line: dict) -> str:
