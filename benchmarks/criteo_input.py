@@ -16,7 +16,6 @@ import json
 import os
 import pathlib
 import platform
-import resource
 import shutil
 import subprocess
 import sys
@@ -152,20 +151,31 @@ def shares_of_waiting(
     return shares
 
 
+# The peak of the new process alone: `getrusage` would count its parent's with it.
+_CONVERT = """
+import sys
+from tf_seqattn.criteo.conversion import main
+main(sys.argv[1:])
+for line in open("/proc/self/status"):
+    if line.startswith("VmHWM"):
+        print("PEAK", 1024 * int(line.split()[1]))
+"""
+
+
 def conversion_memory(source: ClickSource, sizes: list[int], work: pathlib.Path):
-    """Peak bytes of the command that converts so many rows, smallest first."""
+    """Peak bytes of the command that converts so many rows."""
     peaks = {}
     for rows in sizes:
         path = work / f"{rows}.txt"
         source.write_tsv(path, rows)
         arguments = ["--data", str(path), "--output", str(work / f"converted_{rows}")]
-        subprocess.run(
-            [sys.executable, "-m", "tf_seqattn.criteo.conversion", *arguments],
+        done = subprocess.run(
+            [sys.executable, "-c", _CONVERT, *arguments],
             check=True,
-            stdout=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
         )
-        # The largest of all children so far, in kilobytes.
-        peaks[rows] = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        peaks[rows] = int(done.stdout.split("PEAK")[1])
         path.unlink()
     return peaks
 
