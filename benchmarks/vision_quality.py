@@ -63,7 +63,7 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "digits": Task(8, 1, 10, (32, 64, 64), (2, 4, 8), 1000, 32),
+    "digits": Task(8, 1, 10, (32, 64, 64), (2, 4, 8), 600, 32),
     "textures": Task(16, 3, 40, (32, 128, 128), (4, 8, 16), 800, 64),
 }
 TEXTURES, TEXTURE_NOISE = (16_000, 4_000), 1.5
