@@ -61,11 +61,7 @@ def load_clicks(folder: pathlib.Path | str, split: str) -> Clicks:
     (4584062, 13)
     """
     manifest = Manifest.load(folder)
-    if not manifest.rows(split):
-        raise ValueError(
-            f"`split` must be one that has rows. Received: split={split!r}, which has "
-            f"none in {folder}"
-        )
+    manifest.require_rows(split)
     columns = manifest.num_numeric, len(manifest.encoding.table_sizes)
     rows = concatenate([read_shard(path, *columns) for path in manifest.paths(split)])
     vocabulary = manifest.vocabulary

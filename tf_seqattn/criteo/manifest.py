@@ -1,6 +1,7 @@
 """What a folder of converted rows contains: how it was made, files, checksums."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 
@@ -91,7 +92,16 @@ class Manifest:
         """The files of a split."""
         return [self.folder / "shards" / shard.name for shard in self.shards(split)]
 
-    @property
+    def require_rows(self, split: str) -> None:
+        """Raises a ValueError unless a split has rows."""
+        if not self.rows(split):
+            raise ValueError(
+                "`split` must be one that has rows. Received: "
+                f"split={split!r}, which has none in {self.folder}; convert with a "
+                "fraction above 0 for it"
+            )
+
+    @functools.cached_property
     def vocabulary(self) -> Vocabulary | None:
         """The lookup of frequent values, or None where the encoding has none."""
         if not self.encoding.min_count:

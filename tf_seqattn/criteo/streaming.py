@@ -65,11 +65,7 @@ def read_batches(
     >>> model.fit(batches, epochs=25)  # doctest: +SKIP
     """
     manifest = Manifest.load(folder)
-    if not manifest.rows(split):
-        raise ValueError(
-            f"`split` must be one that has rows. Received: split={split!r}, which has "
-            f"none in {folder}; convert with a fraction above 0 for it"
-        )
+    manifest.require_rows(split)
     if batch_size < 1:
         raise ValueError(
             f"`batch_size` must be at least 1. Received: batch_size={batch_size!r}"
