@@ -197,25 +197,25 @@ class PruningSummaries(Callback):
 
     def _write(self, images: bool):
         images = images and self.images
-        layers = pruned_layers(self.model)
+        layers, measured = pruned_layers(self.model), []
         for layer in layers:
             phase = phase_at(layer.pruning_schedule, layer.steps_begun)
             with self._recording(layer.steps_begun):
                 if phase is not None:
                     tf.summary.scalar(f"{layer.name}/phase", int(phase))
                 for pruned in layer.pruned_kernels:
-                    self._write_kernel(layer, pruned, images)
-        with self._recording(layers[0].steps_begun):
-            self._write_whole(layers, images)
+                    measured.append(self._write_kernel(layer, pruned, images))
+        # Every kernel may have been left dense when it was built.
+        if measured:
+            with self._recording(layers[0].steps_begun):
+                self._write_whole(layers, measured, images)
         self._writer.flush()
 
-    def _write_whole(self, layers, images: bool):
+    def _write_whole(self, layers, measured, images: bool):
         """What all layers come to, by the entries of their kernels."""
         kernels = [(la, k) for la in layers for k in la.pruned_kernels]
         sizes = [np.prod(kernel.grid.kernel_shape) for _, kernel in kernels]
-        masked = [
-            entry_sparsity(kernel.mask.numpy(), kernel.grid) for _, kernel in kernels
-        ]
+        masked, entropies = zip(*measured, strict=True)
         tf.summary.scalar("pruning/sparsity", np.average(masked, weights=sizes))
         schedule, step = layers[0].pruning_schedule, layers[0].steps_begun
         if isinstance(schedule, PruningSchedule):
@@ -225,7 +225,6 @@ class PruningSummaries(Callback):
             tf.summary.scalar("pruning/phase", int(schedule.phase(step)))
             if images:
                 self._write_schedule(schedule, step)
-        entropies = [_entropy(layer, kernel) for layer, kernel in kernels]
         if None not in entropies:
             mean = np.average(entropies, weights=sizes)
             tf.summary.scalar("pruning/attention_entropy", mean)
@@ -238,10 +237,12 @@ class PruningSummaries(Callback):
         else:
             tf.summary.image("pruning/schedule", drawn)
 
-    def _write_kernel(self, layer, pruned, images: bool):
+    def _write_kernel(self, layer, pruned, images: bool) -> tuple:
+        """Writes a kernel; returns its sparsity and the entropy of its attention."""
         name = f"{layer.name}/{pruned.name}"
         mask = pruned.mask.numpy()
-        tf.summary.scalar(f"{name}/sparsity", entry_sparsity(mask, pruned.grid))
+        sparsity = entry_sparsity(mask, pruned.grid)
+        tf.summary.scalar(f"{name}/sparsity", sparsity)
         wanted = getattr(layer.pruning_schedule, "sparsity", None)
         if wanted is not None:
             requested = wanted(layer.steps_begun)
@@ -249,16 +250,12 @@ class PruningSummaries(Callback):
         if images:
             tf.summary.image(f"{name}/mask", picture(mask))
         if pruned.logits is None:
-            return
+            return sparsity, None
         attention = layer.importance.attention(stored(pruned.logits))
-        tf.summary.scalar(f"{name}/attention_entropy", attention_entropy(attention))
+        entropy = attention_entropy(attention)
+        tf.summary.scalar(f"{name}/attention_entropy", entropy)
         tf.summary.histogram(f"{name}/attention", attention)
         if images:
             # A tag of its own: TensorBoard shows one kind of data for each.
             tf.summary.image(f"{name}/attention_image", picture(attention.numpy()))
-
-
-def _entropy(layer, pruned):
-    if pruned.logits is None:
-        return None
-    return attention_entropy(layer.importance.attention(stored(pruned.logits)))
+        return sparsity, entropy
