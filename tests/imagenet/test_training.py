@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
@@ -12,7 +13,9 @@ import tf_seqattn as sa
 from tf_seqattn.imagenet import __main__ as command
 from tf_seqattn.imagenet import training
 from tf_seqattn.imagenet.data import open_split
+from tf_seqattn.imagenet.model import in_float32
 from tf_seqattn.imagenet.recipe import ALGORITHMS, Recipe
+from tf_seqattn.inference import litert
 
 RECIPE = Recipe(epochs=4, batch_size=16)
 
@@ -25,7 +28,7 @@ def small_model(num_classes, size, weight_decay):
             keras.layers.Conv2D(16, 3, activation="relu", kernel_regularizer=decay),
             keras.layers.Conv2D(64, 3, activation="relu", kernel_regularizer=decay),
             keras.layers.GlobalAveragePooling2D(),
-            keras.layers.Dense(num_classes),
+            keras.layers.Dense(num_classes, dtype="float32"),
         ]
     )
 
@@ -151,6 +154,30 @@ def test_a_batch_larger_than_the_data_is_refused(splits):
         training.train(
             tf.distribute.get_strategy(), *splits, Recipe(batch_size=128), verbose=0
         )
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_trains_and_exports_in_float32(
+    precision, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(training, "build_model", small_model)
+    given = f"--precision {precision} --epochs 4 --batch-size 16 --block-size 4"
+    sizes = "--size 16 --images 64 --classes 4"
+    result = command.main([*given.split(), *sizes.split(), "--output", str(tmp_path)])
+    assert keras.mixed_precision.global_policy().name == "float32"
+    folder = tmp_path / "seqattn_0.9_b4_0"
+    model = keras.models.load_model(folder / "model.keras")
+    assert model.layers[1].compute_dtype == precision.removeprefix("mixed_")
+    kernel = model.layers[1].kernel.numpy()
+    assert kernel.dtype == np.float32
+    assert (kernel == 0).mean() == pytest.approx(0.9, abs=0.01)
+    assert result["layers_pruned"] == 1 and np.isfinite(result["loss"])
+    # The file computes in float32, which the trained model rounds.
+    image = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
+    (found,) = litert.run((folder / "model.tflite").read_bytes(), [image])
+    np.testing.assert_allclose(found, model(image), atol=0.05)
+    exact = in_float32(model)(image)
+    np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow

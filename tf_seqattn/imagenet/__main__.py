@@ -19,6 +19,7 @@ import tf_seqattn as sa
 from tf_seqattn.distribution import STRATEGIES, make_strategy
 from tf_seqattn.imagenet import report
 from tf_seqattn.imagenet.data import batches, open_split
+from tf_seqattn.imagenet.model import in_float32
 from tf_seqattn.imagenet.recipe import ALGORITHMS, Recipe
 from tf_seqattn.imagenet.training import train
 
@@ -106,15 +107,14 @@ def main(arguments: list[str] | None = None) -> dict:
     )
     model.save(folder / "model.keras")
     few = next(iter(batches(validation_split, 8, options.size, training=False)))[0]
-    if options.precision == "float32":
-        exported = sa.export_tflite(
-            model,
-            folder / "model.tflite",
-            "dense" if options.algorithm == "dense" else "packed",
-            representative_dataset=[few.numpy()],
-            batch_size=1,
-        )
-        result["file_bytes"] = exported.num_bytes
+    exported = sa.export_tflite(
+        in_float32(model),
+        folder / "model.tflite",
+        "dense" if options.algorithm == "dense" else "packed",
+        representative_dataset=[few.numpy()],
+        batch_size=1,
+    )
+    result["file_bytes"] = exported.num_bytes
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     text = report.table(report.load_results(options.output))
     (options.output / "table.md").write_text(text)
