@@ -112,3 +112,18 @@ def test_runs_can_be_compared_by_their_hyper_parameters(tmp_path):
         assert run["target_sparsity"].number_value == 0.75
         assert run["cycles"].number_value == 3
         assert run["block_size"].string_value == "2 x 2"
+
+
+def test_a_model_of_dense_kernels_alone_has_no_total(tmp_path):
+    dense = keras.layers.Dense(8, name="d")
+    layer = sa.PrunableLayer(dense, SCHEDULE, block_size=(2, 2), min_blocks=100)
+    model = keras.Sequential([layer])
+    model.build((None, 8))
+    assert list(layer.left_dense) == ["kernel"]
+    model.compile("adam", "mse")
+    x = np.zeros((16, 8), "float32")
+    callbacks = [sa.UpdatePruningStep(), sa.PruningSummaries(log_dir=str(tmp_path))]
+    model.fit(x, x, verbose=0, callbacks=callbacks)
+    written = events(tmp_path / "pruning")
+    assert f"{layer.name}/phase" in written
+    assert not {"pruning/sparsity", "pruning/attention_entropy"} & set(written)
