@@ -76,6 +76,28 @@ def test_the_end_of_the_curve_is_watched(summary):
     assert grid_report.last_improvement(curve) == pytest.approx(0.2)
 
 
+def test_twice_the_steps_are_compared_by_seed(tmp_path):
+    longer = [cell("acdc", 0, 0.40), cell("acdc", 1, 0.42), cell("seqattn", 1, 0.41)]
+    lines = {s["algorithm"]: s for s in grid_report.summarize(RESULTS, longer)}
+    # -0.02 and -0.06.
+    assert lines["acdc"]["twice"] == pytest.approx(-0.04)
+    assert lines["acdc"]["twice_error"] == pytest.approx(0.02)
+    assert lines["seqattn"]["twice"] == pytest.approx(-0.01)
+    assert "twice" not in lines["magnitude"]
+    grid_report.write(RESULTS, tmp_path, "grid", "", {}, longer)
+    text = (tmp_path / "grid.md").read_text()
+    assert "| twice the steps |" in text
+    rows = {
+        line.split("|")[3].strip(): line
+        for line in text.splitlines()
+        if "90%" in line and "|" in line
+    }
+    assert "| -0.0400 ± 0.0200 |" in rows["ACDC"]
+    assert "| -0.0100 |" in rows["SequentialAttention++"]
+    widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+    assert len(widths) == 1
+
+
 def test_the_paper_stands_beside(summary):
     assert summary["acdc"]["paper"] == 0.4829
     assert paper_loss("seqattn", 0.99, 5) == 0.4803

@@ -10,6 +10,10 @@ its picture is drawn (the paper's figure 5: loss and AUC against sparsity).
 
 Without --data the rows are synthetic: see `tf_seqattn.criteo.synthetic`. Losses on them
 cannot be compared with the paper's, only the order of the algorithms.
+
+Whether a training was long enough shows when the same cells, or some of them, are run
+with twice the `--steps` in the same --output: what that changes is a column of the
+table of the shorter ones from then on.
 """
 
 import argparse
@@ -71,6 +75,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--seeds", nargs="+", type=int, default=[0, 1, 2])
     add("--rows", type=int, default=2_500_000, help="synthetic rows to make")
     add("--max-categories", type=int, default=500, help="distinct synthetic values")
+    add("--informative", type=int, default=24, help="synthetic fields with signal")
+    add("--signal", type=float, default=1.85, help="deviation of synthetic log-odds")
     add("--data-seed", type=int, default=0, help="of the synthetic rows")
     add("--table-size", type=int, default=512, help="rows of an embedding table")
     add("--validation-fraction", type=float, default=0.08, help="the last rows")
@@ -119,7 +125,7 @@ def _settings(options: argparse.Namespace) -> dict:
     if options.data:
         data = {"files": [str(path) for path in options.data]}
     else:
-        names = ("rows", "max_categories", "data_seed")
+        names = ("rows", "max_categories", "data_seed", "informative", "signal")
         data = {name: getattr(options, name) for name in names}
     return {
         "data": data,
@@ -139,15 +145,20 @@ def cell_file(arm: Arm, options: argparse.Namespace) -> pathlib.Path:
 def _source(options: argparse.Namespace) -> ClickSource | None:
     if options.data:
         return None
-    return ClickSource(options.data_seed, options.max_categories)
+    return ClickSource(
+        options.data_seed,
+        options.max_categories,
+        options.informative,
+        options.signal,
+    )
 
 
 def prepare_data(options: argparse.Namespace) -> pathlib.Path:
     """Makes the rows if none are given, and converts them; returns the folder."""
     paths, source = options.data, _source(options)
     if source is not None:
-        name = f"clicks_{options.rows}_{options.max_categories}_{options.data_seed}"
-        paths = options.output / f"{name}.txt"
+        name = "_".join(str(value) for value in _settings(options)["data"].values())
+        paths = options.output / f"clicks_{name}.txt"
         make_synthetic(source, paths, options.rows)
     folder = options.output / "data"
     convert(
@@ -267,6 +278,11 @@ def load_results(options: argparse.Namespace) -> list[dict]:
     return [json.loads(path.read_text()) for path in paths if path.exists()]
 
 
+def _doubled(options: argparse.Namespace) -> argparse.Namespace:
+    """The options of the same cells, trained for twice the steps."""
+    return argparse.Namespace(**{**vars(options), "steps": 2 * options.steps})
+
+
 def main(arguments: list[str] | None = None) -> list[dict]:
     """Runs the missing cells of the grid and writes the results.
 
@@ -289,6 +305,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
         options.name,
         command,
         source.describe() if source else _settings(options)["data"],
+        longer=load_results(_doubled(options)),
     )
     print(f"{time.perf_counter() - started:.0f} s in all.")
     return summary

@@ -64,23 +64,45 @@ def _recovery(results: list[dict]) -> dict:
     }
 
 
-def summarize(results: list[dict]) -> list[dict]:
+def _group_key(result: dict) -> tuple:
+    return result["sparsity"], result["block_size"], result["algorithm"]
+
+
+def _gain_of_longer(losses: dict[int, float], longer: list[dict]) -> dict:
+    """What longer trainings of the same cells change: mean, its error, seeds.
+
+    Args:
+      losses: log loss by seed.
+      longer: results of trainings of twice the steps.
+    """
+    gaps = [r["log_loss"] - losses[r["seed"]] for r in longer if r["seed"] in losses]
+    if not gaps:
+        return {}
+    mean, error = mean_and_error(gaps)
+    return {"twice": mean, "twice_error": error, "twice_seeds": len(gaps)}
+
+
+def summarize(results: list[dict], longer: list[dict] | None = None) -> list[dict]:
     """Joins the cells of the same algorithm, sparsity and block size over the seeds.
 
     Args:
       results: of `experiment.train_arm`, one for each cell.
+      longer: of the same cells, or some of them, trained for twice the steps.
 
     Returns:
       A dict for each group, ordered by sparsity, block size and loss. Beside means,
       `behind` is the mean of (loss - loss of SequentialAttention++) over pairs of the
       same seed, and `behind_errors` the same in its own standard errors; both are None
       for SequentialAttention++ and where it has no cell. `improving` is the largest
-      `last_improvement` of the group.
+      `last_improvement` of the group. `twice`, with `twice_error` and `twice_seeds`,
+      is how much twice the steps change the loss, where `longer` has such cells.
     """
+    twice: dict[tuple, list[dict]] = {}
+    for result in longer or []:
+        twice.setdefault(_group_key(result), []).append(result)
     groups: dict[tuple, dict[int, dict]] = {}
     for result in results:
-        key = (result["sparsity"], result["block_size"], result["algorithm"])
-        groups.setdefault(key, {})[result["seed"]] = result
+        groups.setdefault(_group_key(result), {})[result["seed"]] = result
     summary = []
     for (sparsity, block_size, algorithm), seeds in groups.items():
         losses = {seed: r["log_loss"] for seed, r in seeds.items()}
@@ -96,6 +118,7 @@ def summarize(results: list[dict]) -> list[dict]:
             "behind_errors": None,
             "improving": max(last_improvement(r) for r in seeds.values()),
             "paper": paper_loss(algorithm, sparsity, block_size),
+            **_gain_of_longer(losses, twice.get((sparsity, block_size, algorithm), [])),
         }
         for name in ("auc", "blocks_kept", "seconds"):
             line[name] = float(np.mean([r[name] for r in seeds.values()]))
@@ -122,8 +145,9 @@ def _signed(value: float | None, form: str) -> str:
 
 def _table(summary: list[dict]) -> list[str]:
     known = any("recall" in line for line in summary)
+    longer = any("twice" in line for line in summary)
     titles = ["removed", "block", "algorithm", "log loss", "AUC", "behind SA++"]
-    titles += ["in s.e.", "last tenth", "paper"]
+    titles += ["in s.e.", "last tenth", *["twice the steps"] * longer, "paper"]
     titles += ["precision", "recall"] if known else []
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for line in summary:
@@ -140,8 +164,13 @@ def _table(summary: list[dict]) -> list[str]:
             _signed(line["behind"], "+.4f"),
             _signed(line["behind_errors"], "+.1f"),
             f"{-line['improving']:+.4f}",
-            _signed(line["paper"], ".4f"),
         ]
+        if longer:
+            text = _signed(line.get("twice"), "+.4f")
+            if line.get("twice_seeds", 0) > 1:
+                text += f" ± {line['twice_error']:.4f}"
+            cells.append(text)
+        cells.append(_signed(line["paper"], ".4f"))
         if "recall" in line:
             cells.append(f"{line['precision']:.2f} ({line['chance']:.2f})")
             cells.append(f"{line['recall']:.2f}")
@@ -232,7 +261,12 @@ def _draw(summary: list[dict], path: pathlib.Path, bayes: float | None) -> None:
 
 
 def write(
-    results: list[dict], folder: pathlib.Path, name: str, command: str, data: dict
+    results: list[dict],
+    folder: pathlib.Path,
+    name: str,
+    command: str,
+    data: dict,
+    longer: list[dict] | None = None,
 ) -> list[dict]:
     """Writes `<name>.md`, `.json` and `.png`, and prints the table.
 
@@ -242,6 +276,7 @@ def write(
       name: of the files.
       command: that made the results.
       data: what is known of the data, with `bayes_log_loss` where it is.
+      longer: as `summarize` takes it.
 
     Returns:
       What `summarize` returned.
@@ -251,7 +286,7 @@ def write(
     """
     if not results:
         raise ValueError("`results` must have at least one cell. Received: results=[]")
-    summary = summarize(results)
+    summary = summarize(results, longer)
     bayes = data.get("bayes_log_loss")
     seeds = sorted({r["seed"] for r in results})
     first = results[0]
@@ -268,8 +303,15 @@ def write(
         + "`behind SA++` is over pairs of the same seed, positive where "
         "SequentialAttention++ is better, and `in s.e.` the same in its own standard "
         "errors. `last tenth` is what the loss still gained in the last tenth of the "
-        "training, of the seed in which it gained most. The paper's losses are of the "
-        "real data, and only their order can be compared.",
+        "training, of the seed in which it gained most"
+        + (
+            ", and `twice the steps` how a training twice as long, its phases and "
+            "decay stretched, changes the loss of the same seeds. "
+            if longer
+            else ". "
+        )
+        + "The paper's losses are of the real data, and only their order can be "
+        "compared.",
         "",
         f"![Loss and AUC against sparsity]({name}.png)",
         "",
