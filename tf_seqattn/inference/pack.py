@@ -313,13 +313,14 @@ def pack(
     """Makes a model that computes on the kept blocks of its kernels only.
 
     The result is an ordinary Keras model that gives the same outputs, up to rounding;
-    it saves, loads, converts and compiles like any. Dense, Conv1D/2D/3D, EinsumDense
-    and the projections of MultiHeadAttention are packed where that is faster; all other
-    layers, and kernels without blocks of zeros, stay as they are. The blocks are found
-    in the zeros, so that it matters not who pruned the model. A batch normalization
-    right after a packed layer is folded into it, so the result is for inference.
-    Channels that pruning made constant, or that nothing reads, are removed where one
-    layer feeds another and nothing else.
+    it saves, loads, converts and compiles like any. Dense, Conv1D/2D/3D,
+    SeparableConv1D/2D (the pointwise kernel), EinsumDense and the projections of
+    MultiHeadAttention are packed where that is faster; all other layers, and kernels
+    without blocks of zeros, stay as they are. The blocks are found in the zeros, so
+    that it matters not who pruned the model. A batch normalization right after a packed
+    layer is folded into it, so the result is for inference. Channels that pruning made
+    constant, or that nothing reads, are removed where one Dense or ConvND feeds another
+    and nothing else.
 
     A Sequential or functional model is copied. A subclassed model is changed in place,
     and the same object returned.
