@@ -322,9 +322,9 @@ def pack(
     without blocks of zeros, stay as they are. The blocks are found in the zeros, so
     that it matters not who pruned the model. A batch normalization right after a packed
     layer is folded into it, so the result is for inference. Channels that pruning made
-    constant, or that nothing reads, are removed where one Dense or ConvND feeds another
-    and nothing else. Kernels with blocks of zeros that cannot be packed, such as those
-    of an LSTM, are in the report with the reason.
+    constant, or that nothing reads, are removed where one layer (Dense, Conv1D/2D/3D)
+    feeds another and nothing else. Kernels with blocks of zeros that cannot be packed,
+    such as those of an LSTM, are in the report with the reason.
 
     A Sequential or functional model is copied. A subclassed model is changed in place,
     and the same object returned.

@@ -49,8 +49,8 @@ class LayerPlan:
       density: share of the kernel's entries that is stored when packed.
       layout: "packed" or "dense".
       reason: why it stays dense; empty where it is packed.
-      predicted: expected speed-up by the cost model, or None.
-      measured: measured speed-up, or None.
+      predicted: expected speed-up of the product by the cost model, or None.
+      measured: measured speed-up of the whole layer, or None.
       pattern: where the kept blocks are, or None.
       samples: rows of the product that the speed-up is for.
     """
