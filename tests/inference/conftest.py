@@ -20,7 +20,7 @@ def set_block_sparse(model, block_size=(8, 8), density=0.3, seed=0):
     rng = np.random.default_rng(seed)
     for weight in model.weights:
         shape = tuple(weight.shape)
-        if len(shape) < 2 or "bias" in weight.name:
+        if len(shape) < 2 or "bias" in weight.name or "depthwise" in weight.name:
             weight.assign(rng.uniform(0.5, 1.5, size=shape))
             continue
         # Projections of attention: (inputs, heads, size), but for that of the output.
@@ -42,3 +42,18 @@ def mlp(keras):
         keras.layers.Dense(10, name="second"),
     ]
     return set_block_sparse(keras.Sequential(layers, name="mlp"))
+
+
+@pytest.fixture
+def separable(keras):
+    """Separable convolutions of two dimensions and of one, of 8 x 8 blocks."""
+    layers = keras.layers
+    x = keras.Input((8, 8, 16), name="x")
+    y = layers.SeparableConv2D(
+        24, 3, padding="same", depth_multiplier=2, use_bias=False, name="first"
+    )(x)
+    y = layers.BatchNormalization(name="folded")(y)
+    y = layers.Reshape((64, 24))(layers.ReLU()(y))
+    y = layers.SeparableConv1D(32, 5, strides=2, activation="relu", name="second")(y)
+    y = layers.Dense(10)(layers.GlobalAveragePooling1D()(y))
+    return set_block_sparse(keras.Model(x, y))

@@ -170,3 +170,15 @@ def test_a_layer_of_nothing_but_constants_keeps_one_block():
     packed = sa.pack(model, block_size=(8, 8))
     assert output_shape(packed.get_layer("first"))[-1] == 8
     assert_same(packed, model, (24,))
+
+
+def test_separable_convolutions_keep_their_channels():
+    model = keras.Sequential([keras.Input((9, 8, 8))])
+    model.add(layers.Conv2D(24, 3, name="first"))
+    model.add(layers.SeparableConv2D(24, 3, name="separable"))
+    model.add(layers.Conv2D(16, 1, name="last"))
+    set_block_sparse(model, density=1.0)
+    erase(model.get_layer("first"), channels_out=(1,))
+    erase(model.get_layer("last"), channels_in=(2,))
+    assert not without_constant_channels(model)
+    assert_same(sa.pack(model, choose="always"), model, (9, 8, 8))

@@ -54,6 +54,24 @@ def test_tflite(mlp, tmp_path, layout, quantization):
     assert list(interpreter.get_signature_list()) == ["serving_default"]
 
 
+@pytest.mark.parametrize("quantization", TOLERANCES)
+def test_separable_convolutions(separable, tmp_path, quantization):
+    x = RNG.normal(size=(20, 8, 8, 16)).astype("float32")
+    path = tmp_path / "model.tflite"
+    sa.export_tflite(
+        separable, path, "packed", quantization,
+        representative_dataset=[x] if quantization == "int8" else None,
+        choose="always",
+    )  # fmt: skip
+    names = flatbuffer.operator_names(path.read_bytes())
+    assert names.count("DEPTHWISE_CONV_2D") == 2 and "CONV_2D" not in names
+    expected = separable(x).numpy()
+    for resolver in litert.RESOLVERS.values():
+        for batch in (1, 20):
+            (outputs,) = litert.run(path.read_bytes(), [x[:batch]], resolver)
+            assert relative(outputs, expected[:batch]) <= TOLERANCES[quantization]
+
+
 def test_int8_products_are_centred(mlp, tmp_path):
     x = RNG.normal(size=(40, 96)).astype("float32")
     path = tmp_path / "model.tflite"
@@ -231,6 +249,15 @@ def test_saved_model_is_compiled_and_takes_any_batch(mlp, tmp_path):
     library = serve.graph.as_graph_def().library.function
     compiled = [f for f in library if f.attr["_XlaMustCompile"].b]
     assert compiled, "the signature is compiled by XLA"
+
+
+def test_saved_model_of_separable_convolutions(separable, tmp_path):
+    sa.export_saved_model(separable, tmp_path / "served", choose="always")
+    serve = tf.saved_model.load(str(tmp_path / "served")).signatures["serving_default"]
+    for batch in (1, 5):
+        x = RNG.normal(size=(batch, 8, 8, 16)).astype("float32")
+        outputs = serve(x=tf.constant(x))["output_0"]
+        assert relative(outputs, separable(x).numpy()) < 1e-5
 
 
 def test_saved_model_that_disagrees_is_not_written(mlp, tmp_path):

@@ -1,5 +1,7 @@
 """Packed models give what the dense ones gave, and go where Keras models go."""
 
+import re
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from tf_seqattn.inference.layers import (
     PackedDense,
     PackedLayer,
     PackedMultiHeadAttention,
+    PackedSeparableConv,
 )
 from tf_seqattn.keras_api import sublayers
 
@@ -61,6 +64,35 @@ CASES = {
         (7, 6, 32),
     ),
     "Conv3D": (lambda: layers.Conv3D(16, 2, padding="same"), (4, 5, 3, 8)),
+    "SeparableConv1D": (lambda: layers.SeparableConv1D(24, 3), (9, 16)),
+    "SeparableConv1D strided": (
+        lambda: layers.SeparableConv1D(24, 3, strides=2, padding="same"),
+        (9, 16),
+    ),
+    "SeparableConv1D causal": (
+        lambda: layers.SeparableConv1D(24, 3, padding="causal", dilation_rate=2),
+        (9, 16),
+    ),
+    "SeparableConv2D": (
+        lambda: layers.SeparableConv2D(24, (3, 2), activation="relu"),
+        (7, 6, 16),
+    ),
+    "SeparableConv2D, no bias": (
+        lambda: layers.SeparableConv2D(24, 3, use_bias=False),
+        (7, 6, 16),
+    ),
+    "SeparableConv2D same strided": (
+        lambda: layers.SeparableConv2D(24, 3, padding="same", strides=2),
+        (8, 7, 16),
+    ),
+    "SeparableConv2D same dilated": (
+        lambda: layers.SeparableConv2D(24, 3, padding="same", dilation_rate=(1, 2)),
+        (8, 7, 16),
+    ),
+    "SeparableConv2D of several depths": (
+        lambda: layers.SeparableConv2D(24, 3, depth_multiplier=3),
+        (8, 7, 7),
+    ),
     "EinsumDense": (
         lambda: layers.EinsumDense("abc,cde->abde", (None, 4, 8), bias_axes="de"),
         (5, 16),
@@ -89,6 +121,8 @@ def one_layer(name):
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("runtime", FORMS)
 def test_layer(name, runtime):
+    if name == "SeparableConv1D causal" and keras.__name__ == "keras":
+        pytest.skip("Keras 3 has none")
     # TensorFlow computes groups on a CPU only where XLA compiles them.
     model, x = one_layer(name)
     packed = sa.pack(model, choose="always", runtime=runtime)
@@ -246,6 +280,35 @@ def test_model_pruned_by_us_is_stripped():
     assert_same(packed, sa.strip_pruning(pruned), tf.ones((1, 64)))
 
 
+@pytest.mark.parametrize("runtime", FORMS)
+def test_separable_convolutions(separable, runtime, tmp_path):
+    lines = []
+    packed = sa.pack(separable, choose="always", runtime=runtime, print_fn=lines.append)
+    first, second, _ = packed_layers(packed)
+    assert isinstance(first, PackedSeparableConv)
+    assert isinstance(second, PackedSeparableConv)
+    assert re.match(r"first +1 x 1 x 32 x 24 +8 x 8 .* packed ", lines[2])
+    assert re.match(r"second +1 x 24 x 32 +8 x 8 .* packed ", lines[3])
+    # The normalization is gone, and its effect is not.
+    assert type(packed.get_layer("folded")) is layers.Activation
+    x = RNG.normal(size=(3, 8, 8, 16)).astype("float32")
+    assert_same(packed, separable, x)
+    packed.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(x), packed(x))
+
+
+def test_separable_convolution_that_tensorflow_lacks_is_told():
+    if keras.__name__ == "tf_keras":
+        pytest.skip("Keras 2 has none either")
+    model = keras.Sequential([keras.Input((9, 16))])
+    model.add(layers.SeparableConv1D(16, 3, strides=2, dilation_rate=2))
+    lines = []
+    packed = sa.pack(set_block_sparse(model), choose="always", print_fn=lines.append)
+    assert not packed_layers(packed)
+    assert lines[-1].endswith("its depthwise product is strided and dilated")
+
+
 # Where a Keras model goes.
 
 
@@ -285,6 +348,7 @@ def test_mixed_precision():
 def test_unknown_sizes_of_the_inputs():
     x = keras.Input((None, None, 16))
     y = layers.Conv2D(16, 3, padding="same", strides=2)(x)
+    y = layers.SeparableConv2D(16, 3, padding="same")(y)
     model = set_block_sparse(keras.Model(x, layers.Dense(24)(y)))
     packed = sa.pack(model, choose="always")
     for size in (5, 8):
@@ -322,9 +386,10 @@ def test_cost_model_packs_sparse_and_leaves_dense_kernels():
 
 
 @pytest.mark.parametrize("runtime", FORMS)
-def test_measured_choice_is_reported(runtime):
+@pytest.mark.parametrize("kind", ["Conv2D", "SeparableConv2D"])
+def test_measured_choice_is_reported(runtime, kind):
     x = keras.Input((8, 8, 32))
-    model = set_block_sparse(keras.Model(x, layers.Conv2D(32, 3)(x)))
+    model = set_block_sparse(keras.Model(x, getattr(layers, kind)(32, 3)(x)))
     lines = []
     packed = sa.pack(
         model, batch_size=2, choose="measure", runtime=runtime, print_fn=lines.append

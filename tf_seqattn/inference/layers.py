@@ -137,6 +137,15 @@ class PackedLayer:
         base = tf.range(tf.shape(matrix)[0]) * count
         return self._multiply(rows, base, lambda row, column: row)
 
+    def _multiply_channels(self, inputs):
+        """The product over the last axis of inputs `(..., inputs)`."""
+        matrix = tf.reshape(inputs, (-1, self.pattern.matrix_shape[0]))
+        outputs = self._multiply_matrix(matrix)
+        if inputs.shape.rank != 2:
+            sizes = [*_sizes(inputs)[:-1], self.pattern.matrix_shape[1]]
+            outputs = tf.reshape(outputs, sizes)
+        return outputs
+
     def _finish(self, outputs):
         if self.bias is not None:
             outputs = outputs + tf.cast(self.bias, outputs.dtype)
@@ -165,13 +174,7 @@ class PackedDense(PackedLayer):
     """`Dense` on inputs `(..., inputs)`, from kept blocks."""
 
     def call(self, inputs):
-        inputs = tf.convert_to_tensor(inputs)
-        matrix = tf.reshape(inputs, (-1, self.pattern.matrix_shape[0]))
-        outputs = self._multiply_matrix(matrix)
-        if inputs.shape.rank != 2:
-            sizes = [*_sizes(inputs)[:-1], self.pattern.matrix_shape[1]]
-            outputs = tf.reshape(outputs, sizes)
-        return self._finish(outputs)
+        return self._finish(self._multiply_channels(tf.convert_to_tensor(inputs)))
 
     def compute_output_shape(self, input_shape):
         return (*tuple(input_shape)[:-1], self.pattern.matrix_shape[1])
@@ -347,6 +350,51 @@ class PackedConv(PackedLayer):
         }
 
 
+class PackedSeparableConv(PackedConv):
+    """`SeparableConv1D` or 2D, channels last: the pointwise kernel by its kept blocks.
+
+    The depthwise kernel stays whole. It contracts no channels, and is small.
+
+    Args:
+      depth_multiplier: as in Keras.
+    """
+
+    def __init__(self, depth_multiplier=1, **kwargs):
+        super().__init__(**kwargs)
+        self.depth_multiplier = depth_multiplier
+
+    def build(self, input_shape=None):
+        channels = self.pattern.matrix_shape[0] // self.depth_multiplier
+        shape = (*self.kernel_size, channels, self.depth_multiplier)
+        self.depthwise_kernel = add_weight(self, f"{self.name}/depthwise_kernel", shape)
+        super().build(input_shape)
+
+    def _convolve_depthwise(self, inputs):
+        kernel = tf.cast(self.depthwise_kernel, inputs.dtype)
+        padding, strides = self.padding, self.strides
+        dilations = self.dilation_rate
+        if padding == "causal":
+            paddings = self._paddings(_sizes(inputs)[1:-1])
+            inputs = tf.pad(inputs, [(0, 0), *paddings, (0, 0)])
+            padding = "valid"
+        is_1d = len(self.kernel_size) == 1
+        if is_1d:
+            # TensorFlow has it in two dimensions only, and wants strides alike.
+            inputs, kernel = tf.expand_dims(inputs, 1), tf.expand_dims(kernel, 0)
+            strides, dilations = strides * 2, (1, *dilations)
+        outputs = tf.nn.depthwise_conv2d(
+            inputs, kernel, (1, *strides, 1), padding.upper(), dilations=dilations
+        )
+        return tf.squeeze(outputs, 1) if is_1d else outputs
+
+    def call(self, inputs):
+        depthwise = self._convolve_depthwise(tf.convert_to_tensor(inputs))
+        return self._finish(self._multiply_channels(depthwise))
+
+    def get_config(self):
+        return {**super().get_config(), "depth_multiplier": self.depth_multiplier}
+
+
 PROJECTIONS = ("query", "key", "value", "output")
 
 
@@ -399,6 +447,7 @@ KINDS = {
     PackedDense: _pair(PackedDense),
     PackedEinsumDense: _pair(PackedEinsumDense),
     PackedConv: _pair(PackedConv),
+    PackedSeparableConv: _pair(PackedSeparableConv),
     PackedMultiHeadAttention: {keras2: _PackedAttention2, keras3: _PackedAttention3},
 }
 for _kinds in KINDS.values():

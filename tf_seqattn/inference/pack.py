@@ -21,6 +21,7 @@ from tf_seqattn.inference.plan import (
     plan_kernel,
     projections,
 )
+from tf_seqattn.inference.unpacked import unpacked_plans
 from tf_seqattn.keras_api import (
     MODELS,
     build_like,
@@ -155,6 +156,8 @@ class _Packing:
             plan = self._plan(sized, layer.name, samples)
             if plan.layout == "packed":
                 return self._packed(layer, plan)
+        else:
+            self.plans += unpacked_plans(layer)
         copy = copy_layer(sized)
         if copy is None:
             # It cannot be copied, so that both models share it: left as it is.
@@ -225,8 +228,10 @@ class _Packing:
             plan = self._plan(layer, layer.name)
             if plan.layout == "packed":
                 return self._packed(layer, plan)
-        elif len(sublayers(layer)) > 1 and not _is_keras_class(layer):
-            replace_sublayers(layer, self.in_place)
+        else:
+            self.plans += unpacked_plans(layer)
+            if len(sublayers(layer)) > 1 and not _is_keras_class(layer):
+                replace_sublayers(layer, self.in_place)
         return layer
 
 
@@ -292,11 +297,9 @@ def pack_with_plans(model, block_size, batch_size, runtime, choose):
     packing.shared = frozenset(key for key, count in uses.items() if count > 1)
     if is_graph_model(model):
         packed = packing(model)
-    elif isinstance(model, MODELS):
-        uncompile(model)
-        replace_sublayers(model, packing.in_place)
-        packed = model
     else:
+        if isinstance(model, MODELS):
+            uncompile(model)
         packed = packing.in_place(model)
     packing.finish()
     return packed, packing.plans
@@ -313,13 +316,15 @@ def pack(
     """Makes a model that computes on the kept blocks of its kernels only.
 
     The result is an ordinary Keras model that gives the same outputs, up to rounding;
-    it saves, loads, converts and compiles like any. Dense, Conv1D/2D/3D, EinsumDense
-    and the projections of MultiHeadAttention are packed where that is faster; all other
-    layers, and kernels without blocks of zeros, stay as they are. The blocks are found
-    in the zeros, so that it matters not who pruned the model. A batch normalization
-    right after a packed layer is folded into it, so the result is for inference.
-    Channels that pruning made constant, or that nothing reads, are removed where one
-    layer feeds another and nothing else.
+    it saves, loads, converts and compiles like any. Dense, Conv1D/2D/3D,
+    SeparableConv1D/2D (the pointwise kernel), EinsumDense and the projections of
+    MultiHeadAttention are packed where that is faster; all other layers, and kernels
+    without blocks of zeros, stay as they are. The blocks are found in the zeros, so
+    that it matters not who pruned the model. A batch normalization right after a packed
+    layer is folded into it, so the result is for inference. Channels that pruning made
+    constant, or that nothing reads, are removed where one layer (Dense, Conv1D/2D/3D)
+    feeds another and nothing else. Kernels with blocks of zeros that cannot be packed,
+    such as those of an LSTM, are in the report with the reason.
 
     A Sequential or functional model is copied. A subclassed model is changed in place,
     and the same object returned.

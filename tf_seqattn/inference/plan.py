@@ -13,6 +13,7 @@ from tf_seqattn.inference.layers import (
     PackedConv,
     PackedDense,
     PackedEinsumDense,
+    PackedSeparableConv,
     split_equation,
 )
 from tf_seqattn.inference.packing import (
@@ -32,6 +33,7 @@ from tf_seqattn.keras_api import (
 
 # The form of a packed product that is faster, by what will run it.
 FORM_OF_RUNTIME = {"tflite": "slices", "xla": "blocks"}
+_SEPARABLE = classes("SeparableConv1D", "SeparableConv2D")
 # Gathered bytes of one slice that stay in the cache until they are multiplied.
 _CACHE_BYTES = 2**20
 
@@ -47,8 +49,8 @@ class LayerPlan:
       density: share of the kernel's entries that is stored when packed.
       layout: "packed" or "dense".
       reason: why it stays dense; empty where it is packed.
-      predicted: expected speed-up by the cost model, or None.
-      measured: measured speed-up, or None.
+      predicted: expected speed-up of the product by the cost model, or None.
+      measured: measured speed-up of the whole layer, or None.
       pattern: where the kept blocks are, or None.
       samples: rows of the product that the speed-up is for.
     """
@@ -65,9 +67,15 @@ class LayerPlan:
     samples: int = 1
 
 
+def product_kernel(layer):
+    """The variable that is packed, or None where it is not built yet."""
+    name = "pointwise_kernel" if isinstance(layer, _SEPARABLE) else "kernel"
+    return getattr(layer, name, None)
+
+
 def kernel_matrix(layer) -> np.ndarray:
     """The kernel of a Dense, convolution or EinsumDense as inputs by outputs."""
-    kernel = layer.kernel.numpy()
+    kernel = product_kernel(layer).numpy()
     if isinstance(layer, classes("EinsumDense")):
         read, labels, _ = split_equation(layer.equation, rank=10)
         rows = [axis for axis, label in enumerate(labels) if label in read]
@@ -79,15 +87,13 @@ def kernel_matrix(layer) -> np.ndarray:
 
 def is_packable_kind(layer) -> bool:
     """Whether layers of this class can be packed at all."""
-    kinds = classes("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D")
+    kinds = classes("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D") + _SEPARABLE
     others = classes(
         "Conv2DTranspose",
         "Conv3DTranspose",
         "Conv1DTranspose",
         "DepthwiseConv1D",
         "DepthwiseConv2D",
-        "SeparableConv1D",
-        "SeparableConv2D",
     )
     return isinstance(layer, kinds) and not isinstance(layer, others)
 
@@ -98,7 +104,7 @@ def _is_convolution(layer) -> bool:
 
 def _why_not(layer) -> str:
     """Why a layer of a packable class cannot be packed; empty if it can."""
-    if not hasattr(layer, "kernel"):
+    if product_kernel(layer) is None:
         return "not built"
     if why_kernel_is_changed(layer):
         return f"it {why_kernel_is_changed(layer)}"
@@ -107,6 +113,10 @@ def _why_not(layer) -> str:
         return f"class {type(layer).__name__} has a `call` of its own"
     if _is_convolution(layer) and layer.data_format != "channels_last":
         return "channels come first"
+    if isinstance(layer, _SEPARABLE) and max(layer.strides) > 1 < max(
+        layer.dilation_rate
+    ):
+        return "its depthwise product is strided and dilated"
     if isinstance(layer, classes("EinsumDense")):
         read, kernel, written = split_equation(layer.equation, rank=10)
         if any((label in read) == (label in written) for label in kernel):
@@ -126,8 +136,8 @@ def _row_divisor(layer) -> int:
     """A number that the rows of a block must divide, or 0."""
     if not _is_convolution(layer):
         return 0
-    channels = layer.kernel.shape[-2]
-    if math.prod(layer.kernel_size) == 1 and layer.groups == 1:
+    *window, channels, _ = product_kernel(layer).shape
+    if math.prod(window) == 1 and getattr(layer, "groups", 1) == 1:
         return 0
     return channels
 
@@ -162,7 +172,8 @@ def plan_kernel(layer, name: str, block_size, batch_size: int, samples: int | No
     Returns:
       A `LayerPlan`; its layout is what the cost model prefers.
     """
-    shape = tuple(layer.kernel.shape) if hasattr(layer, "kernel") else ()
+    kernel = product_kernel(layer)
+    shape = () if kernel is None else tuple(kernel.shape)
     plan = LayerPlan(name, shape, reason=_why_not(layer))
     if plan.reason:
         return plan
@@ -203,6 +214,21 @@ def plan_kernel(layer, name: str, block_size, batch_size: int, samples: int | No
     return plan
 
 
+def _counterpart(layer) -> tuple[type, dict]:
+    """The class that stands for a layer when it is packed, and its own arguments."""
+    if isinstance(layer, classes("EinsumDense")):
+        shape = tuple(layer.kernel.shape)
+        return PackedEinsumDense, {"equation": layer.equation, "kernel_shape": shape}
+    if not _is_convolution(layer):
+        return PackedDense, {}
+    names = ("kernel_size", "strides", "dilation_rate", "padding")
+    config = {name: getattr(layer, name) for name in names}
+    if isinstance(layer, _SEPARABLE):
+        config["depth_multiplier"] = layer.depth_multiplier
+        return PackedSeparableConv, config
+    return PackedConv, {**config, "groups": layer.groups}
+
+
 def packed_layer(layer, plan: LayerPlan, form: str, norm=None):
     """The packed counterpart of a layer, not built, and its weights.
 
@@ -221,31 +247,21 @@ def packed_layer(layer, plan: LayerPlan, form: str, norm=None):
     if plan.pattern is not None and plan.pattern.reads_alike:
         # One product of all columns: no compiler does better by blocks.
         form = "slices"
-    library = keras_of(layer)
-    config = {
-        "name": layer.name,
-        "dtype": layer.get_config()["dtype"],
-        "trainable": layer.trainable,
-        "pattern": plan.pattern,
-        "form": form,
-        "activation": layer.activation,
-        "bias_shape": bias_shape,
-    }
-    if isinstance(layer, classes("EinsumDense")):
-        config |= {"equation": layer.equation, "kernel_shape": plan.kernel_shape}
-        packed = KINDS[PackedEinsumDense][library](**config)
-    elif _is_convolution(layer):
-        packed = KINDS[PackedConv][library](
-            kernel_size=layer.kernel_size,
-            strides=layer.strides,
-            dilation_rate=layer.dilation_rate,
-            padding=layer.padding,
-            groups=layer.groups,
-            **config,
-        )
-    else:
-        packed = KINDS[PackedDense][library](**config)
-    return packed, packed.weights_from(matrix, bias)
+    kind, own_config = _counterpart(layer)
+    packed = KINDS[kind][keras_of(layer)](
+        name=layer.name,
+        dtype=layer.get_config()["dtype"],
+        trainable=layer.trainable,
+        pattern=plan.pattern,
+        form=form,
+        activation=layer.activation,
+        bias_shape=bias_shape,
+        **own_config,
+    )
+    weights = packed.weights_from(matrix, bias)
+    if isinstance(layer, _SEPARABLE):
+        weights = [layer.depthwise_kernel.numpy(), *weights]
+    return packed, weights
 
 
 def projections(layer) -> dict:

@@ -1,0 +1,51 @@
+"""Pruned kernels of layers whose class cannot be packed: they are told, and stay."""
+
+import contextlib
+
+from tf_seqattn.inference.packing import find_block_size
+from tf_seqattn.inference.plan import LayerPlan
+from tf_seqattn.keras_api import (
+    is_keras_class,
+    keras,  # noqa: F401  (the example)
+)
+from tf_seqattn.sparsity.kernels import find_kernels, is_supported
+
+
+def unpacked_plans(layer) -> list[LayerPlan]:
+    """Plans for the kernels with blocks of zeros of a layer that cannot be packed.
+
+    Args:
+      layer: of a class that `sa.pack` does not pack, such as LSTM, Conv2DTranspose or
+        Embedding, or a custom layer with `get_prunable_weights()`. What a custom layer
+        holds in layers below it is left out: these are packed, or told, themselves.
+
+    Returns:
+      A `LayerPlan` for each, its layout "dense", with the class as the reason. Empty
+      where no kernel has blocks of zeros.
+
+    Example:
+
+    >>> import numpy as np
+    >>> layer = keras.layers.Embedding(32, 16, name="words")
+    >>> layer.build((None,))
+    >>> layer.set_weights([np.kron(np.eye(2), np.ones((16, 8)))])
+    >>> [(plan.name, plan.reason) for plan in unpacked_plans(layer)]
+    [('words/embeddings', 'Embedding is not packed')]
+    """
+    found = []
+    if layer.built and is_supported(layer):
+        # Raised where a layer computes with something else than its kernel, or holds
+        # a cell of an unknown class.
+        with contextlib.suppress(ValueError):
+            found = find_kernels(layer)
+    plans = []
+    for kernel in found:
+        if kernel.owner is not layer and not is_keras_class(type(layer)):
+            continue
+        grid = kernel.grid((1, 1))
+        axes, shape = grid.permutation, grid.matrix_shape
+        if find_block_size(kernel.variable.numpy().transpose(axes).reshape(shape)):
+            name = f"{layer.name}/{kernel.name}"
+            reason = f"{type(layer).__name__} is not packed"
+            plans.append(LayerPlan(name, grid.kernel_shape, reason=reason))
+    return plans
