@@ -8,8 +8,10 @@ a file when it is done, so a run that was broken off goes on where it stopped, a
 of other settings are never mixed in. At the end the table stands beside the paper's and
 its picture is drawn (the paper's figure 5: loss and AUC against sparsity).
 
-Without --data the rows are synthetic: see `tf_seqattn.criteo.synthetic`. Losses on them
-cannot be compared with the paper's, only the order of the algorithms.
+Without --data the rows are synthetic: see `tf_seqattn.criteo.synthetic`. They are
+easier than those of the demonstration (fewer and louder informative fields, fewer
+categories), so that a training of minutes is long enough for a dense model. Losses on
+them cannot be compared with the paper's, only the order of the algorithms.
 
 Whether a training was long enough shows when the same cells, or some of them, are run
 with twice the `--steps` in the same --output: what that changes is a column of the
@@ -74,15 +76,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--block-sizes", nargs="+", type=int, default=[5, 10, 20])
     add("--seeds", nargs="+", type=int, default=[0, 1, 2])
     add("--rows", type=int, default=2_500_000, help="synthetic rows to make")
-    add("--max-categories", type=int, default=500, help="distinct synthetic values")
-    add("--informative", type=int, default=24, help="synthetic fields with signal")
-    add("--signal", type=float, default=1.85, help="deviation of synthetic log-odds")
+    add("--max-categories", type=int, default=50, help="distinct synthetic values")
+    add("--informative", type=int, default=12, help="synthetic fields with signal")
+    add("--signal", type=float, default=3.0, help="deviation of synthetic log-odds")
     add("--data-seed", type=int, default=0, help="of the synthetic rows")
     add("--table-size", type=int, default=512, help="rows of an embedding table")
     add("--validation-fraction", type=float, default=0.08, help="the last rows")
     defaults = Training()
-    add("--steps", type=int, default=defaults.steps, help="training steps of a cell")
-    add("--batch-size", type=int, default=defaults.batch_size, help="rows of a batch")
+    add("--steps", type=int, default=6000, help="training steps of a cell")
+    add("--batch-size", type=int, default=512, help="rows of a batch")
     add("--first-rate", type=float, default=defaults.first_rate, help="learning rate")
     add("--last-rate", type=float, default=defaults.last_rate, help="at the last step")
     add("--workers", type=int, help="cells at a time: as cores and memory allow")
