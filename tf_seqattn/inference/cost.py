@@ -1,23 +1,29 @@
 """What a product is expected to cost, dense and packed, without measuring.
 
-A roofline of one x86-64 thread with four figures, fitted to the table that
-`benchmarks/inference.py` writes. Only ratios are used, to decide whether packing pays;
+A roofline of one x86-64 thread with five figures, fitted to the table that
+`benchmarks/inference.py` writes (the ratios of its layers within 14 %, root mean
+square). Only ratios are used, to decide whether packing pays;
 where the decision is near, or the machine is of another kind, measure
 (`sa.pack(..., choose="measure")`).
 """
+
+import math
 
 from tf_seqattn.inference.packing import Pattern
 
 # Seconds per multiply-add, of a product large enough.
 _PER_MULTIPLY = 1 / 106e9
 # Seconds per weight read, which bounds small batches.
-_PER_WEIGHT = 4 / 95e9
-# Seconds per input entry gathered for a product: written once, read once.
-_PER_GATHERED = 0.2e-9
-# A run of fewer entries takes as long to gather as one of these.
-_SHORTEST_RUN = 8
+_PER_WEIGHT = 4 / 122e9
+# Seconds per input entry gathered for a product, written once and read once, of inputs
+# that stay in the cache next to the processor.
+_PER_GATHERED = 0.15e-9
+# What it takes to begin a run, in entries.
+_BEGIN_RUN = 13
+# Inputs of so many bytes no longer stay there.
+_CACHE_BYTES = 2**19
 # Seconds per operation of the graph.
-_PER_OPERATION = 0.15e-6
+_PER_OPERATION = 0.05e-6
 # Operations of a packed product, and those of each slice besides.
 _OPERATIONS, _OPERATIONS_OF_SLICE = 8, 5
 # Columns that the product kernels compute at a time.
@@ -45,6 +51,11 @@ def _computed_width(width: int) -> int:
     return -(-width // _COLUMNS_AT_A_TIME) * _COLUMNS_AT_A_TIME
 
 
+def _gathered_entry(samples: int, inputs: int) -> float:
+    """Seconds per entry gathered: more, the larger the inputs that it is taken from."""
+    return _PER_GATHERED * math.sqrt(1.0 + 4 * samples * inputs / _CACHE_BYTES)
+
+
 def slice_in_blocks(samples: int, block_size: tuple[int, int]) -> float:
     """What one slice more costs, in products with one block.
 
@@ -53,17 +64,19 @@ def slice_in_blocks(samples: int, block_size: tuple[int, int]) -> float:
       block_size: (rows, columns) of a block.
     """
     height, width = block_size
-    product = _product(samples, height * _computed_width(width), height * width)
-    block = product + samples * max(height, _SHORTEST_RUN) * _PER_GATHERED
+    computed = height * _computed_width(width)
+    product = _product(samples, computed, computed)
+    block = product + samples * (height + _BEGIN_RUN) * _PER_GATHERED
     return _OPERATIONS_OF_SLICE * _PER_OPERATION / block
 
 
-def packed_seconds(samples: int, pattern: Pattern) -> float:
+def packed_seconds(samples: int, pattern: Pattern, window: int = 1) -> float:
     """Expected time of the same product from kept blocks, by slices.
 
     Args:
       samples: rows of the input: the batch, times the positions of a convolution.
       pattern: where the kept blocks are.
+      window: positions of a convolution's window: neighbours read the same inputs.
     """
     height, width = pattern.block_size
     stored = read = pattern.num_stored
@@ -72,8 +85,9 @@ def packed_seconds(samples: int, pattern: Pattern) -> float:
         (part,) = pattern.slices
         read = len(part.rows[0])
         multiplies = read * height * _computed_width(len(part.columns) * width)
-    product = _product(samples, multiplies, stored * height * width)
-    gathered = read * max(height, _SHORTEST_RUN)
-    moved = samples * (gathered + 2 * pattern.matrix_shape[1])
+    product = _product(samples, multiplies, multiplies)
+    inputs, outputs = pattern.matrix_shape
+    moved = samples * (read * (height + _BEGIN_RUN) + 2 * outputs)
     operations = _OPERATIONS + _OPERATIONS_OF_SLICE * len(pattern.slices)
-    return product + moved * _PER_GATHERED + operations * _PER_OPERATION
+    gathered = moved * _gathered_entry(samples, inputs // window)
+    return product + gathered + operations * _PER_OPERATION

@@ -206,7 +206,8 @@ def plan_kernel(layer, name: str, block_size, batch_size: int, samples: int | No
     )
     plan.density = plan.pattern.num_stored * height * width / matrix.size
     dense = dense_seconds(plan.samples, *matrix.shape)
-    plan.predicted = dense / packed_seconds(plan.samples, plan.pattern)
+    window = matrix.shape[0] // divisor if divisor else 1
+    plan.predicted = dense / packed_seconds(plan.samples, plan.pattern, window)
     if plan.predicted > 1:
         plan.layout = "packed"
     else:
