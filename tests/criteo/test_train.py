@@ -117,6 +117,8 @@ def test_a_training_that_was_broken_off_goes_on(clicks_file, tmp_path, monkeypat
         patch.setattr(sa.PruningSummaries, "on_epoch_end", broken)
         with pytest.raises(RuntimeError, match="power failure"):
             run(clicks_file, tmp_path)
+    with pytest.raises(ValueError, match="--sparsity: 0.9 then, 0.95 now"):
+        run(clicks_file, tmp_path, "--sparsity", "0.95")
     result = run(clicks_file, tmp_path)
     assert histories[0].epoch == [1, 2]
     assert result["steps"] == 30

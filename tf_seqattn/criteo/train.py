@@ -4,7 +4,7 @@ python -m tf_seqattn.criteo.train --data train.txt --model dnn --recipe paper
 
 The rows are converted first, or `--data` names a folder of converted ones. Training is
 distributed by `--strategy`; it is written down after every epoch, and the same command
-goes on where it was broken off.
+goes on where it was broken off (with other options that is an error).
 """
 
 import argparse
@@ -49,6 +49,7 @@ from tf_seqattn.criteo.training import (
     fit_with_parameter_servers,
 )
 from tf_seqattn.distribution import STRATEGIES, make_strategy, serve_cluster
+from tf_seqattn.resuming import unfinished_training
 
 MODELS = ("dnn", "dlrm", "dcn")
 _EXPORTED_ROWS = 256
@@ -278,7 +279,8 @@ def main(arguments: list[str] | None = None) -> dict:
     strategy = make_strategy(options.strategy)
     options.output.mkdir(parents=True, exist_ok=True)
     manifest = open_rows(options)
-    model, facts = train(options, manifest, strategy)
+    with unfinished_training(options.output, options, free=("output", "strategy")):
+        model, facts = train(options, manifest, strategy)
     sa.summary(model)
     network = stripped_network(model, options.model)
     given = sys.argv[1:] if arguments is None else arguments

@@ -4,8 +4,9 @@ python -m tf_seqattn.imagenet --data synthetic --epochs 2 --batch-size 32 --size
 python -m tf_seqattn.imagenet --data tfds:imagenet2012 --strategy mirrored
 
 A training that was broken off goes on after its last whole epoch when the same command
-is given again. Every training has a folder of its own below --output, and the table of
-all that are finished stands beside the paper's table 1.
+is given again; with other options that is an error. Every training has a folder of its
+own below --output, and the table of all that are finished stands beside the paper's
+table 1.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from tf_seqattn.imagenet.data import batches, open_split
 from tf_seqattn.imagenet.model import in_float32
 from tf_seqattn.imagenet.recipe import ALGORITHMS, Recipe
 from tf_seqattn.imagenet.training import train
+from tf_seqattn.resuming import unfinished_training
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -85,18 +87,19 @@ def main(arguments: list[str] | None = None) -> dict:
     earlier = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy(options.precision)
     try:
-        model, result = train(
-            make_strategy(options.strategy),
-            train_split,
-            validation_split,
-            recipe,
-            options.algorithm,
-            options.sparsity,
-            options.block_size,
-            options.size,
-            options.seed,
-            folder,
-        )
+        with unfinished_training(folder, options, free=("output", "strategy")):
+            model, result = train(
+                make_strategy(options.strategy),
+                train_split,
+                validation_split,
+                recipe,
+                options.algorithm,
+                options.sparsity,
+                options.block_size,
+                options.size,
+                options.seed,
+                folder,
+            )
     finally:
         keras.mixed_precision.set_global_policy(earlier)
     result["command"] = " ".join(
