@@ -117,6 +117,16 @@ def test_the_table_and_the_picture_are_written(tmp_path, capsys):
     assert "a command" in capsys.readouterr().out
 
 
+def test_one_seed_has_no_standard_error(tmp_path):
+    one = [result for result in RESULTS if result["seed"] == 0]
+    lines = {s["algorithm"]: s for s in grid_report.summarize(one)}
+    assert lines["acdc"]["behind"] == pytest.approx(0.02)
+    assert lines["acdc"]["behind_errors"] is None
+    grid_report.write(one, tmp_path, "grid", "", {})
+    text = (tmp_path / "grid.md").read_text()
+    assert "nan" not in text and "| ACDC | 0.4200 |" in text
+
+
 def test_nothing_to_report_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="results"):
         grid_report.write([], tmp_path, "grid", "", {})

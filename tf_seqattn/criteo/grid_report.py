@@ -131,7 +131,8 @@ def summarize(results: list[dict], longer: list[dict] | None = None) -> list[dic
                 [losses[s] - ours[s]["log_loss"] for s in shared]
             )
             line["behind"] = gap
-            if gap_error:
+            # Neither 0 nor unknown, as it is for one seed.
+            if gap_error > 0:
                 line["behind_errors"] = gap / gap_error
         summary.append(line)
     return sorted(
@@ -141,6 +142,12 @@ def summarize(results: list[dict], longer: list[dict] | None = None) -> list[dic
 
 def _signed(value: float | None, form: str) -> str:
     return "–" if value is None or math.isnan(value) else format(value, form)
+
+
+def _with_error(mean: float, error: float, form: str) -> str:
+    """A mean and its standard error, which one seed alone does not have."""
+    text = format(mean, form)
+    return text if math.isnan(error) else f"{text} ± {error:.4f}"
 
 
 def _table(summary: list[dict]) -> list[str]:
@@ -159,16 +166,16 @@ def _table(summary: list[dict]) -> list[str]:
             f"{line['sparsity']:.0%}",
             str(blocks),
             TITLES[line["algorithm"]],
-            f"{line['log_loss']:.4f} ± {_signed(line['log_loss_error'], '.4f')}",
+            _with_error(line["log_loss"], line["log_loss_error"], ".4f"),
             f"{line['auc']:.4f}",
             _signed(line["behind"], "+.4f"),
             _signed(line["behind_errors"], "+.1f"),
             f"{-line['improving']:+.4f}",
         ]
         if longer:
-            text = _signed(line.get("twice"), "+.4f")
-            if line.get("twice_seeds", 0) > 1:
-                text += f" ± {line['twice_error']:.4f}"
+            text = "–"
+            if "twice" in line:
+                text = _with_error(line["twice"], line["twice_error"], "+.4f")
             cells.append(text)
         cells.append(_signed(line["paper"], ".4f"))
         if "recall" in line:
