@@ -191,7 +191,8 @@ stay the same all the way, up to rounding, or the table is not written.
 - *removed*: share of their blocks that is gone at the end.
 - *packed*: kernels that compute on kept blocks only, of those with blocks in a layer
   that packs (Dense, Conv, SeparableConv, EinsumDense, MultiHeadAttention), packed
-  wherever possible.
+  wherever possible. A kernel that has no zeros left once constant channels are gone is
+  none of them.
 - *left alone*: layers with weights that are not pruned. Depthwise convolutions contract
   no channels; a grouped convolution is pruned, but packs only where its groups hold
   whole blocks.
