@@ -4,8 +4,7 @@ Every cell (task x algorithm x block size x seed) is one training with the same 
 steps, batches and learning rates, in a process of its own. Cells that are done are
 kept, so a run that was broken off goes on where it stopped. Sparsity is 90 % of the
 blocks of every kernel with 100 blocks or more, the schedules are the paper's for
-ImageNet: 7 cycles, 10 % dense, 15 % fine-tuning. The first seed of every cell is
-trained for several times as long too, to tell who merely lacked time.
+ImageNet: 7 cycles, 10 % dense, 15 % fine-tuning.
 
     python benchmarks/vision_quality.py
 """
@@ -71,38 +70,25 @@ TEXTURES, TEXTURE_NOISE = (16_000, 4_000), 1.5
 
 
 class Cell(NamedTuple):
-    """One training.
-
-    Attributes:
-      task: of `TASKS`.
-      algorithm: of the recipe.
-      block_size: side of the blocks.
-      seed: of the weights and the order of the images.
-      times: how many times the steps of the task it is trained for.
-    """
+    """One training."""
 
     task: str
     algorithm: str
     block_size: int
     seed: int
-    times: int = 1
-
-    @property
-    def steps(self) -> int:
-        """Training steps."""
-        return self.times * TASKS[self.task].steps
 
     def file(self, folder: pathlib.Path) -> pathlib.Path:
         """Where its result is kept; the name tells the budget too."""
-        settings = f"{self.task}_{self.steps}x{TASKS[self.task].batch_size}"
+        task = TASKS[self.task]
+        settings = f"{self.task}_{task.steps}x{task.batch_size}"
         name = f"{self.algorithm}_b{self.block_size}_{self.seed}.json"
         return folder / settings / name
 
 
-def cells(seeds, times: int = 1) -> list[Cell]:
+def cells(seeds) -> list[Cell]:
     """All trainings; a dense one has no blocks, so one for each seed."""
     return [
-        Cell(name, algorithm, size, seed, times)
+        Cell(name, algorithm, size, seed)
         for seed in seeds
         for name, task in TASKS.items()
         for algorithm in ALGORITHMS
@@ -152,7 +138,7 @@ def run_cell(cell: Cell, folder: pathlib.Path) -> str:
     train_images, train_labels, test_images, test_labels = load_images(cell.task)
     keras.utils.set_random_seed(cell.seed)
     model = build(task)
-    schedule = RECIPE.schedule(cell.algorithm, SPARSITY, cell.steps)
+    schedule = RECIPE.schedule(cell.algorithm, SPARSITY, task.steps)
     callbacks = []
     if schedule is not None:
         model = sa.prune(
@@ -162,7 +148,7 @@ def run_cell(cell: Cell, folder: pathlib.Path) -> str:
             importance=RECIPE.importance(cell.algorithm),
         )
         callbacks.append(sa.UpdatePruningStep())
-    rate = keras.optimizers.schedules.CosineDecay(3e-3, cell.steps)
+    rate = keras.optimizers.schedules.CosineDecay(3e-3, task.steps)
     model.compile(
         optimizer=keras.optimizers.Adam(rate),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -170,7 +156,7 @@ def run_cell(cell: Cell, folder: pathlib.Path) -> str:
     )
     images = tf.data.Dataset.from_tensor_slices((train_images, train_labels))
     images = images.shuffle(len(train_images), seed=cell.seed).repeat()
-    tenth = cell.steps // 10
+    tenth = task.steps // 10
     history = model.fit(
         images.batch(task.batch_size).prefetch(2),
         steps_per_epoch=tenth,
@@ -214,13 +200,8 @@ def mean_and_error(values) -> tuple[float, float]:
     )
 
 
-def summarize(results: list[dict], longer: list[dict]) -> list[dict]:
-    """One line for each task, block size and algorithm, over the seeds.
-
-    Args:
-      results: of all seeds.
-      longer: of the first seed, trained for longer.
-    """
+def summarize(results: list[dict]) -> list[dict]:
+    """One line for each task, block size and algorithm, over the seeds."""
     lines = []
     for name, task in TASKS.items():
         for size in task.block_sizes:
@@ -242,10 +223,6 @@ def summarize(results: list[dict], longer: list[dict]) -> list[dict]:
                         c["accuracies"][-1] - c["accuracies"][-2]
                         for c in found.values()
                     ),
-                    "longer": [
-                        cell["accuracy"]
-                        for cell in _by_seed(longer, name, algorithm, block).values()
-                    ],
                 }
                 if algorithm != "seqattn":
                     behind = [
@@ -298,7 +275,7 @@ def draw(summary: list[dict], path: pathlib.Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def report(summary: list[dict], command: str, times: int) -> str:
+def report(summary: list[dict], command: str) -> str:
     """The table as Markdown, and what it says."""
     lines = [
         "# Image classifiers by algorithm and block size",
@@ -308,9 +285,7 @@ def report(summary: list[dict], command: str, times: int) -> str:
         "the seeds; `behind SA++` is over pairs of the same seed, positive where "
         "SequentialAttention++ is better, and `in s.e.` the same in its own standard "
         "errors. `last tenth` is what accuracy still gained in the last tenth of the "
-        "training, of the seed in which it gained most, and the last column is the "
-        f"accuracy of the first seed after {times} times the steps, its phases and "
-        "decay stretched.",
+        "training, of the seed in which it gained most.",
         "",
     ]
     lines += [
@@ -343,8 +318,8 @@ def report(summary: list[dict], command: str, times: int) -> str:
     lines += [
         "",
         "| task | block | layers pruned | algorithm | accuracy | behind SA++ | in s.e. "
-        f"| last tenth | {times} times the steps |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| last tenth |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for line in summary:
         behind = errors = ""
@@ -357,8 +332,7 @@ def report(summary: list[dict], command: str, times: int) -> str:
             f"| {line['task']} | {size} x {size} | {line['layers']} | "
             f"{TITLES[line['algorithm']]} | {100 * line['accuracy']:.2f} ± "
             f"{100 * line['error']:.2f} | {behind} | {errors} | "
-            f"{100 * line['last_tenth']:+.2f} | "
-            f"{', '.join(f'{100 * value:.2f}' for value in line['longer'])} |"
+            f"{100 * line['last_tenth']:+.2f} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -370,25 +344,15 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, default=folder)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--times", type=int, default=4, help="the steps, once more")
     options = parser.parse_args()
-    if options.times < 2:
-        parser.error(f"--times must be at least 2. Received: {options.times}")
     wanted = cells(options.seeds)
-    longer = cells(options.seeds[:1], options.times)
-    run_missing([*wanted, *longer], options.work, options.workers)
-    summary = summarize(
-        *(
-            [json.loads(cell.file(options.work).read_text()) for cell in group]
-            for group in (wanted, longer)
-        )
-    )
+    run_missing(wanted, options.work, options.workers)
+    results = [json.loads(cell.file(options.work).read_text()) for cell in wanted]
+    summary = summarize(results)
     command = "python benchmarks/vision_quality.py"
     if options.seeds != [0, 1, 2]:
         command += f" --seeds {' '.join(map(str, options.seeds))}"
-    if options.times != 4:
-        command += f" --times {options.times}"
-    text = report(summary, command, options.times)
+    text = report(summary, command)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "vision_quality.md").write_text(text)
     (RESULTS / "vision_quality.json").write_text(json.dumps(summary, indent=1) + "\n")
