@@ -7,6 +7,7 @@ name below makes of `benchmarks/results`. A test compares the two, so that the R
 cannot go stale.
 """
 
+import collections
 import json
 import pathlib
 import re
@@ -34,48 +35,53 @@ def _table_after(path: pathlib.Path, text: str) -> list[list[str]]:
     return [rows[0], *rows[2:]]
 
 
+_ALGORITHMS = {
+    "magnitude": "magnitude, one shot",
+    "powerprop": "Powerpropagation",
+    "acdc": "ACDC",
+    "seqattn": "SequentialAttention++",
+}
 _CONTROLS = {
-    "narrow": "A dense model of as many weights as 20 x 20",
-    "retrained": "The blocks of SequentialAttention++, retrained from scratch, 20 x 20",
+    "retrained": "*its blocks, retrained from scratch*",
+    "narrow": "*a dense model of as many weights*",
 }
 
 
 def quality() -> str:
     """Log loss by algorithm, block size and sparsity; the best pruned one in bold."""
     summary = json.loads((RESULTS / "criteo_grid.json").read_text())["summary"]
-    titles = {
-        "magnitude": "magnitude, one shot",
-        "powerprop": "Powerpropagation",
-        "acdc": "ACDC",
-        "seqattn": "SequentialAttention++",
-    }
-    cells: dict[tuple, dict] = {}
-    for line in summary:
-        if line["algorithm"] in titles:
-            cell = cells.setdefault((line["block_size"], line["sparsity"]), {})
-            cell[line["algorithm"]] = line
-    cells = dict(sorted(cells.items()))
-    rows = [["log loss", *(f"{size} x {size}, {s:.0%}" for size, s in cells)]]
-    first = dict.fromkeys(titles, 0)
-    for algorithm, title in titles.items():
-        row = [title]
-        for cell in cells.values():
-            best = min(cell.values(), key=lambda line: line["log_loss"])
-            text = _loss(cell[algorithm]) if algorithm in cell else "–"
-            if best["algorithm"] == algorithm:
-                first[algorithm] += 1
-                text = f"**{text}**"
-            row.append(text)
-        rows.append(row)
-    dense = next(line for line in summary if line["algorithm"] == "dense")
-    counts = ", ".join(f"{titles[a]} in {n}" for a, n in first.items() if n)
-    controls = "".join(
-        f" {_CONTROLS[line['algorithm']]}, {line['sparsity']:.0%}: {_loss(line)}."
+    found = {
+        (line["algorithm"], line["block_size"], line["sparsity"]): line
         for line in summary
-        if line["algorithm"] in _CONTROLS
-    )
+    }
+    # A narrow model has no blocks: it stands beside those of every size.
+    for line in summary:
+        if line["algorithm"] == "narrow":
+            for _, size, sparsity in list(found):
+                if sparsity == line["sparsity"]:
+                    found["narrow", size, sparsity] = line
+    cells = sorted({key[1:] for key in found if key[0] in _ALGORITHMS})
+    best = {
+        cell: min(
+            (name for name in _ALGORITHMS if (name, *cell) in found),
+            key=lambda name: found[(name, *cell)]["log_loss"],
+        )
+        for cell in cells
+    }
+    rows = [["log loss", *(f"{size} x {size}, {s:.0%}" for size, s in cells)]]
+    for name, title in (_ALGORITHMS | _CONTROLS).items():
+        texts = {
+            cell: _loss(found[(name, *cell)]) if (name, *cell) in found else "–"
+            for cell in cells
+        }
+        rows.append(
+            [title, *(f"**{t}**" if best[c] == name else t for c, t in texts.items())]
+        )
+    counts = collections.Counter(best.values())
+    firsts = ", ".join(f"{_ALGORITHMS[a]} in {n}" for a, n in counts.most_common())
+    dense = next(line for line in summary if line["algorithm"] == "dense")
     return (
-        f"Dense: {_loss(dense)}. First of the four: {counts}.{controls}\n\n"
+        f"Dense: {_loss(dense)}. First of the four: {firsts} of {len(cells)}.\n\n"
         f"{_table(rows)}"
     )
 
