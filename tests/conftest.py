@@ -10,8 +10,13 @@ import matplotlib
 
 matplotlib.use("Agg")
 
+import hypothesis
 import pytest
 import tf_keras as keras2
+
+# Correctness tests assert no time, and the first call of a tf.function is slow.
+hypothesis.settings.register_profile("tf_seqattn", deadline=None)
+hypothesis.settings.load_profile("tf_seqattn")
 
 
 @pytest.fixture(autouse=True)

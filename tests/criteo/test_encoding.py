@@ -70,7 +70,7 @@ def test_categories_are_taken_modulo_the_size_of_their_table():
 
 
 @pytest.mark.parametrize("numeric", NUMERIC_ENCODINGS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.lists(
         st.tuples(

@@ -146,7 +146,7 @@ def test_whole_channels_between_layers_are_removed():
     assert packed.layers[-1].pattern.matrix_shape[0] == 32
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     rows=st.integers(2, 40),
     columns=st.integers(2, 40),

@@ -30,7 +30,7 @@ def entries(grid):
         yield index, row // grid.block_size[0], column // grid.block_size[1]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(grid=grids(), seed=st.integers(0, 99))
 def test_sums_and_expansion_match_loops(grid, seed):
     rng = np.random.default_rng(seed)

@@ -26,7 +26,7 @@ def kept_by_hand(scores, kept, group):
     return mask
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     scores=st.integers(1, 13).flatmap(
         lambda rows: st.lists(

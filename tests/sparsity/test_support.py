@@ -53,7 +53,7 @@ def test_a_score_that_is_not_a_number_ranks_last():
     assert update([1, 1, 1, 1], scores, 0.5).tolist() == [0, 1, 0, 1]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 20), st.floats(0, 0.999), st.integers(0, 2**20), st.integers(0, 9)
 )
