@@ -32,11 +32,10 @@ def unfinished_training(
     >>> with unfinished_training(folder, options, ("output",)):  # doctest: +SKIP
     ...     model.fit(...)
     """
-    wanted = {
-        name: json.loads(json.dumps(value, default=str))
-        for name, value in vars(options).items()
-        if name not in free
-    }
+    kept = {name: value for name, value in vars(options).items() if name not in free}
+    text = json.dumps(kept, indent=2, default=str)
+    # As they are read back: lists for tuples, text for paths.
+    wanted = json.loads(text)
     path, backup = folder / _FILE, folder / "backup"
     if path.exists() and backup.exists():
         begun = json.loads(path.read_text())
@@ -52,6 +51,6 @@ def unfinished_training(
                 f"--output, or delete {backup} to begin anew."
             )
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(wanted, indent=2) + "\n")
+    path.write_text(text + "\n")
     yield
     path.unlink(missing_ok=True)

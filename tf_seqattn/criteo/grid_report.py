@@ -141,7 +141,7 @@ def summarize(results: list[dict], longer: list[dict] | None = None) -> list[dic
 
 
 def _signed(value: float | None, form: str) -> str:
-    return "–" if value is None or math.isnan(value) else format(value, form)
+    return "–" if value is None else format(value, form)
 
 
 def _with_error(mean: float, error: float, form: str) -> str:

@@ -30,8 +30,8 @@ _OPERATIONS, _OPERATIONS_OF_SLICE = 8, 5
 _COLUMNS_AT_A_TIME = 32
 
 
-def _product(samples: int, multiplies: float, weights: float) -> float:
-    return max(samples * multiplies * _PER_MULTIPLY, weights * _PER_WEIGHT)
+def _product(samples: int, weights: int) -> float:
+    return weights * max(samples * _PER_MULTIPLY, _PER_WEIGHT)
 
 
 def dense_seconds(samples: int, inputs: int, outputs: int) -> float:
@@ -42,8 +42,7 @@ def dense_seconds(samples: int, inputs: int, outputs: int) -> float:
     >>> dense_seconds(1, 2048, 2048) < dense_seconds(64, 2048, 2048)
     True
     """
-    weights = inputs * outputs
-    return _product(samples, weights, weights) + _PER_OPERATION
+    return _product(samples, inputs * outputs) + _PER_OPERATION
 
 
 def _computed_width(width: int) -> int:
@@ -64,8 +63,7 @@ def slice_in_blocks(samples: int, block_size: tuple[int, int]) -> float:
       block_size: (rows, columns) of a block.
     """
     height, width = block_size
-    computed = height * _computed_width(width)
-    product = _product(samples, computed, computed)
+    product = _product(samples, height * _computed_width(width))
     block = product + samples * (height + _BEGIN_RUN) * _PER_GATHERED
     return _OPERATIONS_OF_SLICE * _PER_OPERATION / block
 
@@ -80,12 +78,12 @@ def packed_seconds(samples: int, pattern: Pattern, window: int = 1) -> float:
     """
     height, width = pattern.block_size
     stored = read = pattern.num_stored
-    multiplies = stored * height * _computed_width(width)
+    weights = stored * height * _computed_width(width)
     if pattern.reads_alike:
         (part,) = pattern.slices
         read = len(part.rows[0])
-        multiplies = read * height * _computed_width(len(part.columns) * width)
-    product = _product(samples, multiplies, multiplies)
+        weights = read * height * _computed_width(len(part.columns) * width)
+    product = _product(samples, weights)
     inputs, outputs = pattern.matrix_shape
     moved = samples * (read * (height + _BEGIN_RUN) + 2 * outputs)
     operations = _OPERATIONS + _OPERATIONS_OF_SLICE * len(pattern.slices)

@@ -7,7 +7,9 @@ from tf_seqattn.inference.plan import LayerPlan
 from tf_seqattn.keras_api import (
     is_keras_class,
     keras,  # noqa: F401  (the example)
+    stored,
 )
+from tf_seqattn.sparsity.blocks import to_matrix
 from tf_seqattn.sparsity.kernels import find_kernels, is_supported
 
 
@@ -43,8 +45,7 @@ def unpacked_plans(layer) -> list[LayerPlan]:
         if kernel.owner is not layer and not is_keras_class(type(layer)):
             continue
         grid = kernel.grid((1, 1))
-        axes, shape = grid.permutation, grid.matrix_shape
-        if find_block_size(kernel.variable.numpy().transpose(axes).reshape(shape)):
+        if find_block_size(to_matrix(stored(kernel.variable), grid).numpy()):
             name = f"{layer.name}/{kernel.name}"
             reason = f"{type(layer).__name__} is not packed"
             plans.append(LayerPlan(name, grid.kernel_shape, reason=reason))
