@@ -309,12 +309,20 @@ def input_specs(model) -> list[tf.TensorSpec] | None:
         # It remembers the shapes of its first call, and no dtypes.
         shapes = (model._build_shapes_dict or {}).values()
         return [
-            tf.TensorSpec((None, *shape[1:]), model.input_dtype, f"input_{index}")
+            tf.TensorSpec((None, *shape[1:]), model.variable_dtype, f"input_{index}")
             for index, shape in enumerate(shapes)
             if shape is not None
         ] or None
     called_with = model.save_spec(dynamic_batch=True)
-    return None if called_with is None else tf.nest.flatten(called_with[0][0])
+    if called_with is None:
+        return None
+    # Under mixed precision it remembers real inputs as it cast them.
+    return [
+        tf.TensorSpec(spec.shape, model.variable_dtype, spec.name)
+        if spec.dtype.is_floating
+        else spec
+        for spec in tf.nest.flatten(called_with[0][0])
+    ]
 
 
 def arranged(model, values: list):
@@ -389,6 +397,51 @@ def uncompile(model):
     elif model._is_compiled:
         model.optimizer = None
         model._is_compiled = False
+
+
+def _mixes_precisions(layer) -> bool:
+    return layer.compute_dtype != layer.variable_dtype == "float32" and not getattr(
+        layer, "quantization_mode", None
+    )
+
+
+def _set_precision(layer, policy):
+    if is_keras3(layer):
+        # Not by the property, which would write into a policy that layers share.
+        layer._dtype_policy = policy
+    else:
+        layer._set_dtype_policy(policy)
+
+
+@contextlib.contextmanager
+def computing_in_float32(model):
+    """Within it, layers of mixed precision compute in float32, as their weights are.
+
+    Layers made within it do so as well, whatever the policy of the process.
+
+    Example:
+
+    >>> layer = keras.layers.Dense(2, input_shape=(3,), dtype="mixed_bfloat16")
+    >>> model = keras.Sequential([layer])
+    >>> with computing_in_float32(model):
+    ...     model(tf.ones((1, 3))).dtype
+    tf.float32
+    >>> model(tf.ones((1, 3))).dtype
+    tf.bfloat16
+    """
+    library = keras_of(model).mixed_precision
+    mixed = [layer for layer in sublayers(model) if _mixes_precisions(layer)]
+    policies = [layer._dtype_policy for layer in mixed]
+    policy_of_process = library.global_policy()
+    library.set_global_policy("float32")
+    for layer in mixed:
+        _set_precision(layer, library.Policy("float32"))
+    try:
+        yield
+    finally:
+        for layer, policy in zip(mixed, policies, strict=True):
+            _set_precision(layer, policy)
+        library.set_global_policy(policy_of_process)
 
 
 # Variables.

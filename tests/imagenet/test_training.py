@@ -13,9 +13,9 @@ import tf_seqattn as sa
 from tf_seqattn.imagenet import __main__ as command
 from tf_seqattn.imagenet import training
 from tf_seqattn.imagenet.data import open_split
-from tf_seqattn.imagenet.model import in_float32
 from tf_seqattn.imagenet.recipe import ALGORITHMS, Recipe
 from tf_seqattn.inference import litert
+from tf_seqattn.keras_api import computing_in_float32
 
 RECIPE = Recipe(epochs=4, batch_size=16)
 
@@ -176,7 +176,8 @@ def test_mixed_precision_trains_and_exports_in_float32(
     image = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
     (found,) = litert.run((folder / "model.tflite").read_bytes(), [image])
     np.testing.assert_allclose(found, model(image), atol=0.05)
-    exact = in_float32(model)(image)
+    with computing_in_float32(model):
+        exact = model(image)
     np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-4)
 
 

@@ -12,6 +12,7 @@ import tf_seqattn as sa
 from tests.inference.conftest import block_sparse, set_block_sparse
 from tf_seqattn.inference import flatbuffer, litert
 from tf_seqattn.inference.export_tflite import METADATA, TOLERANCES
+from tf_seqattn.keras_api import computing_in_float32
 
 layers = keras.layers
 # Every test runs on Keras 2 and on Keras 3.
@@ -116,6 +117,52 @@ def test_a_convolutional_model_in_a_subclass(tmp_path):
     sa.export_tflite(model, path, choose="always", representative_dataset=[x])
     (outputs,) = litert.run(path.read_bytes(), [x])
     assert relative(outputs, expected) < 1e-5
+
+
+PRECISIONS = ["mixed_bfloat16", "mixed_float16"]
+
+
+def mixed_model(precision, in_subclass: bool):
+    """Attention and a convolution in mixed precision, its output too."""
+    keras.mixed_precision.set_global_policy(precision)
+    x = keras.Input((8, 16), name="x")
+    y = layers.Conv1D(32, 3, padding="same", use_bias=False)(x)
+    y = layers.ReLU()(layers.BatchNormalization()(y))
+    y = layers.MultiHeadAttention(2, 16)(y, y)
+    net = keras.Model(x, layers.Dense(32)(layers.LayerNormalization()(y)))
+    if in_subclass:
+
+        class Net(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.net = net
+
+            def call(self, inputs):
+                return self.net(inputs) * 2.0
+
+        net = Net()
+        net(RNG.normal(size=(4, 8, 16)).astype("float32"))
+    return set_block_sparse(net)
+
+
+@pytest.mark.parametrize("in_subclass", [False, True])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_mixed_precision_is_written_in_float32(precision, in_subclass, tmp_path):
+    model = mixed_model(precision, in_subclass)
+    x = RNG.normal(size=(4, 8, 16)).astype("float32")
+    with computing_in_float32(model):
+        expected = model(x).numpy()
+    assert expected.dtype == np.float32
+    rounding = np.std(np.float32(model(x)) - expected)
+    report = sa.export_tflite(model, tmp_path / "m.tflite", choose="always")
+    assert any(plan.layout == "packed" for plan in report.plans)
+    (outputs,) = litert.run((tmp_path / "m.tflite").read_bytes(), [x])
+    assert relative(outputs, expected) < 1e-4
+    # The model itself still mixes precisions, but for layers packed in place.
+    half = precision.removeprefix("mixed_")
+    assert keras.mixed_precision.global_policy().name == precision
+    assert model.compute_dtype == half and (in_subclass or model(x).dtype == half)
+    assert np.std(np.float32(model(x)) - expected) <= 2 * rounding
 
 
 def test_several_inputs_and_outputs(tmp_path):
@@ -249,6 +296,21 @@ def test_saved_model_is_compiled_and_takes_any_batch(mlp, tmp_path):
     library = serve.graph.as_graph_def().library.function
     compiled = [f for f in library if f.attr["_XlaMustCompile"].b]
     assert compiled, "the signature is compiled by XLA"
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_saved_model_keeps_mixed_precision(precision, tmp_path):
+    model = mixed_model(precision, in_subclass=False)
+    x = RNG.normal(size=(64, 8, 16)).astype("float32")
+    with computing_in_float32(model):
+        expected = model(x).numpy()
+    rounding = np.std(np.float32(model(x)) - expected)
+    sa.export_saved_model(model, tmp_path / "served", choose="always")
+    serve = tf.saved_model.load(str(tmp_path / "served")).signatures["serving_default"]
+    outputs = serve(tf.constant(x))["output_0"]
+    half = precision.removeprefix("mixed_")
+    assert outputs.dtype == half
+    assert 0 < np.std(np.float32(outputs) - expected) <= 2 * rounding
 
 
 def test_saved_model_of_separable_convolutions(separable, tmp_path):

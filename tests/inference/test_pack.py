@@ -397,7 +397,9 @@ def test_measured_choice_is_reported(runtime, kind):
     title, _, line = lines
     measured = float(line[title.index("measured") :].split()[0])
     # The report is rounded: 1.00 is on either side.
-    assert measured >= 1 if isinstance(packed.layers[1], PackedConv) else 0 < measured <= 1
+    assert (
+        measured >= 1 if isinstance(packed.layers[1], PackedConv) else 0 < measured <= 1
+    )
 
 
 # Bad input.

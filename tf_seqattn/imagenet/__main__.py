@@ -20,7 +20,6 @@ import tf_seqattn as sa
 from tf_seqattn.distribution import STRATEGIES, make_strategy
 from tf_seqattn.imagenet import report
 from tf_seqattn.imagenet.data import batches, open_split
-from tf_seqattn.imagenet.model import in_float32
 from tf_seqattn.imagenet.recipe import ALGORITHMS, Recipe
 from tf_seqattn.imagenet.training import train
 from tf_seqattn.resuming import unfinished_training
@@ -111,7 +110,7 @@ def main(arguments: list[str] | None = None) -> dict:
     model.save(folder / "model.keras")
     few = next(iter(batches(validation_split, 8, options.size, training=False)))[0]
     exported = sa.export_tflite(
-        in_float32(model),
+        model,
         folder / "model.tflite",
         "dense" if options.algorithm == "dense" else "packed",
         representative_dataset=[few.numpy()],

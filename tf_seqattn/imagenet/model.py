@@ -34,27 +34,3 @@ def build_model(
         return type(layer).from_config(config)
 
     return keras.models.clone_model(model, clone_function=with_decay)
-
-
-def in_float32(model: keras.Model) -> keras.Model:
-    """Returns a copy that computes in float32, of a model of any precision.
-
-    Mixed precision keeps the weights in float32, so that none of them changes; it is a
-    matter of training, and a file for a processor wants none of it.
-
-    Args:
-      model: a functional or Sequential model of Keras layers.
-
-    Example:
-
-    >>> layer = keras.layers.Dense(2, input_shape=(3,), dtype="mixed_bfloat16")
-    >>> in_float32(keras.Sequential([layer])).compute_dtype
-    'float32'
-    """
-
-    def converted(layer):
-        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
-
-    copy = keras.models.clone_model(model, clone_function=converted)
-    copy.set_weights(model.get_weights())
-    return copy

@@ -22,6 +22,7 @@ from tf_seqattn.inference.unroll import unrolled
 from tf_seqattn.keras_api import (
     arranged,
     classes,
+    computing_in_float32,
     is_keras3,
     keras,  # noqa: F401  (the example)
     sublayers,
@@ -187,11 +188,16 @@ def _convert(model, layout, quantization, batches, original) -> bytes:
         return _converted(converter, layout, quantization, batches, original)
 
 
+def _is_graph_of_keras2(model) -> bool:
+    return not is_keras3(model) and bool(model.inputs)
+
+
 def _converter(model, folder: str):
-    if not is_keras3(model):
+    if _is_graph_of_keras2(model):
         return tf.lite.TFLiteConverter.from_keras_model(model)
-    # The converter takes models of Keras 2 only, and of a SavedModel it leaves the
-    # variables of Keras 3 variables: they are made constants before.
+    # The converter takes no model of Keras 3, gives the inputs of a subclassed one the
+    # dtype they were cast to, and of a SavedModel it leaves the variables of Keras 3
+    # variables: they are made constants before.
     specs = input_specs(model)
     frozen = convert_variables_to_constants_v2(
         serving_function(model, specs).get_concrete_function()
@@ -258,14 +264,15 @@ def _layers_that_use(model, operators: list[str]) -> list[str]:
         return model(arranged(model, list(inputs)))
 
     graph = tf.function(call).get_concrete_function(*input_specs(model)).graph
-    return sorted(
+    found = {
         part
         for operation in graph.get_operations()
         if operation.type in operators
         for part in operation.name.split("/")
         # Keras 3 may number the names of layers.
         if part in names or re.sub(r"_\d+$", "", part) in names
-    )
+    }
+    return sorted(found)
 
 
 def outputs_of(model, batch) -> list[np.ndarray]:
@@ -342,10 +349,10 @@ def _check(file: bytes, names, batch, expected, tolerance, what: str):
 
 
 def _signature_names(model, specs, outputs):
-    """Names of inputs and outputs in the signature; () where the order must do."""
-    if is_keras3(model):
-        return input_names(specs), [f"output_{index}" for index in range(len(outputs))]
-    return (model.input_names, model.output_names) if model.inputs else ()
+    """Names of inputs and outputs in the signature."""
+    if _is_graph_of_keras2(model):
+        return model.input_names, model.output_names
+    return input_names(specs), [f"output_{index}" for index in range(len(outputs))]
 
 
 def export_tflite(
@@ -364,7 +371,9 @@ def export_tflite(
 
     The file takes any batch size, has a signature, and carries the report of its blocks
     as metadata ("tf_seqattn.blocks", JSON). Before it is written it is run, with the
-    default delegate and without any, and compared with Keras.
+    default delegate and without any, and compared with Keras. A model of mixed
+    precision is written, and compared, in float32, which its weights are in. A
+    subclassed model is packed in place (see `sa.pack`), its packed layers in float32.
 
     Args:
       model: a stripped (or pruned, which is then stripped) model.
@@ -405,6 +414,32 @@ def export_tflite(
     _check_arguments(layout, quantization, representative_dataset)
     path = check_destination(path)
     model = stripped(model)
+    if tolerance is None:
+        tolerance = TOLERANCES[quantization]
+    with computing_in_float32(model):
+        file, report = _checked_file(
+            model,
+            str(path),
+            layout,
+            quantization,
+            representative_dataset,
+            (block_size, batch_size, "tflite", choose),
+            tolerance,
+        )
+    write_whole(path, file)
+    if report.plans:
+        print_plans(report.plans, print_fn)
+    print_fn(
+        f"{path}: {report.num_bytes:,} bytes, largest difference from Keras "
+        f"{report.differences}"
+    )
+    return report
+
+
+def _checked_file(
+    model, path, layout, quantization, representative_dataset, packing, tolerance
+) -> tuple[bytes, TFLiteReport]:
+    """The content of a TFLite file that agrees with a float32 model, and its report."""
     specs = input_specs(model)
     batches = None
     if representative_dataset is not None:
@@ -416,9 +451,7 @@ def export_tflite(
     plans: list[LayerPlan] = []
     exported = model
     if layout == "packed":
-        exported, plans = pack_with_plans(
-            model, block_size, batch_size, "tflite", choose
-        )
+        exported, plans = pack_with_plans(model, *packing)
     elif layout == "sparse":
         _check_sparse_widths(model)
     exported = unrolled(exported)
@@ -435,15 +468,7 @@ def export_tflite(
         for p in plans
     ]
     file = flatbuffer.add_metadata(file, METADATA, json.dumps(report).encode())
-    if tolerance is None:
-        tolerance = TOLERANCES[quantization]
     what = f"layout={layout!r}, quantization={quantization!r}"
     names = _signature_names(model, specs, expected)
     differences, largest = _check(file, names, batch, expected, tolerance, what)
-    write_whole(path, file)
-    if plans:
-        print_plans(plans, print_fn)
-    print_fn(
-        f"{path}: {len(file):,} bytes, largest difference from Keras {differences}"
-    )
-    return TFLiteReport(str(path), len(file), plans, differences, largest)
+    return file, TFLiteReport(path, len(file), plans, differences, largest)
