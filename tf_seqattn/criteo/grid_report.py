@@ -69,7 +69,7 @@ def _group_key(result: dict) -> tuple:
 
 
 def _gain_of_longer(losses: dict[int, float], longer: list[dict]) -> dict:
-    """What longer trainings of the same cells change: mean, its error, seeds.
+    """What longer trainings of the same cells change: mean and its error.
 
     Args:
       losses: log loss by seed.
@@ -79,7 +79,7 @@ def _gain_of_longer(losses: dict[int, float], longer: list[dict]) -> dict:
     if not gaps:
         return {}
     mean, error = mean_and_error(gaps)
-    return {"twice": mean, "twice_error": error, "twice_seeds": len(gaps)}
+    return {"twice": mean, "twice_error": error}
 
 
 def summarize(results: list[dict], longer: list[dict] | None = None) -> list[dict]:
@@ -94,8 +94,8 @@ def summarize(results: list[dict], longer: list[dict] | None = None) -> list[dic
       `behind` is the mean of (loss - loss of SequentialAttention++) over pairs of the
       same seed, and `behind_errors` the same in its own standard errors; both are None
       for SequentialAttention++ and where it has no cell. `improving` is the largest
-      `last_improvement` of the group. `twice`, with `twice_error` and `twice_seeds`,
-      is how much twice the steps change the loss, where `longer` has such cells.
+      `last_improvement` of the group. `twice`, with `twice_error`, is how much twice
+      the steps change the loss, where `longer` has such cells.
     """
     twice: dict[tuple, list[dict]] = {}
     for result in longer or []:

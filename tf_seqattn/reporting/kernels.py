@@ -7,6 +7,7 @@ import numpy as np
 
 from tf_seqattn.inference.packing import block_support, find_block_size
 from tf_seqattn.keras_api import stored, sublayers
+from tf_seqattn.sparsity.blocks import to_matrix
 from tf_seqattn.sparsity.kernels import find_kernels, is_supported
 from tf_seqattn.sparsity.wrapper import PrunableLayer
 
@@ -41,11 +42,6 @@ class KernelFacts:
         return float(np.mean(self.matrix == 0))
 
 
-def _as_matrix(values, grid) -> np.ndarray:
-    array = np.asarray(values, np.float32)
-    return array.transpose(grid.permutation).reshape(grid.matrix_shape)
-
-
 def _pruned_facts(wrapper: PrunableLayer) -> list[KernelFacts]:
     facts = []
     for pruned in wrapper.pruned_kernels:
@@ -56,7 +52,7 @@ def _pruned_facts(wrapper: PrunableLayer) -> list[KernelFacts]:
         facts.append(
             KernelFacts(
                 f"{wrapper.layer.name}/{pruned.name}",
-                _as_matrix(wrapper.effective_kernel(pruned), pruned.grid),
+                np.float32(to_matrix(wrapper.effective_kernel(pruned), pruned.grid)),
                 (rows, columns),
                 attention,
             )
@@ -84,7 +80,8 @@ def kernels_of(model) -> list[KernelFacts]:
             with contextlib.suppress(ValueError):
                 found = find_kernels(layer)
             for kernel in found:
-                matrix = _as_matrix(stored(kernel.variable), kernel.grid((1, 1)))
+                stored_kernel = stored(kernel.variable)
+                matrix = np.float32(to_matrix(stored_kernel, kernel.grid((1, 1))))
                 name = f"{layer.name}/{kernel.name}"
                 facts.append(KernelFacts(name, matrix, find_block_size(matrix)))
             if found:
