@@ -237,6 +237,38 @@ def build_like(layer, original):
         layer.build_from_config(original.get_build_config())
 
 
+def build_attention(layer, query=None, value=None, key=None, *_, **__):
+    """Builds the projections of a `MultiHeadAttention` of Keras 2.
+
+    Keras 2 leaves that to the first call, or what it read from a file to the next one.
+
+    Args:
+      layer: any; of another class it is left as it is, and so is an attention that
+        knows no shapes yet.
+      query: what the layer is called with, with `value` and `key`, or None.
+      value: see `query`.
+      key: see `query`.
+    """
+    if not isinstance(layer, keras2.layers.MultiHeadAttention):
+        return
+    with tf.init_scope():
+        if value is not None and not layer._built_from_signature:
+            layer._build_from_signature(query, value, key)
+        if not layer._built_from_signature:
+            return
+        heads = (*layer._query_shape[:-1], layer._num_heads, layer._value_dim)
+        for name, shape in {
+            "query": layer._query_shape,
+            "key": layer._key_shape,
+            "value": layer._value_shape,
+            "output": tf.TensorShape(heads),
+        }.items():
+            projection = getattr(layer, f"_{name}_dense")
+            if not projection.built:
+                with tf.name_scope(layer.name), tf.name_scope(projection.name):
+                    projection.build(shape)
+
+
 def why_kernel_is_changed(layer) -> str:
     """Why a Keras 3 layer computes with something else than its kernel, or ""."""
     if getattr(layer, "quantization_mode", None):

@@ -208,6 +208,22 @@ def test_cross_attention_in_a_functional_model():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+def test_attention_that_is_not_built_yet(tmp_path):
+    inputs = keras.Input((3, 6))
+    pruned = sa.prune(mha(), SCHEDULE, block_size=(1, 1))
+    if keras.__name__ == "tf_keras":
+        with pytest.raises(ValueError, match="is not built.*Call it once on a query"):
+            type(pruned)(mha(), SCHEDULE, (1, 1)).build((None, 3, 6))
+    model = keras.Model(inputs, pruned(inputs, value=inputs))
+    assert len(pruned.pruned_kernels) == 4
+    random_state(pruned)
+    x = np.random.rand(2, 3, 6)
+    for name in ("model.keras", "model.h5"):
+        model.save(tmp_path / name)
+        loaded = keras.models.load_model(tmp_path / name)
+        np.testing.assert_allclose(loaded(x), model(x), rtol=1e-5, atol=1e-6)
+
+
 def test_recurrent_state_in_and_out():
     inputs, state = keras.Input((3, 4)), keras.Input((5,))
     outputs, last = layers.GRU(5, return_state=True)(inputs, initial_state=state)

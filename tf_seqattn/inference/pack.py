@@ -6,6 +6,7 @@ from typing import Any
 
 from tf_seqattn.inference.batch_norm import followers
 from tf_seqattn.inference.channels import without_constant_channels
+from tf_seqattn.inference.heads import without_dead_heads
 from tf_seqattn.inference.layers import (
     KINDS,
     PackedLayer,
@@ -176,7 +177,14 @@ class _Packing:
         return clone(model, self)
 
     def _copied_attention(self, layer):
+        heads = layer.get_config()["num_heads"]
+        layer = without_dead_heads(layer)
+        removed = heads - layer.get_config()["num_heads"]
         plans = self._attention_plans(layer)
+        if removed:
+            for plan in plans.values():
+                reasons = [f"{removed} of {heads} heads removed", plan.reason]
+                plan.reason = "; ".join(filter(None, reasons))
         packed = {}
         weights = {}
         for name, plan in plans.items():
@@ -323,8 +331,9 @@ def pack(
     that it matters not who pruned the model. A batch normalization right after a packed
     layer is folded into it, so the result is for inference. Channels that pruning made
     constant, or that nothing reads, are removed where one layer (Dense, Conv1D/2D/3D)
-    feeds another and nothing else. Kernels with blocks of zeros that cannot be packed,
-    such as those of an LSTM, are in the report with the reason.
+    feeds another and nothing else, and so are heads of a MultiHeadAttention in a graph
+    that add nothing, with all four projections. Kernels with blocks of zeros that
+    cannot be packed, such as those of an LSTM, are in the report with the reason.
 
     A Sequential or functional model is copied. A subclassed model is changed in place,
     and the same object returned.

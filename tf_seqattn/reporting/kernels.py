@@ -42,6 +42,10 @@ class KernelFacts:
         return float(np.mean(self.matrix == 0))
 
 
+def _matrix(kernel, grid) -> np.ndarray:
+    return np.asarray(to_matrix(kernel, grid), np.float32)
+
+
 def _pruned_facts(wrapper: PrunableLayer) -> list[KernelFacts]:
     facts = []
     for pruned in wrapper.pruned_kernels:
@@ -52,7 +56,7 @@ def _pruned_facts(wrapper: PrunableLayer) -> list[KernelFacts]:
         facts.append(
             KernelFacts(
                 f"{wrapper.layer.name}/{pruned.name}",
-                np.float32(to_matrix(wrapper.effective_kernel(pruned), pruned.grid)),
+                _matrix(wrapper.effective_kernel(pruned), pruned.grid),
                 (rows, columns),
                 attention,
             )
@@ -80,8 +84,7 @@ def kernels_of(model) -> list[KernelFacts]:
             with contextlib.suppress(ValueError):
                 found = find_kernels(layer)
             for kernel in found:
-                stored_kernel = stored(kernel.variable)
-                matrix = np.float32(to_matrix(stored_kernel, kernel.grid((1, 1))))
+                matrix = _matrix(stored(kernel.variable), kernel.grid((1, 1)))
                 name = f"{layer.name}/{kernel.name}"
                 facts.append(KernelFacts(name, matrix, find_block_size(matrix)))
             if found:

@@ -186,7 +186,7 @@ def kernels_by_layer(model, block_size, policy) -> dict[str, list[PlannedKernel]
                 "has no shape yet. Give the model an input shape, or call it once on a "
                 "batch, `model(batch)`."
             )
-        for kernel in kernels.find_kernels(layer):
+        for kernel in kernels.divided_kernels(layer, block_size):
             grid = kernel.grid(block_size)
             if why_too_small(grid, getattr(policy, "min_blocks", 1)) is None:
                 found.setdefault(layer.name, []).append(PlannedKernel(kernel, grid))

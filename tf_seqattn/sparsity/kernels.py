@@ -13,7 +13,10 @@ from tf_seqattn.keras_api import (
     sublayers,
     why_kernel_is_changed,
 )
-from tf_seqattn.sparsity.blocks import BlockGrid
+from tf_seqattn.sparsity.blocks import BlockGrid, check_block_size
+
+# In the place of a block size: a block is what an attention makes of one head.
+HEADS = "heads"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Kernel:
       row_axes: axes that are contracted; empty means all but the last.
       column_axes: axes of the outputs; empty means the last.
       index: position where the attribute is a list, else None.
+      head_rows: rows of the matrix that read one head of an attention layer, None
+        where the kernel reads no heads.
     """
 
     owner: Any
@@ -35,6 +40,7 @@ class Kernel:
     row_axes: tuple[int, ...] = ()
     column_axes: tuple[int, ...] = ()
     index: int | None = None
+    head_rows: int | None = None
 
     @property
     def variable(self) -> tf.Variable:
@@ -63,7 +69,9 @@ class Kernel:
         return restore
 
     def grid(self, block_size) -> BlockGrid:
-        """The kernel's `BlockGrid` for blocks of `block_size`."""
+        """The kernel's `BlockGrid` for blocks of `block_size`, which may be "heads"."""
+        if is_heads(block_size):
+            block_size = (self.head_rows, None)
         return BlockGrid(
             tuple(self.variable.shape), block_size, self.row_axes, self.column_axes
         )
@@ -80,6 +88,27 @@ def check_plain(layer):
             f"Layer {layer.name!r} ({type(layer).__name__}) {reason}: it cannot be "
             "pruned like this. Prune it before, and strip it first."
         )
+
+
+def is_heads(block_size) -> bool:
+    """Whether a block size stands for whole heads."""
+    return isinstance(block_size, str) and block_size == HEADS
+
+
+def check_block_size_or_heads(block_size):
+    """Returns what `check_block_size` does, or "heads" as it is.
+
+    Raises:
+      ValueError: for anything else.
+    """
+    if is_heads(block_size):
+        return block_size
+    if isinstance(block_size, str):
+        raise ValueError(
+            "`block_size` must be two positive integers, such as (16, 16), or "
+            f'"{HEADS}". Received: block_size={block_size!r}'
+        )
+    return check_block_size(block_size)
 
 
 def _plain(owner, attribute="kernel", prefix="", **axes) -> list[Kernel]:
@@ -128,11 +157,19 @@ def _transposed_convolution(layer, prefix=""):
 
 
 def _attention(layer, prefix=""):
+    if not hasattr(layer, "_query_dense"):
+        raise ValueError(
+            f"Layer {layer.name!r} ({type(layer).__name__}) is not built, so its "
+            "kernels have no shapes yet. Call it once on a query and a value."
+        )
     found = []
     for name in ("query", "key", "value", "output"):
         projection = getattr(layer, f"_{name}_dense")
         found += _einsum_dense(projection, prefix=f"{prefix}{name}/")
-    return found
+    # The output reads (head, size of a head).
+    output = found[-1]
+    size = int(output.variable.shape[output.row_axes[-1]])
+    return [*found[:-1], dataclasses.replace(output, head_rows=size)]
 
 
 def _cell(cell, prefix=""):
@@ -158,6 +195,7 @@ def _bidirectional(layer, prefix=""):
     )
 
 
+_ATTENTION = classes("MultiHeadAttention", "GroupQueryAttention")
 # First match wins: subclasses stand before their bases.
 _FINDERS: list[tuple[tuple[type, ...], Callable]] = [
     (
@@ -177,7 +215,7 @@ _FINDERS: list[tuple[tuple[type, ...], Callable]] = [
         lambda layer, prefix="": _plain(layer, "kernel", prefix),
     ),
     (classes("EinsumDense"), _einsum_dense),
-    (classes("MultiHeadAttention", "GroupQueryAttention"), _attention),
+    (_ATTENTION, _attention),
     (
         classes("LSTMCell", "GRUCell", "SimpleRNNCell"),
         _cell,
@@ -263,3 +301,44 @@ def find_kernels(layer, prefix: str = "") -> list[Kernel]:
         f"{type(layer).__name__}. Give the class a method `get_prunable_weights()` "
         "that returns the variables to prune, or leave the layer unwrapped."
     )
+
+
+def divided_kernels(layer, block_size) -> list[Kernel]:
+    """The kernels of a built layer that are cut into blocks of `block_size`.
+
+    Args:
+      layer: a built layer.
+      block_size: (rows, columns) for all that `find_kernels` finds. "heads" cuts only
+        the projection that puts the heads of an attention layer together, into the
+        rows that read one head: without them nothing reads the head.
+
+    Raises:
+      ValueError: as `find_kernels`.
+
+    Example:
+
+    >>> layer = keras.layers.MultiHeadAttention(num_heads=4, key_dim=8)
+    >>> x = tf.ones((1, 5, 32))
+    >>> _ = layer(x, x)
+    >>> [k.name for k in divided_kernels(layer, "heads")]
+    ['output/kernel']
+    >>> divided_kernels(layer, "heads")[0].grid("heads").shape
+    (4, 1)
+    """
+    found = find_kernels(layer)
+    return [k for k in found if k.head_rows] if is_heads(block_size) else found
+
+
+def why_not_divided(layer, block_size) -> str | None:
+    """Why a layer, built or not, has no blocks of `block_size`, or None where it has.
+
+    Example:
+
+    >>> why_not_divided(keras.layers.Dense(8), "heads")
+    'Dense has no attention heads'
+    """
+    if not is_heads(block_size):
+        return None
+    if any(isinstance(found, _ATTENTION) for found in sublayers(layer)):
+        return None
+    return f"{type(layer).__name__} has no attention heads"

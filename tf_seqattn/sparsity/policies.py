@@ -6,9 +6,10 @@ from tf_seqattn.keras_api import (
     keras,  # noqa: F401  (the example)
 )
 from tf_seqattn.sparsity import kernels
-from tf_seqattn.sparsity.blocks import BlockGrid, check_block_size
+from tf_seqattn.sparsity.blocks import BlockGrid
 
 MIN_BLOCKS = 100
+MIN_HEADS = 2
 
 
 class PruningPolicy:
@@ -50,8 +51,9 @@ class MinimumBlocks(PruningPolicy):
     classifier of few classes.
 
     Args:
-      block_size: (rows, columns) of a block.
-      min_blocks: fewest blocks that a pruned kernel has (appendix C.1: 100).
+      block_size: (rows, columns) of a block, or "heads" (see `PrunableLayer`).
+      min_blocks: fewest blocks that a pruned kernel has, by default 100 (appendix
+        C.1), or 2 heads.
 
     Example:
 
@@ -62,8 +64,10 @@ class MinimumBlocks(PruningPolicy):
     (False, 'kernel has 16 blocks, fewer than 100')
     """
 
-    def __init__(self, block_size=(16, 16), min_blocks: int = MIN_BLOCKS):
-        self.block_size = check_block_size(block_size)
+    def __init__(self, block_size=(16, 16), min_blocks: int | None = None):
+        self.block_size = kernels.check_block_size_or_heads(block_size)
+        if min_blocks is None:
+            min_blocks = MIN_HEADS if kernels.is_heads(block_size) else MIN_BLOCKS
         self.min_blocks = min_blocks
 
     def allow_pruning(self, layer) -> bool:
@@ -72,11 +76,16 @@ class MinimumBlocks(PruningPolicy):
             return True
         return any(
             why_too_small(kernel.grid(self.block_size), self.min_blocks) is None
-            for kernel in kernels.find_kernels(layer)
+            for kernel in kernels.divided_kernels(layer, self.block_size)
         )
 
     def reason(self, layer) -> str:
-        grids = {k.name: k.grid(self.block_size) for k in kernels.find_kernels(layer)}
+        grids = {
+            kernel.name: kernel.grid(self.block_size)
+            for kernel in kernels.divided_kernels(layer, self.block_size)
+        }
+        if not grids:
+            return f"{type(layer).__name__} has no attention heads"
         few = [
             f"{name} has {grid.num_blocks}"
             for name, grid in grids.items()

@@ -26,6 +26,7 @@ from tf_seqattn.model_editing import (
 from tf_seqattn.sparsity import importance as importances
 from tf_seqattn.sparsity import optimizer_reset, schedules
 from tf_seqattn.sparsity.allocation import check_targets, retargeted
+from tf_seqattn.sparsity.kernels import why_not_divided
 from tf_seqattn.sparsity.policies import MinimumBlocks, why_unprunable
 from tf_seqattn.sparsity.wrapper import KINDS, PrunableLayer
 
@@ -118,6 +119,10 @@ class _Pruning:
         return layer
 
     def _wrap(self, layer):
+        without = why_not_divided(layer, self.wrapper_arguments["block_size"])
+        if without is not None:
+            self.left_alone[layer.name] = without
+            return layer
         if not self.policy.allow_pruning(layer):
             reason = getattr(self.policy, "reason", None)
             default = f"left out by {type(self.policy).__name__}"
@@ -191,11 +196,12 @@ def prune(
         or subclassed model. A subclassed model must be built.
       pruning_schedule: when: a `PruningSchedule` of tf_seqattn or tfmot.
       block_size: (rows, columns) of a block: inputs by outputs. None stands for all of
-        an axis: see `PrunableLayer`.
+        an axis, and "heads" in place of the pair for whole heads of attention layers:
+        see `PrunableLayer`.
       importance: what to score, `SoftmaxAttention()` by default.
       pruning_policy: where: an object with tfmot's `allow_pruning(layer)`. By default
-        a kernel of fewer than 100 blocks is left alone (appendix C.1). A single
-        layer is wrapped whatever its size unless a policy is given.
+        a kernel of fewer than 100 blocks (2 heads) is left alone (appendix C.1). A
+        single layer is wrapped whatever its size unless a policy is given.
       sparsity: how much of single layers: a mapping from names of layers to the
         target sparsity that each has in place of the schedule's, such as
         `erdos_renyi_allocation` returns. Layers that it does not name follow the

@@ -15,6 +15,7 @@ from tf_seqattn.keras_api import Callback, keras_of, stored
 from tf_seqattn.sparsity.blocks import entry_sparsity
 from tf_seqattn.sparsity.callbacks import check_prunable, phase_at
 from tf_seqattn.sparsity.importance import attention_entropy
+from tf_seqattn.sparsity.kernels import is_heads
 from tf_seqattn.sparsity.plots import picture, schedule_picture
 from tf_seqattn.sparsity.prune import pruned_layers
 from tf_seqattn.sparsity.schedules import Phase, PruningSchedule
@@ -176,7 +177,8 @@ class PruningSummaries(Callback):
         }
         found["schedule"] = type(layer.pruning_schedule).__name__
         found["importance"] = type(layer.importance).__name__
-        found["block_size"] = " x ".join(map(str, layer.block_size))
+        size = layer.block_size
+        found["block_size"] = size if is_heads(size) else " x ".join(map(str, size))
         trial = os.path.basename(os.path.abspath(self.log_dir))
         writer = tf.summary.create_file_writer(self.log_dir)
         with writer.as_default(), tf.summary.record_if(True):

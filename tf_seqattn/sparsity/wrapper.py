@@ -11,6 +11,7 @@ from tensorflow.python.saved_model import save_context
 from tf_seqattn.keras_api import (
     add_counter,
     add_float,
+    build_attention,
     change_initial_value,
     check_layer,
     keras,  # noqa: F401  (the example)
@@ -171,9 +172,10 @@ class PrunableLayer:
       pruning_schedule: a `PruningSchedule` of tf_seqattn or tfmot.
       block_size: (rows, columns) of a block: inputs by outputs of the kernel read as
         a matrix; a convolution is read as (H * W * C_in, C_out). None stands for all
-        of an axis: (None, 1) prunes whole output channels, (1, None) whole inputs,
-        and (None, key_dim) whole heads of the query, key and value of
-        MultiHeadAttention (of its output as many channels at a time).
+        of an axis: (None, 1) prunes whole output channels, (1, None) whole inputs.
+        "heads" prunes whole heads of MultiHeadAttention: a block is all rows of the
+        output projection that read one head, so that without it nothing reads the
+        head's query, key and value, and `sa.pack` removes all four.
       importance: what to score; `SoftmaxAttention()` by default.
       min_blocks: a kernel of fewer blocks is left dense (and said so at INFO), and so,
         where this is above 1, is one smaller than a block.
@@ -235,6 +237,12 @@ class PrunableLayer:
         kernels.check_plain(layer)
         if not kernels.is_supported(layer):
             kernels.find_kernels(layer)  # Raises, naming the layer and the remedy.
+        without = kernels.why_not_divided(layer, block_size)
+        if without is not None:
+            raise ValueError(
+                f"Layer {layer.name!r}: {without}. Give `block_size` as (rows, "
+                f"columns). Received: block_size={block_size!r}"
+            )
         kwargs.setdefault("name", f"prunable_{layer.name}")
         # The wrapper computes in float32 and casts once, for the layer it holds.
         kwargs["dtype"] = "float32"
@@ -244,7 +252,7 @@ class PrunableLayer:
         if pattern is not None:
             block_size = _check_pattern(pattern, block_size, balanced, pruning_schedule)
         self.pattern = pattern
-        self.block_size = blocks.check_block_size(block_size)
+        self.block_size = kernels.check_block_size_or_heads(block_size)
         self.importance = _check_importance(importance)
         self.min_blocks = int(min_blocks)
         self.zero_pruned_weights = bool(zero_pruned_weights)
@@ -268,10 +276,15 @@ class PrunableLayer:
             self.built = True
             return
         super().build(input_shape)
+        build_attention(self.layer)
         self._create_pruning_variables()
 
     def _create_pruning_variables(self):
-        found = kernels.find_kernels(self.layer)
+        found = kernels.divided_kernels(self.layer, self.block_size)
+        if kernels.is_heads(self.block_size):
+            for kernel in kernels.find_kernels(self.layer):
+                if not kernel.head_rows:
+                    self.left_dense[kernel.name] = "it goes with its heads"
         if not found:
             self.left_dense[self.layer.name] = "it has no kernel that can be pruned"
         for kernel in found:
@@ -422,7 +435,7 @@ class PrunableLayer:
         return {
             **super().get_config(),
             "pruning_schedule": self.pruning_schedule.get_config(),
-            "block_size": list(self.block_size),
+            "block_size": _block_size_config(self.block_size),
             "importance": _serialize_importance(self.importance, keras_of(self)),
             "min_blocks": self.min_blocks,
             "zero_pruned_weights": self.zero_pruned_weights,
@@ -443,6 +456,10 @@ class PrunableLayer:
         return cls(layer, schedule, importance=importance, **config)
 
 
+def _block_size_config(block_size):
+    return block_size if kernels.is_heads(block_size) else list(block_size)
+
+
 def _stored_logits(pruned: PrunedKernel) -> tf.Tensor | None:
     return None if pruned.logits is None else stored(pruned.logits)
 
@@ -455,6 +472,12 @@ class _PrunableLayer2(PrunableLayer, keras2.layers.Wrapper):
         if shape is not None and "input_shape" not in kwargs:
             kwargs.setdefault("batch_input_shape", shape)
         super().__init__(layer, *args, **kwargs)
+
+    def __call__(self, inputs, *args, **kwargs):
+        # Keras builds from the shape of the first input, which does for no attention.
+        if not self.built:
+            build_attention(self.layer, inputs, *args, **kwargs)
+        return super().__call__(inputs, *args, **kwargs)
 
     def call(self, inputs, *args, **kwargs):
         # Keras offers `training` and `mask` to any call with **kwargs.

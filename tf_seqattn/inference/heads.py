@@ -1,0 +1,83 @@
+"""Removing attention heads that add nothing to the output, with all four projections.
+
+A head whose rows of the output projection are zero is read by nothing. One whose values
+are its bias whatever the input adds a constant, since attention weights sum to 1: it
+goes into the bias of the output. What is left is a smaller `MultiHeadAttention`, whose
+kernels are dense.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from tf_seqattn.inference.plan import projections
+from tf_seqattn.keras_api import (
+    build_attention,
+    build_like,
+    classes,
+    keras,  # noqa: F401  (the example)
+)
+
+
+def _gives_scores(layer) -> bool:
+    """Whether a graph asks the layer for the scores of every head, or none knows it."""
+    calls = layer._inbound_nodes
+    return not calls or any(len(tf.nest.flatten(c.outputs)) > 1 for c in calls)
+
+
+def _axes_but(array: np.ndarray, axis: int) -> tuple[int, ...]:
+    return tuple(other for other in range(array.ndim) if other != axis)
+
+
+def without_dead_heads(layer):
+    """A smaller layer for an attention of which some heads add nothing.
+
+    Args:
+      layer: a built `MultiHeadAttention` of a graph model. Kernels of the query, key
+        and value are `(inputs, heads, size)`, that of the output `(heads, size,
+        outputs)`.
+
+    Returns:
+      A built layer of the heads that count, one at least, with their weights; the layer
+      itself where all of them do, where the scores of the heads are asked for, where
+      it has a gate, or is of another class.
+
+    Example:
+
+    >>> x = keras.Input((5, 32))
+    >>> layer = keras.layers.MultiHeadAttention(num_heads=4, key_dim=8)
+    >>> model = keras.Model(x, layer(x, x))
+    >>> weights = layer.get_weights()
+    >>> weights[6][1:3] = 0  # The output's kernel: nothing reads two of the heads.
+    >>> layer.set_weights(weights)
+    >>> [w.shape for w in without_dead_heads(layer).get_weights()][:2]
+    [(32, 2, 8), (2, 8)]
+    """
+    if type(layer) not in classes("MultiHeadAttention") or _gives_scores(layer):
+        return layer
+    if getattr(layer, "_use_gate", False):
+        return layer
+    parts = {name: dense.get_weights() for name, dense in projections(layer).items()}
+    value, output = parts["value"], parts["output"]
+    is_read = output[0].any(axis=_axes_but(output[0], 0))
+    varies = value[0].any(axis=_axes_but(value[0], 1))
+    lives = is_read & varies
+    if lives.all():
+        return layer
+    if not lives.any():
+        # A layer without any head is no layer.
+        lives[0] = True
+    if layer._use_bias:
+        constant = np.tensordot(value[1][~lives], output[0][~lives], axes=2)
+        output[1] = output[1] + constant
+    smaller = type(layer).from_config(
+        {**layer.get_config(), "num_heads": int(lives.sum())}
+    )
+    build_like(smaller, layer)
+    build_attention(smaller)
+    for name, dense in projections(smaller).items():
+        kernel, *bias = parts[name]
+        if name == "output":
+            dense.set_weights([kernel[lives], *bias])
+        else:
+            dense.set_weights([kernel[:, lives], *(b[lives] for b in bias)])
+    return smaller
