@@ -96,6 +96,12 @@ def test_twice_the_steps_are_compared_by_seed(tmp_path):
     assert "| -0.0100 |" in rows["SequentialAttention++"]
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert len(widths) == 1
+    # Not before all were trained for longer, of the same seed.
+    assert "After twice" not in text
+    longer += [cell("seqattn", 0, 0.39), cell("magnitude", 0, 0.37)]
+    grid_report.write(RESULTS, tmp_path, "grid", "", {}, longer)
+    text = (tmp_path / "grid.md").read_text()
+    assert "(seed 0) it is second, 0.0200 behind magnitude" in text
 
 
 def test_the_paper_stands_beside(summary):

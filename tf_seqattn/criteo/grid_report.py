@@ -69,17 +69,17 @@ def _group_key(result: dict) -> tuple:
 
 
 def _gain_of_longer(losses: dict[int, float], longer: list[dict]) -> dict:
-    """What longer trainings of the same cells change: mean and its error.
+    """What longer trainings of the same cells change: mean, error, losses by seed.
 
     Args:
       losses: log loss by seed.
       longer: results of trainings of twice the steps.
     """
-    gaps = [r["log_loss"] - losses[r["seed"]] for r in longer if r["seed"] in losses]
-    if not gaps:
+    found = {r["seed"]: r["log_loss"] for r in longer if r["seed"] in losses}
+    if not found:
         return {}
-    mean, error = mean_and_error(gaps)
-    return {"twice": mean, "twice_error": error}
+    mean, error = mean_and_error([loss - losses[s] for s, loss in found.items()])
+    return {"twice": mean, "twice_error": error, "twice_losses": found}
 
 
 def summarize(results: list[dict], longer: list[dict] | None = None) -> list[dict]:
@@ -95,7 +95,8 @@ def summarize(results: list[dict], longer: list[dict] | None = None) -> list[dic
       same seed, and `behind_errors` the same in its own standard errors; both are None
       for SequentialAttention++ and where it has no cell. `improving` is the largest
       `last_improvement` of the group. `twice`, with `twice_error`, is how much twice
-      the steps change the loss, where `longer` has such cells.
+      the steps change the loss, and `twice_losses` what they lead to, by seed, where
+      `longer` has such cells.
     """
     twice: dict[tuple, list[dict]] = {}
     for result in longer or []:
@@ -187,6 +188,28 @@ def _table(summary: list[dict]) -> list[str]:
     return lines
 
 
+def _place(losses: dict[str, float]) -> str:
+    """The place of SequentialAttention++ among algorithms, in words."""
+    order = sorted(losses, key=losses.__getitem__)
+    return ("first", "second", "third", "fourth")[order.index("seqattn")]
+
+
+def _verdict_after_twice(group: list[dict]) -> str:
+    """Who is first after twice the steps, of the seeds that all were trained for."""
+    found = {line["algorithm"]: line.get("twice_losses", {}) for line in group}
+    seeds = sorted(set.intersection(*(set(losses) for losses in found.values())))
+    if not seeds:
+        return ""
+    losses = {a: float(np.mean([found[a][s] for s in seeds])) for a in found}
+    ours = losses["seqattn"]
+    other = min((a for a in losses if a != "seqattn"), key=losses.__getitem__)
+    ahead = "ahead of" if losses[other] > ours else "behind"
+    return (
+        f" After twice the steps (seed {', '.join(map(str, seeds))}) it is "
+        f"{_place(losses)}, {abs(losses[other] - ours):.4f} {ahead} {TITLES[other]}."
+    )
+
+
 def _verdicts(summary: list[dict]) -> list[str]:
     """For each sparsity and block size, who is first and by how much."""
     lines = []
@@ -204,15 +227,16 @@ def _verdicts(summary: list[dict]) -> list[str]:
         others = [line for line in group if line["algorithm"] != "seqattn"]
         if not others or len(others) == len(group):
             continue
-        place = 1 + [line["algorithm"] for line in group].index("seqattn")
+        place = _place({line["algorithm"]: line["log_loss"] for line in group})
         best = others[0]
         ahead = "ahead of" if best["behind"] > 0 else "behind"
         errors = best["behind_errors"]
         size = "" if errors is None else f" ({abs(errors):.1f} standard errors)"
         lines.append(
             f"- {sparsity:.0%}, blocks of {block_size}: SequentialAttention++ is "
-            f"{('first', 'second', 'third', 'fourth')[place - 1]} of {len(group)}, "
+            f"{place} of {len(group)}, "
             f"{abs(best['behind']):.4f}{size} {ahead} {TITLES[best['algorithm']]}."
+            + _verdict_after_twice(group)
         )
     return lines
 
