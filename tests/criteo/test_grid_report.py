@@ -21,6 +21,7 @@ def cell(algorithm, seed, log_loss, **changes):
         "steps": 100,
         "batch_size": 64,
         "first_rate": 2e-3,
+        "finetune_fraction": 0.2,
         "last_rate": 3e-4,
         "validation_rows": 500,
         "curve_steps": [10 * n for n in range(1, 11)],

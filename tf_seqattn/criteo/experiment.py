@@ -62,6 +62,7 @@ class Training:
       first_rate: Adam's learning rate at the first step.
       last_rate: at the last step; it decays exponentially in between.
       table_size: rows of each category's table, as the data were converted with.
+      finetune_fraction: share of the steps at the end in which the mask is fixed.
       curve_points: how often the validation loss is taken on the way.
       curve_rows: rows of the validation set that it is taken on.
     """
@@ -71,6 +72,7 @@ class Training:
     first_rate: float = 2e-3
     last_rate: float = 3e-4
     table_size: int = 512
+    finetune_fraction: float = FINETUNE_FRACTION
     curve_points: int = 100
     curve_rows: int = 8_192
 
@@ -119,7 +121,10 @@ class Trained:
 
 
 def pruning_schedule(
-    algorithm: str, sparsity: float, steps: int
+    algorithm: str,
+    sparsity: float,
+    steps: int,
+    finetune_fraction: float = FINETUNE_FRACTION,
 ) -> sa.PruningSchedule | None:
     """Returns when an algorithm prunes, or None for a dense one.
 
@@ -127,6 +132,7 @@ def pruning_schedule(
       algorithm: one of `ALGORITHMS` or `CONTROLS`.
       sparsity: share of the blocks to remove.
       steps: number of training steps.
+      finetune_fraction: share of them at the end in which the mask is fixed.
 
     Example:
 
@@ -135,7 +141,7 @@ def pruning_schedule(
     """
     fractions = {
         "dense_fraction": DENSE_FRACTION,
-        "finetune_fraction": FINETUNE_FRACTION,
+        "finetune_fraction": finetune_fraction,
     }
     if algorithm in ("dense", "narrow"):
         return None
@@ -148,7 +154,7 @@ def pruning_schedule(
     if algorithm == "retrained":
         return sa.OneShotSchedule(sparsity, prune_step=0)
     return sa.OneShotSchedule(
-        sparsity, prune_step=round(steps * (1.0 - FINETUNE_FRACTION))
+        sparsity, prune_step=round(steps * (1.0 - finetune_fraction))
     )
 
 
@@ -328,7 +334,9 @@ def _untrained(arm: Arm, training: Training, mask: np.ndarray | None) -> keras.M
     keras.utils.set_random_seed(arm.seed + fresh)
     units = narrow_units(arm.sparsity) if arm.algorithm == "narrow" else 400
     network = build_network(training.table_size, hidden_units=(units, 400, 400))
-    schedule = pruning_schedule(arm.algorithm, arm.sparsity, training.steps)
+    schedule = pruning_schedule(
+        arm.algorithm, arm.sparsity, training.steps, training.finetune_fraction
+    )
     if schedule is None:
         return network
     if arm.algorithm == "retrained":

@@ -87,6 +87,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--batch-size", type=int, default=512, help="rows of a batch")
     add("--first-rate", type=float, default=defaults.first_rate, help="learning rate")
     add("--last-rate", type=float, default=defaults.last_rate, help="at the last step")
+    add(
+        "--finetune-fraction",
+        type=float,
+        default=defaults.finetune_fraction,
+        help="share of the steps at the end with a fixed mask, for every algorithm",
+    )
     add("--workers", type=int, help="cells at a time: as cores and memory allow")
     add("--threads", type=int, default=1, help="threads of each of them")
     add("--memory-gb", type=float, help="for all cells (80%% of what is free)")
@@ -119,6 +125,7 @@ def training_of(options: argparse.Namespace) -> Training:
         options.first_rate,
         options.last_rate,
         options.table_size,
+        options.finetune_fraction,
     )
 
 

@@ -327,9 +327,10 @@ def write(
         f"Made by `{command}` on {os.cpu_count()} cores: {len(results)} trainings of "
         f"{first['steps']} steps of {first['batch_size']} rows, Adam's rate from "
         f"{first['first_rate']:g} to {first['last_rate']:g}, seeds "
-        f"{', '.join(map(str, seeds))}. The first layer is pruned. Validation log loss "
-        f"in nats on {first['validation_rows']:,} rows, mean ± standard error over the "
-        "seeds"
+        f"{', '.join(map(str, seeds))}. The first layer is pruned, and its mask is "
+        f"fixed in the last {first['finetune_fraction']:.0%} of the steps. Validation "
+        f"log loss in nats on {first['validation_rows']:,} rows, mean ± standard error "
+        "over the seeds"
         + (f"; best possible {bayes:.4f}. " if bayes is not None else ". ")
         + "`behind SA++` is over pairs of the same seed, positive where "
         "SequentialAttention++ is better, and `in s.e.` the same in its own standard "
