@@ -5,7 +5,8 @@ import json
 import pytest
 
 from tf_seqattn.criteo import grid
-from tf_seqattn.criteo.experiment import Arm
+from tf_seqattn.criteo.experiment import Arm, pruning_schedule
+from tf_seqattn.sparsity.schedules import Phase
 
 ARGUMENTS = (
     "--rows 3000 --max-categories 60 --table-size 64 --steps 20 --batch-size 64 "
@@ -50,6 +51,16 @@ def test_cells_of_other_settings_are_kept_apart():
     # How many at a time, and which arms, do not matter to a cell.
     same = grid.parse_arguments([*ARGUMENTS, "dense", "--workers", "7"])
     assert grid.cell_file(arm, options) == grid.cell_file(arm, same)
+
+
+def test_the_share_of_steps_with_a_fixed_mask():
+    options = grid.parse_arguments([*ARGUMENTS, "acdc", "--finetune-fraction", "0.5"])
+    assert grid.training_of(options).finetune_fraction == 0.5
+    arm, default = Arm("acdc", 0.9), grid.parse_arguments([*ARGUMENTS, "acdc"])
+    assert grid.cell_file(arm, options) != grid.cell_file(arm, default)
+    for algorithm in ("magnitude", "acdc", "seqattn"):
+        schedule = pruning_schedule(algorithm, 0.9, 1000, finetune_fraction=0.5)
+        assert {schedule.phase(step) for step in range(501, 1000)} == {Phase.SPARSE}
 
 
 def test_dense_ones_are_trained_once_and_retrained_ones_last():
