@@ -1,12 +1,11 @@
 """Removing attention heads that add nothing to the output, with all four projections.
 
-A head whose rows of the output projection are zero is read by nothing. One whose values
-are its bias whatever the input adds a constant, since attention weights sum to 1: it
-goes into the bias of the output. What is left is a smaller `MultiHeadAttention`, whose
-kernels are dense.
+A head whose rows of the output projection are zero is read by nothing, and one whose
+values are zero adds nothing. What is left is a smaller `MultiHeadAttention`, whose
+kernels are dense. (Values that are a bias only stay: they add a constant, but not where
+a mask hides all keys.)
 """
 
-import numpy as np
 import tensorflow as tf
 
 from tf_seqattn.inference.plan import projections
@@ -22,10 +21,6 @@ def _gives_scores(layer) -> bool:
     """Whether a graph asks the layer for the scores of every head, or none knows it."""
     calls = layer._inbound_nodes
     return not calls or any(len(tf.nest.flatten(c.outputs)) > 1 for c in calls)
-
-
-def _axes_but(array: np.ndarray, axis: int) -> tuple[int, ...]:
-    return tuple(other for other in range(array.ndim) if other != axis)
 
 
 def without_dead_heads(layer):
@@ -57,18 +52,18 @@ def without_dead_heads(layer):
     if getattr(layer, "_use_gate", False):
         return layer
     parts = {name: dense.get_weights() for name, dense in projections(layer).items()}
-    value, output = parts["value"], parts["output"]
-    is_read = output[0].any(axis=_axes_but(output[0], 0))
-    varies = value[0].any(axis=_axes_but(value[0], 1))
-    lives = is_read & varies
+    output = parts["output"][0]
+    is_read = output.any(axis=tuple(range(1, output.ndim)))
+    values, *bias = parts["value"]
+    is_written = values.any(axis=(0, 2))
+    if bias:
+        is_written |= bias[0].any(axis=1)
+    lives = is_read & is_written
     if lives.all():
         return layer
     if not lives.any():
         # A layer without any head is no layer.
         lives[0] = True
-    if layer._use_bias:
-        constant = np.tensordot(value[1][~lives], output[0][~lives], axes=2)
-        output[1] = output[1] + constant
     smaller = type(layer).from_config(
         {**layer.get_config(), "num_heads": int(lives.sum())}
     )
