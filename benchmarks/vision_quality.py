@@ -321,6 +321,14 @@ def draw(summary: list[dict], path: pathlib.Path) -> None:
     figure.savefig(path, dpi=130)
 
 
+def in_errors(line: dict) -> float | None:
+    """A gap in its standard errors; None where all seeds have the same one."""
+    # Accuracies are float32, so that equal gaps differ by a rounding.
+    if line["behind_error"] < 1e-6:
+        return None
+    return line["behind"] / line["behind_error"]
+
+
 def tuning_table(tuning: list[dict], seed: int) -> list[str]:
     """Lines of Markdown: what each share of sparse steps gave, of the tuning seed."""
     head = " | ".join(f"{share:.0%}" for share in SPARSE_SHARES)
@@ -380,12 +388,10 @@ def report(summary: list[dict], command: str) -> str:
             if best == "seqattn":
                 other = max((a for a in pruned if a != best), key=pruned.get)
             gap = few[other if best == "seqattn" else best]
-            size_of_gap = abs(gap["behind"])
-            errors = size_of_gap / gap["behind_error"] if gap["behind_error"] else 0.0
-            text += (
-                f", {100 * size_of_gap:.2f} points ({errors:.1f} s.e.) before "
-                f"{TITLES[other]}."
-            )
+            errors = in_errors(gap)
+            text += f", {100 * abs(gap['behind']):.2f} points"
+            text += "" if errors is None else f" ({abs(errors):.1f} s.e.)"
+            text += f" before {TITLES[other]}."
             lines.append(text)
     lines += [
         "",
@@ -397,8 +403,8 @@ def report(summary: list[dict], command: str) -> str:
         behind = errors = ""
         if "behind" in line:
             behind = f"{100 * line['behind']:+.2f}"
-            if line["behind_error"]:
-                errors = f"{line['behind'] / line['behind_error']:+.1f}"
+            if in_errors(line) is not None:
+                errors = f"{in_errors(line):+.1f}"
         size = line["block_size"]
         lines.append(
             f"| {line['task']} | {size} x {size} | {line['layers']} | "
