@@ -127,9 +127,9 @@ def line(result: dict) -> str:
     times, sizes = result["milliseconds"], result["bytes"]
     packed, kernels = result["packed_layers"]
     block = result["block"]
-    size = "of the heads" if block == "heads" else f"{block} x {block}"
+    size = " of the heads" if block == "heads" else f", {block} x {block}"
     return (
-        f"| {result['network'].split(',')[0]} | {result['sparsity']:.0%}, "
+        f"| {result['network'].split(',')[0]} | {result['sparsity']:.0%}"
         f"{size} | {result['batch']} | {packed} of "
         f"{kernels} | {times['dense']:.2f} | {times['packed']:.2f} | {median:.2f} "
         f"({low:.2f} to {high:.2f}) | {sizes['dense'] / 1e6:.1f} | "

@@ -399,8 +399,14 @@ def replace_in_graph(model, replace: Callable):
                 operation=after, node_index=len(after._inbound_nodes)
             )
         after._inbound_nodes.append(node)
-        for found in (model._operations, *model._operations_by_depth.values()):
+
+        for found in model._operations_by_depth.values():
             found[:] = [after if item is before else item for item in found]
+        # This one is tracked by TensorFlow, which saves no list that was changed in the
+        # middle: a new one is set, for TensorFlow and not among the layers of Keras.
+        operations = [after if o is before else o for o in model._operations]
+        tracking = tf.__internal__.tracking.AutoTrackable
+        tracking.__setattr__(model, "_operations", operations)
 
 
 def replace_tracked(owner, before, after):

@@ -322,6 +322,24 @@ def test_saved_model_of_separable_convolutions(separable, tmp_path):
         assert relative(outputs, separable(x).numpy()) < 1e-5
 
 
+def test_saved_model_of_a_class_that_makes_its_own_graph(keras, tmp_path):
+    if keras.__name__ == "tf_keras":
+        pytest.skip("Keras 2 cannot rebuild such a model, nor change its graph")
+
+    class Own(keras.Model):
+        def __init__(self):
+            x = keras.Input((32,))
+            super().__init__(inputs=x, outputs=layers.Dense(16)(layers.Dense(32)(x)))
+
+    model = set_block_sparse(Own())
+    x = RNG.normal(size=(4, 32)).astype("float32")
+    expected = model(x).numpy()
+    sa.export_saved_model(model, tmp_path / "served", choose="always")
+    serve = tf.saved_model.load(str(tmp_path / "served")).signatures["serving_default"]
+    (outputs,) = serve(tf.constant(x)).values()
+    assert relative(outputs, expected) < 1e-5
+
+
 def test_saved_model_that_disagrees_is_not_written(mlp, tmp_path):
     with pytest.raises(RuntimeError, match="disagrees"):
         sa.export_saved_model(mlp, tmp_path / "served", choose="always", tolerance=0.0)
