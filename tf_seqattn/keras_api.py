@@ -237,6 +237,13 @@ def build_like(layer, original):
         layer.build_from_config(original.get_build_config())
 
 
+def projections(layer) -> dict:
+    """The projections of an attention layer by name; none before they are made."""
+    names = ("query", "key", "value", "output")
+    found = {name: getattr(layer, f"_{name}_dense", None) for name in names}
+    return {name: dense for name, dense in found.items() if dense is not None}
+
+
 def build_attention(layer, query=None, value=None, key=None, *_, **__):
     """Builds the projections of a `MultiHeadAttention` of Keras 2.
 
@@ -257,16 +264,16 @@ def build_attention(layer, query=None, value=None, key=None, *_, **__):
         if not layer._built_from_signature:
             return
         heads = (*layer._query_shape[:-1], layer._num_heads, layer._value_dim)
-        for name, shape in {
+        shapes = {
             "query": layer._query_shape,
             "key": layer._key_shape,
             "value": layer._value_shape,
             "output": tf.TensorShape(heads),
-        }.items():
-            projection = getattr(layer, f"_{name}_dense")
+        }
+        for name, projection in projections(layer).items():
             if not projection.built:
                 with tf.name_scope(layer.name), tf.name_scope(projection.name):
-                    projection.build(shape)
+                    projection.build(shapes[name])
 
 
 def why_kernel_is_changed(layer) -> str:
@@ -388,25 +395,27 @@ def replace_in_graph(model, replace: Callable):
     """
     if not isinstance(model, Functional):
         return
+    successors: dict[int, Any] = {}
     for node in _graph_nodes(model):
         before = node.operation
         after = replace(before) if isinstance(before, LAYERS) else before
         if after is before:
             continue
-        node.operation = after
+        successors[id(before)] = node.operation = after
         for tensor in node.outputs:
             tensor._keras_history = tensor._keras_history._replace(
                 operation=after, node_index=len(after._inbound_nodes)
             )
         after._inbound_nodes.append(node)
-
-        for found in model._operations_by_depth.values():
-            found[:] = [after if item is before else item for item in found]
-        # This one is tracked by TensorFlow, which saves no list that was changed in the
-        # middle: a new one is set, for TensorFlow and not among the layers of Keras.
-        operations = [after if o is before else o for o in model._operations]
-        tracking = tf.__internal__.tracking.AutoTrackable
-        tracking.__setattr__(model, "_operations", operations)
+    if not successors:
+        return
+    for found in model._operations_by_depth.values():
+        found[:] = [successors.get(id(item), item) for item in found]
+    # This one is tracked by TensorFlow, which saves no list that was changed in the
+    # middle: a new one is set, for TensorFlow and not among the layers of Keras.
+    operations = [successors.get(id(item), item) for item in model._operations]
+    tracking = tf.__internal__.tracking.AutoTrackable
+    tracking.__setattr__(model, "_operations", operations)
 
 
 def replace_tracked(owner, before, after):

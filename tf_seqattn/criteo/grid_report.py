@@ -194,6 +194,12 @@ def _place(losses: dict[str, float]) -> str:
     return ("first", "second", "third", "fourth")[order.index("seqattn")]
 
 
+def _gap(behind: float, other: str, size: str = "") -> str:
+    """How far another algorithm is behind SequentialAttention++, in words."""
+    ahead = "ahead of" if behind > 0 else "behind"
+    return f"{abs(behind):.4f}{size} {ahead} {TITLES[other]}"
+
+
 def _verdict_after_twice(group: list[dict]) -> str:
     """Who is first after twice the steps, of the seeds that all were trained for."""
     found = {line["algorithm"]: line.get("twice_losses", {}) for line in group}
@@ -201,12 +207,10 @@ def _verdict_after_twice(group: list[dict]) -> str:
     if not seeds:
         return ""
     losses = {a: float(np.mean([found[a][s] for s in seeds])) for a in found}
-    ours = losses["seqattn"]
     other = min((a for a in losses if a != "seqattn"), key=losses.__getitem__)
-    ahead = "ahead of" if losses[other] > ours else "behind"
     return (
         f" After twice the steps (seed {', '.join(map(str, seeds))}) it is "
-        f"{_place(losses)}, {abs(losses[other] - ours):.4f} {ahead} {TITLES[other]}."
+        f"{_place(losses)}, {_gap(losses[other] - losses['seqattn'], other)}."
     )
 
 
@@ -229,13 +233,12 @@ def _verdicts(summary: list[dict]) -> list[str]:
             continue
         place = _place({line["algorithm"]: line["log_loss"] for line in group})
         best = others[0]
-        ahead = "ahead of" if best["behind"] > 0 else "behind"
         errors = best["behind_errors"]
         size = "" if errors is None else f" ({abs(errors):.1f} standard errors)"
         lines.append(
             f"- {sparsity:.0%}, blocks of {block_size}: SequentialAttention++ is "
             f"{place} of {len(group)}, "
-            f"{abs(best['behind']):.4f}{size} {ahead} {TITLES[best['algorithm']]}."
+            f"{_gap(best['behind'], best['algorithm'], size)}."
             + _verdict_after_twice(group)
         )
     return lines

@@ -8,12 +8,12 @@ a mask hides all keys.)
 
 import tensorflow as tf
 
-from tf_seqattn.inference.plan import projections
 from tf_seqattn.keras_api import (
     build_attention,
     build_like,
     classes,
     keras,  # noqa: F401  (the example)
+    projections,
 )
 
 

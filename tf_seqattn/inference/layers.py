@@ -395,9 +395,6 @@ class PackedSeparableConv(PackedConv):
         return {**super().get_config(), "depth_multiplier": self.depth_multiplier}
 
 
-PROJECTIONS = ("query", "key", "value", "output")
-
-
 class PackedMultiHeadAttention:
     """`MultiHeadAttention` of which some projections compute from kept blocks.
 

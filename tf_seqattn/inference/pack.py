@@ -20,7 +20,6 @@ from tf_seqattn.inference.plan import (
     num_samples,
     packed_layer,
     plan_kernel,
-    projections,
 )
 from tf_seqattn.inference.unpacked import unpacked_plans
 from tf_seqattn.keras_api import (
@@ -32,6 +31,7 @@ from tf_seqattn.keras_api import (
     is_keras_class,
     keras,  # noqa: F401  (the example)
     keras_of,
+    projections,
     sublayers,
     uncompile,
 )

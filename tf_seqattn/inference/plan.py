@@ -9,7 +9,6 @@ from tf_seqattn.inference.batch_norm import fold
 from tf_seqattn.inference.cost import dense_seconds, packed_seconds, slice_in_blocks
 from tf_seqattn.inference.layers import (
     KINDS,
-    PROJECTIONS,
     PackedConv,
     PackedDense,
     PackedEinsumDense,
@@ -263,9 +262,3 @@ def packed_layer(layer, plan: LayerPlan, form: str, norm=None):
     if isinstance(layer, _SEPARABLE):
         weights = [layer.depthwise_kernel.numpy(), *weights]
     return packed, weights
-
-
-def projections(layer) -> dict:
-    """The built projections of a `MultiHeadAttention`, by name."""
-    found = {name: getattr(layer, f"_{name}_dense", None) for name in PROJECTIONS}
-    return {name: dense for name, dense in found.items() if dense is not None}

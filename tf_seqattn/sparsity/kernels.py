@@ -10,6 +10,7 @@ from tf_seqattn.keras_api import (
     classes,
     is_variable,
     keras,  # noqa: F401  (the example)
+    projections,
     sublayers,
     why_kernel_is_changed,
 )
@@ -67,6 +68,10 @@ class Kernel:
             attributes[self.attribute] = before
 
         return restore
+
+    def is_divided(self, block_size) -> bool:
+        """Whether `block_size` cuts the kernel: "heads" only where it reads heads."""
+        return not is_heads(block_size) or self.head_rows is not None
 
     def grid(self, block_size) -> BlockGrid:
         """The kernel's `BlockGrid` for blocks of `block_size`, which may be "heads"."""
@@ -157,14 +162,14 @@ def _transposed_convolution(layer, prefix=""):
 
 
 def _attention(layer, prefix=""):
-    if not hasattr(layer, "_query_dense"):
+    parts = projections(layer)
+    if not parts:
         raise ValueError(
             f"Layer {layer.name!r} ({type(layer).__name__}) is not built, so its "
             "kernels have no shapes yet. Call it once on a query and a value."
         )
     found = []
-    for name in ("query", "key", "value", "output"):
-        projection = getattr(layer, f"_{name}_dense")
+    for name, projection in parts.items():
         found += _einsum_dense(projection, prefix=f"{prefix}{name}/")
     # The output reads (head, size of a head).
     output = found[-1]
@@ -325,8 +330,7 @@ def divided_kernels(layer, block_size) -> list[Kernel]:
     >>> divided_kernels(layer, "heads")[0].grid("heads").shape
     (4, 1)
     """
-    found = find_kernels(layer)
-    return [k for k in found if k.head_rows] if is_heads(block_size) else found
+    return [k for k in find_kernels(layer) if k.is_divided(block_size)]
 
 
 def why_not_divided(layer, block_size) -> str | None:

@@ -280,15 +280,14 @@ class PrunableLayer:
         self._create_pruning_variables()
 
     def _create_pruning_variables(self):
-        found = kernels.divided_kernels(self.layer, self.block_size)
-        if kernels.is_heads(self.block_size):
-            for kernel in kernels.find_kernels(self.layer):
-                if not kernel.head_rows:
-                    self.left_dense[kernel.name] = "it goes with its heads"
-        if not found:
+        found = kernels.find_kernels(self.layer)
+        if not any(kernel.is_divided(self.block_size) for kernel in found):
             self.left_dense[self.layer.name] = "it has no kernel that can be pruned"
         for kernel in found:
-            self._create_kernel_variables(kernel)
+            if kernel.is_divided(self.block_size):
+                self._create_kernel_variables(kernel)
+            else:
+                self.left_dense[kernel.name] = "it goes with its heads"
         self.pruning_step = add_counter(self, "pruning_step")
         for name, reason in self.left_dense.items():
             logger.info("%s of layer %s stays dense: %s", name, self.layer.name, reason)
