@@ -30,14 +30,14 @@ import pandas as pd
 import tensorflow as tf
 import tf_keras as keras
 
-from tf_seqattn.criteo.bad_rows import BadRows
 from tf_seqattn.criteo.conversion import convert
-from tf_seqattn.criteo.encoding import Encoding
-from tf_seqattn.criteo.fields import CATEGORICAL_NAMES, COLUMNS, NUMERIC_NAMES
-from tf_seqattn.criteo.model import ClickModel, build_network
-from tf_seqattn.criteo.parsing import parse_file
-from tf_seqattn.criteo.streaming import read_batches
-from tf_seqattn.criteo.synthetic import ClickSource
+from tf_seqattn.criteo.log.bad_rows import BadRows
+from tf_seqattn.criteo.log.encoding import Encoding
+from tf_seqattn.criteo.log.fields import CATEGORICAL_NAMES, COLUMNS, NUMERIC_NAMES
+from tf_seqattn.criteo.log.parsing import parse_file
+from tf_seqattn.criteo.log.streaming import read_batches
+from tf_seqattn.criteo.log.synthetic import ClickSource
+from tf_seqattn.criteo.models.click_model import ClickModel, build_network
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 TABLE_SIZE = 512

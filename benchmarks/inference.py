@@ -34,7 +34,7 @@ from matplotlib.figure import Figure
 
 import tf_seqattn as sa
 from tf_seqattn.inference import litert
-from tf_seqattn.inference.measure import time_in_turns
+from tf_seqattn.inference.latency import time_in_turns
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)

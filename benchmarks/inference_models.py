@@ -20,7 +20,7 @@ import tf_keras as keras
 
 import tf_seqattn as sa
 from tf_seqattn.inference import litert
-from tf_seqattn.inference.measure import time_in_turns
+from tf_seqattn.inference.latency import time_in_turns
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 layers = keras.layers

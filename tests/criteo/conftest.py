@@ -3,9 +3,9 @@ import pytest
 
 import tf_seqattn.criteo  # noqa: F401 (before anything touches tf.keras)
 from tf_seqattn.criteo.conversion import convert
-from tf_seqattn.criteo.data import Clicks, load_clicks
-from tf_seqattn.criteo.encoding import Encoding
-from tf_seqattn.criteo.synthetic import ClickSource
+from tf_seqattn.criteo.log.encoding import Encoding
+from tf_seqattn.criteo.log.in_memory import Clicks, load_clicks
+from tf_seqattn.criteo.log.synthetic import ClickSource
 
 TABLE_SIZE = 64
 

@@ -15,12 +15,12 @@ import pytest
 import tensorflow as tf
 
 from tf_seqattn.criteo import conversion
-from tf_seqattn.criteo.bad_rows import TooManyBadRows
 from tf_seqattn.criteo.conversion import convert, find_files, main
-from tf_seqattn.criteo.data import load_clicks
-from tf_seqattn.criteo.encoding import Encoding
-from tf_seqattn.criteo.manifest import Manifest
-from tf_seqattn.criteo.synthetic import ClickSource
+from tf_seqattn.criteo.log.bad_rows import TooManyBadRows
+from tf_seqattn.criteo.log.encoding import Encoding
+from tf_seqattn.criteo.log.in_memory import load_clicks
+from tf_seqattn.criteo.log.manifest import Manifest
+from tf_seqattn.criteo.log.synthetic import ClickSource
 
 GOOD = "\t".join(["1", *["5"] * 13, *["0000000a"] * 26])
 ENCODING = Encoding(table_size=64)

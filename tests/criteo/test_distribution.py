@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_seqattn.criteo.training import distributed_batches
+from tf_seqattn.criteo.models.training import distributed_batches
 
 PROGRAM = pathlib.Path(__file__).with_name("train_distributed.py")
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tf_seqattn.criteo import grid
-from tf_seqattn.criteo.experiment import Arm, pruning_schedule
+from tf_seqattn.criteo.models.experiment import Arm, pruning_schedule
 from tf_seqattn.sparsity.schedules import Phase
 
 ARGUMENTS = (

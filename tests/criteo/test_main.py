@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tf_keras as keras
 
-from tf_seqattn.criteo import deploy
 from tf_seqattn.criteo.__main__ import main
+from tf_seqattn.criteo.models import deploy
 from tf_seqattn.inference import litert
 
 OUTPUTS = (

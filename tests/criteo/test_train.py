@@ -8,10 +8,11 @@ import tensorflow as tf
 import tf_keras as keras
 
 import tf_seqattn as sa
-from tf_seqattn.criteo import deploy, train
-from tf_seqattn.criteo.data import load_clicks
-from tf_seqattn.criteo.recipes import RECIPES, Recipe
-from tf_seqattn.criteo.serving import raw_features
+from tf_seqattn.criteo import train
+from tf_seqattn.criteo.log.in_memory import load_clicks
+from tf_seqattn.criteo.models import deploy
+from tf_seqattn.criteo.models.recipes import RECIPES, Recipe
+from tf_seqattn.criteo.models.serving import raw_features
 from tf_seqattn.inference import litert
 
 COMMON = "--steps 30 --batch-size 64 --table-size 64 --validations 3".split()

@@ -16,10 +16,14 @@ import tensorflow as tf
 import tf_keras as keras
 
 import tf_seqattn as sa
-from tf_seqattn.criteo import training
-from tf_seqattn.criteo.model import ClickModel, build_network, prune_first_layer
-from tf_seqattn.criteo.streaming import read_batches
-from tf_seqattn.distribution import make_strategy, serve_cluster
+from tf_seqattn.criteo.log.streaming import read_batches
+from tf_seqattn.criteo.models import training
+from tf_seqattn.criteo.models.click_model import (
+    ClickModel,
+    build_network,
+    prune_first_layer,
+)
+from tf_seqattn.experiments.strategies import make_strategy, serve_cluster
 
 STEPS, BATCH = 40, 128
 

@@ -90,7 +90,7 @@ import tensorflow as tf
 tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from tests.imagenet import test_training as test
-from tf_seqattn.distribution import make_strategy
+from tf_seqattn.experiments.strategies import make_strategy
 from tf_seqattn.imagenet import training
 from tf_seqattn.imagenet.data import open_split
 training.build_model = test.small_model

@@ -11,7 +11,7 @@ import tf_keras as keras
 import tf_seqattn as sa
 from tests.inference.conftest import block_sparse, set_block_sparse
 from tf_seqattn.inference import flatbuffer, litert
-from tf_seqattn.inference.export_tflite import METADATA, TOLERANCES
+from tf_seqattn.inference.tflite import METADATA, TOLERANCES
 from tf_seqattn.keras_api import computing_in_float32
 
 layers = keras.layers

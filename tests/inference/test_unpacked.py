@@ -6,7 +6,7 @@ import tf_keras as keras
 
 import tf_seqattn as sa
 from tests.inference.conftest import block_sparse, set_block_sparse
-from tf_seqattn.inference.pack import pack_with_plans
+from tf_seqattn.inference.packed_model import pack_with_plans
 from tf_seqattn.inference.unpacked import unpacked_plans
 
 layers = keras.layers

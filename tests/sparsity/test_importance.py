@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import tf_seqattn as sa
-from tf_seqattn.sparsity.blocks import BlockGrid, block_norms, expand_blocks
+from tf_seqattn.kernels.blocks import BlockGrid, block_norms, expand_blocks
 from tf_seqattn.sparsity.importance import attention_entropy
 
 GRID = BlockGrid((7, 5), (3, 2))

@@ -7,7 +7,7 @@ import tf_keras as keras
 
 import tf_seqattn as sa
 from tf_seqattn.keras_api import is_variable
-from tf_seqattn.sparsity.blocks import expand_blocks
+from tf_seqattn.kernels.blocks import expand_blocks
 
 layers = keras.layers
 # Every test runs on Keras 2 and on Keras 3.

@@ -2,7 +2,7 @@
 
 python -m tf_seqattn.criteo --output out/criteo
 
-Without --data the rows are synthetic (see `tf_seqattn.criteo.synthetic`); with it,
+Without --data the rows are synthetic (see `tf_seqattn.criteo.log.synthetic`); with it,
 they are the first ones of a file in the format of Kaggle's train.txt.
 """
 
@@ -18,11 +18,18 @@ import numpy as np
 import tf_keras as keras
 
 import tf_seqattn as sa
-from tf_seqattn.criteo import deploy, pictures, report
+from tf_seqattn.criteo import pictures, report
 from tf_seqattn.criteo.conversion import convert
-from tf_seqattn.criteo.data import Clicks, load_clicks
-from tf_seqattn.criteo.encoding import Encoding
-from tf_seqattn.criteo.experiment import (
+from tf_seqattn.criteo.log.encoding import Encoding
+from tf_seqattn.criteo.log.in_memory import Clicks, load_clicks
+from tf_seqattn.criteo.log.synthetic import (
+    ClickSource,
+    binary_log_loss,
+    make_synthetic,
+)
+from tf_seqattn.criteo.models import deploy
+from tf_seqattn.criteo.models.click_model import FIRST_HIDDEN
+from tf_seqattn.criteo.models.experiment import (
     TITLES,
     Arm,
     Trained,
@@ -31,12 +38,6 @@ from tf_seqattn.criteo.experiment import (
     predict_logits,
     pruning_schedule,
     train_arm,
-)
-from tf_seqattn.criteo.model import FIRST_HIDDEN
-from tf_seqattn.criteo.synthetic import (
-    ClickSource,
-    binary_log_loss,
-    make_synthetic,
 )
 
 _COMPARED_ROWS = 256

@@ -24,25 +24,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tf_seqattn.criteo import bad_rows as bad_rows_module
-from tf_seqattn.criteo.bad_rows import BadRow, BadRows, TooManyBadRows, quote
-from tf_seqattn.criteo.encoding import NUMERIC_ENCODINGS, Encoding
-from tf_seqattn.criteo.manifest import (
+from tf_seqattn.criteo.log import bad_rows as bad_rows_module
+from tf_seqattn.criteo.log.bad_rows import BadRow, BadRows, TooManyBadRows, quote
+from tf_seqattn.criteo.log.encoding import NUMERIC_ENCODINGS, Encoding
+from tf_seqattn.criteo.log.manifest import (
     MANIFEST_FILE,
     SPLITS,
     VOCABULARY_FILE,
     Manifest,
 )
-from tf_seqattn.criteo.parsing import is_compressed, lines_before, parse_file
-from tf_seqattn.criteo.progress import progress_bar
-from tf_seqattn.criteo.shards import (
+from tf_seqattn.criteo.log.parsing import is_compressed, lines_before, parse_file
+from tf_seqattn.criteo.log.shards import (
     Rows,
     Shard,
     concatenate,
     read_shard,
     write_shard,
 )
-from tf_seqattn.criteo.vocabulary import build_vocabulary, count_values
+from tf_seqattn.criteo.log.vocabulary import build_vocabulary, count_values
+from tf_seqattn.experiments.progress import progress_bar
 
 logger = logging.getLogger("tf_seqattn")
 

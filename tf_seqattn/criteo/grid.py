@@ -8,7 +8,7 @@ a file when it is done, so a run that was broken off goes on where it stopped, a
 of other settings are never mixed in. At the end the table stands beside the paper's and
 its picture is drawn (the paper's figure 5: loss and AUC against sparsity).
 
-Without --data the rows are synthetic: see `tf_seqattn.criteo.synthetic`. They are
+Without --data the rows are synthetic: see `tf_seqattn.criteo.log.synthetic`. They are
 easier than those of the demonstration (fewer and louder informative fields, fewer
 categories), so that a training of minutes is long enough for a dense model. Losses on
 them cannot be compared with the paper's, only the order of the algorithms.
@@ -34,18 +34,18 @@ import numpy as np
 
 from tf_seqattn.criteo import grid_report
 from tf_seqattn.criteo.conversion import convert
-from tf_seqattn.criteo.data import load_clicks
-from tf_seqattn.criteo.encoding import Encoding
-from tf_seqattn.criteo.experiment import (
+from tf_seqattn.criteo.log.encoding import Encoding
+from tf_seqattn.criteo.log.in_memory import load_clicks
+from tf_seqattn.criteo.log.manifest import Manifest
+from tf_seqattn.criteo.log.synthetic import ClickSource, make_synthetic
+from tf_seqattn.criteo.models.experiment import (
     ALGORITHMS,
     CONTROLS,
     Arm,
     Training,
     train_arm,
 )
-from tf_seqattn.criteo.manifest import Manifest
-from tf_seqattn.criteo.progress import progress_bar
-from tf_seqattn.criteo.synthetic import ClickSource, make_synthetic
+from tf_seqattn.experiments.progress import progress_bar
 
 # TensorFlow and a training of this network, without the rows.
 _PROCESS_BYTES = 1.5e9

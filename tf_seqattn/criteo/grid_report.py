@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from tf_seqattn.criteo.experiment import ALGORITHMS, TITLES
+from tf_seqattn.criteo.models.experiment import ALGORITHMS, TITLES
 from tf_seqattn.criteo.paper_results import paper_loss
 from tf_seqattn.criteo.pictures import COLOURS
 

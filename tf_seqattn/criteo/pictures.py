@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 import tf_seqattn as sa
-from tf_seqattn.criteo.experiment import TITLES, fields_of_block_rows
+from tf_seqattn.criteo.models.experiment import TITLES, fields_of_block_rows
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 COLOURS = {

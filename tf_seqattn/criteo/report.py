@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from tf_seqattn import TFLiteReport
-from tf_seqattn.criteo.deploy import Latency
+from tf_seqattn.criteo.models.deploy import Latency
 
 
 class Row(NamedTuple):

@@ -20,36 +20,40 @@ import tf_keras as keras
 from sklearn.metrics import roc_auc_score
 
 import tf_seqattn as sa
-from tf_seqattn.criteo import deploy
 from tf_seqattn.criteo.conversion import convert
-from tf_seqattn.criteo.encoding import NUMERIC_ENCODINGS, Encoding
-from tf_seqattn.criteo.experiment import (
+from tf_seqattn.criteo.log.encoding import NUMERIC_ENCODINGS, Encoding
+from tf_seqattn.criteo.log.manifest import MANIFEST_FILE, Manifest
+from tf_seqattn.criteo.log.streaming import read_batches
+from tf_seqattn.criteo.log.synthetic import ClickSource, make_synthetic
+from tf_seqattn.criteo.models import deploy
+from tf_seqattn.criteo.models.click_model import (
+    ClickModel,
+    build_network,
+    prune_first_layer,
+)
+from tf_seqattn.criteo.models.experiment import (
     ALGORITHMS,
     importance,
     log_loss_of_logits,
     pruning_schedule,
 )
-from tf_seqattn.criteo.manifest import MANIFEST_FILE, Manifest
-from tf_seqattn.criteo.model import ClickModel, build_network, prune_first_layer
-from tf_seqattn.criteo.progress import progress_bar
-from tf_seqattn.criteo.ranking import (
+from tf_seqattn.criteo.models.ranking import (
     build_dcn,
     build_dlrm,
     prune_ranking,
     ranking_features,
 )
-from tf_seqattn.criteo.recipes import RECIPES, Recipe
-from tf_seqattn.criteo.serving import export_serving
-from tf_seqattn.criteo.streaming import read_batches
-from tf_seqattn.criteo.synthetic import ClickSource, make_synthetic
-from tf_seqattn.criteo.training import (
+from tf_seqattn.criteo.models.recipes import RECIPES, Recipe
+from tf_seqattn.criteo.models.serving import export_serving
+from tf_seqattn.criteo.models.training import (
     VALIDATION_BATCH,
     distributed_batches,
     fit,
     fit_with_parameter_servers,
 )
-from tf_seqattn.distribution import STRATEGIES, make_strategy, serve_cluster
-from tf_seqattn.resuming import unfinished_training
+from tf_seqattn.experiments.progress import progress_bar
+from tf_seqattn.experiments.resuming import unfinished_training
+from tf_seqattn.experiments.strategies import STRATEGIES, make_strategy, serve_cluster
 
 MODELS = ("dnn", "dlrm", "dcn")
 _EXPORTED_ROWS = 256

@@ -8,7 +8,7 @@ import tf_keras as keras
 
 from tf_seqattn.digits.data import Digits
 from tf_seqattn.inference import litert
-from tf_seqattn.sparsity.blocks import BlockGrid, block_norms
+from tf_seqattn.kernels.blocks import BlockGrid, block_norms
 
 
 class Row(NamedTuple):

@@ -17,12 +17,12 @@ import sys
 import tf_keras as keras
 
 import tf_seqattn as sa
-from tf_seqattn.distribution import STRATEGIES, make_strategy
+from tf_seqattn.experiments.resuming import unfinished_training
+from tf_seqattn.experiments.strategies import STRATEGIES, make_strategy
 from tf_seqattn.imagenet import report
 from tf_seqattn.imagenet.data import batches, open_split
 from tf_seqattn.imagenet.recipe import ALGORITHMS, Recipe
 from tf_seqattn.imagenet.training import train
-from tf_seqattn.resuming import unfinished_training
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -1,10 +1,10 @@
 """Deployment side: packing block-sparse models, and exporting them."""
 
-from tf_seqattn.inference.export_saved_model import export_saved_model
-from tf_seqattn.inference.export_stablehlo import export_stablehlo
-from tf_seqattn.inference.export_tflite import TFLiteReport, export_tflite
-from tf_seqattn.inference.pack import pack
-from tf_seqattn.inference.plan import LayerPlan
+from tf_seqattn.inference.layer_plan import LayerPlan
+from tf_seqattn.inference.packed_model import pack
+from tf_seqattn.inference.saved_model import export_saved_model
+from tf_seqattn.inference.stablehlo import export_stablehlo
+from tf_seqattn.inference.tflite import TFLiteReport, export_tflite
 
 __all__ = [
     "LayerPlan",

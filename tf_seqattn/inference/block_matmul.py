@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tf_seqattn.inference.packing import Pattern
+from tf_seqattn.inference.block_format import Pattern
 
 
 def multiply_slices(
@@ -40,8 +40,8 @@ def multiply_slices(
 
     Example:
 
-    >>> from tf_seqattn.inference.packing import block_support, find_pattern
-    >>> from tf_seqattn.inference.packing import pack_matrix
+    >>> from tf_seqattn.inference.block_format import block_support, find_pattern
+    >>> from tf_seqattn.inference.block_format import pack_matrix
     >>> matrix = np.kron([[1., 0.], [0., 2.]], np.ones((2, 2)))
     >>> pattern = find_pattern(block_support(matrix, (2, 2)), (4, 4), (2, 2))
     >>> offsets = [np.array(part.rows, "int32") for part in pattern.slices]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_seqattn.inference.packing import find_block_size
+from tf_seqattn.inference.block_format import find_block_size
 from tf_seqattn.keras_api import (
     classes,
     input_shape,

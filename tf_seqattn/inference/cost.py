@@ -9,7 +9,7 @@ where the decision is near, or the machine is of another kind, measure
 
 import math
 
-from tf_seqattn.inference.packing import Pattern
+from tf_seqattn.inference.block_format import Pattern
 
 # Seconds per multiply-add, of a product large enough.
 _PER_MULTIPLY = 1 / 106e9

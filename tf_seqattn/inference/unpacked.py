@@ -2,15 +2,15 @@
 
 import contextlib
 
-from tf_seqattn.inference.packing import find_block_size
-from tf_seqattn.inference.plan import LayerPlan
+from tf_seqattn.inference.block_format import find_block_size
+from tf_seqattn.inference.layer_plan import LayerPlan
 from tf_seqattn.keras_api import (
     is_keras_class,
     keras,  # noqa: F401  (the example)
     stored,
 )
-from tf_seqattn.sparsity.blocks import to_matrix
-from tf_seqattn.sparsity.kernels import find_kernels, is_supported
+from tf_seqattn.kernels.blocks import to_matrix
+from tf_seqattn.kernels.layer_kernels import find_kernels, is_supported
 
 
 def unpacked_plans(layer) -> list[LayerPlan]:

@@ -1,5 +1,5 @@
 """One HTML page about a pruned model, for someone who was not there."""
 
-from tf_seqattn.reporting.report import report
+from tf_seqattn.reporting.model_report import report
 
 __all__ = ["report"]

@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 
-from tf_seqattn.reporting.kernels import KernelFacts
+from tf_seqattn.reporting.kernel_blocks import KernelFacts
 
 _DROPPED, _KEPT = "#eef0f3", "#1f6fb2"
 

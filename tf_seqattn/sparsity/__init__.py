@@ -1,11 +1,11 @@
 """Training side: blocks, importance, schedules, policies, the wrapper, callbacks."""
 
+from tf_seqattn.kernels.blocks import BlockGrid
 from tf_seqattn.sparsity.allocation import (
     erdos_renyi_allocation,
     global_allocation,
     uniform_allocation,
 )
-from tf_seqattn.sparsity.blocks import BlockGrid
 from tf_seqattn.sparsity.callbacks import UpdatePruningStep
 from tf_seqattn.sparsity.importance import (
     Importance,
@@ -13,8 +13,9 @@ from tf_seqattn.sparsity.importance import (
     PowerPropagation,
     SoftmaxAttention,
 )
+from tf_seqattn.sparsity.layer_summary import summary
 from tf_seqattn.sparsity.policies import MinimumBlocks, PruningPolicy
-from tf_seqattn.sparsity.prune import (
+from tf_seqattn.sparsity.pruning import (
     prune,
     prune_scope,
     pruned_layers,
@@ -28,8 +29,7 @@ from tf_seqattn.sparsity.schedules import (
     SequentialAttentionSchedule,
 )
 from tf_seqattn.sparsity.sensitivity import Sensitivity, sensitivity
-from tf_seqattn.sparsity.summaries import PruningSummaries
-from tf_seqattn.sparsity.summary import summary
+from tf_seqattn.sparsity.tensorboard import PruningSummaries
 from tf_seqattn.sparsity.wrapper import PrunableLayer
 
 __all__ = [

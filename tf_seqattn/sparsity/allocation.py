@@ -23,8 +23,8 @@ from tf_seqattn.keras_api import (
     stored,
     sublayers,
 )
-from tf_seqattn.sparsity import kernels
-from tf_seqattn.sparsity.blocks import BlockGrid, block_norms
+from tf_seqattn.kernels import layer_kernels
+from tf_seqattn.kernels.blocks import BlockGrid, block_norms
 from tf_seqattn.sparsity.policies import (
     MinimumBlocks,
     why_too_small,
@@ -142,7 +142,7 @@ def _unknown_names(unknown, pruned, to_prune, policy) -> str:
 class PlannedKernel:
     """A kernel that would be pruned: where it is, and how it is cut."""
 
-    kernel: kernels.Kernel
+    kernel: layer_kernels.Kernel
     grid: BlockGrid
 
     @property
@@ -186,7 +186,7 @@ def kernels_by_layer(model, block_size, policy) -> dict[str, list[PlannedKernel]
                 "has no shape yet. Give the model an input shape, or call it once on a "
                 "batch, `model(batch)`."
             )
-        for kernel in kernels.divided_kernels(layer, block_size):
+        for kernel in layer_kernels.divided_kernels(layer, block_size):
             grid = kernel.grid(block_size)
             if why_too_small(grid, getattr(policy, "min_blocks", 1)) is None:
                 found.setdefault(layer.name, []).append(PlannedKernel(kernel, grid))

@@ -20,9 +20,9 @@ from tf_seqattn.keras_api import (
     submodules,
 )
 from tf_seqattn.sparsity import optimizer_reset
-from tf_seqattn.sparsity.prune import _is_tfmot_wrapper, pruned_layers
+from tf_seqattn.sparsity.layer_summary import summary
+from tf_seqattn.sparsity.pruning import _is_tfmot_wrapper, pruned_layers
 from tf_seqattn.sparsity.schedules import Phase, PruningSchedule, update_at
-from tf_seqattn.sparsity.summary import summary
 
 logger = logging.getLogger("tf_seqattn")
 

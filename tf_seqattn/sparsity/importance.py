@@ -11,7 +11,7 @@ import math
 
 import tensorflow as tf
 
-from tf_seqattn.sparsity import blocks
+from tf_seqattn.kernels import blocks
 
 
 def softmax_attention(logits: tf.Tensor) -> tf.Tensor:

@@ -5,8 +5,8 @@ from tf_seqattn.keras_api import (
     is_keras_class,
     keras,  # noqa: F401  (the example)
 )
-from tf_seqattn.sparsity import kernels
-from tf_seqattn.sparsity.blocks import BlockGrid
+from tf_seqattn.kernels import layer_kernels
+from tf_seqattn.kernels.blocks import BlockGrid
 
 MIN_BLOCKS = 100
 MIN_HEADS = 2
@@ -65,9 +65,9 @@ class MinimumBlocks(PruningPolicy):
     """
 
     def __init__(self, block_size=(16, 16), min_blocks: int | None = None):
-        self.block_size = kernels.check_block_size_or_heads(block_size)
+        self.block_size = layer_kernels.check_block_size_or_heads(block_size)
         if min_blocks is None:
-            min_blocks = MIN_HEADS if kernels.is_heads(block_size) else MIN_BLOCKS
+            min_blocks = MIN_HEADS if layer_kernels.is_heads(block_size) else MIN_BLOCKS
         self.min_blocks = min_blocks
 
     def allow_pruning(self, layer) -> bool:
@@ -76,13 +76,13 @@ class MinimumBlocks(PruningPolicy):
             return True
         return any(
             why_too_small(kernel.grid(self.block_size), self.min_blocks) is None
-            for kernel in kernels.divided_kernels(layer, self.block_size)
+            for kernel in layer_kernels.divided_kernels(layer, self.block_size)
         )
 
     def reason(self, layer) -> str:
         grids = {
             kernel.name: kernel.grid(self.block_size)
-            for kernel in kernels.divided_kernels(layer, self.block_size)
+            for kernel in layer_kernels.divided_kernels(layer, self.block_size)
         }
         if not grids:
             return f"{type(layer).__name__} has no attention heads"
@@ -131,16 +131,18 @@ def why_unprunable(layer) -> str | None:
     """
     kind = type(layer).__name__
     try:
-        kernels.check_plain(layer)
+        layer_kernels.check_plain(layer)
     except ValueError as error:
         return str(error)
     if isinstance(layer, classes("DepthwiseConv1D", "DepthwiseConv2D")):
         return f"{kind} contracts no channels: there are no blocks to remove"
-    if kernels.is_supported(layer):
+    if layer_kernels.is_supported(layer):
         if not layer.built:
             return None
         try:
-            return None if kernels.find_kernels(layer) else f"{kind} has no kernel"
+            return (
+                None if layer_kernels.find_kernels(layer) else f"{kind} has no kernel"
+            )
         except ValueError as error:
             return str(error)
     if isinstance(layer, classes("Wrapper")):

@@ -117,9 +117,9 @@ class PruningSchedule(_tfmot_schedules().PruningSchedule):  # type: ignore[misc]
         >>> schedule.plot().get_xlabel()
         'training step'
         """
-        from tf_seqattn.sparsity import plots
+        from tf_seqattn.sparsity import schedule_plot
 
-        return plots.plot_schedule(self, axes=axes, steps=steps)
+        return schedule_plot.plot_schedule(self, axes=axes, steps=steps)
 
 
 def update_at(schedule, step: int) -> float | None:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 import tensorflow as tf
 
 from tf_seqattn.keras_api import check_layer, compilation_of, keras, stored
-from tf_seqattn.sparsity import blocks, support
+from tf_seqattn.kernels import blocks
+from tf_seqattn.sparsity import support
 from tf_seqattn.sparsity.allocation import PlannedKernel, kernels_by_layer
 from tf_seqattn.sparsity.importance import Importance, Magnitude
-from tf_seqattn.tables import print_table
+from tf_seqattn.text_table import print_table
 
 
 @dataclasses.dataclass

@@ -23,7 +23,8 @@ from tf_seqattn.keras_api import (
     registered_object,
     stored,
 )
-from tf_seqattn.sparsity import blocks, kernels, n_of_m, support
+from tf_seqattn.kernels import blocks, layer_kernels
+from tf_seqattn.sparsity import n_of_m, support
 from tf_seqattn.sparsity.importance import (
     Importance,
     Magnitude,
@@ -77,7 +78,7 @@ class PrunedKernel:
     In Keras 3 the variables are `keras.Variable`s.
     """
 
-    kernel: kernels.Kernel
+    kernel: layer_kernels.Kernel
     grid: blocks.BlockGrid
     mask: tf.Variable
     logits: tf.Variable | None
@@ -234,10 +235,12 @@ class PrunableLayer:
                 f"Layer {layer.name!r} is pruned already: wrap the plain layer, or "
                 "strip it first with `sa.strip_pruning`."
             )
-        kernels.check_plain(layer)
-        if not kernels.is_supported(layer):
-            kernels.find_kernels(layer)  # Raises, naming the layer and the remedy.
-        without = kernels.why_not_divided(layer, block_size)
+        layer_kernels.check_plain(layer)
+        if not layer_kernels.is_supported(layer):
+            layer_kernels.find_kernels(
+                layer
+            )  # Raises, naming the layer and the remedy.
+        without = layer_kernels.why_not_divided(layer, block_size)
         if without is not None:
             raise ValueError(
                 f"Layer {layer.name!r}: {without}. Give `block_size` as (rows, "
@@ -252,7 +255,7 @@ class PrunableLayer:
         if pattern is not None:
             block_size = _check_pattern(pattern, block_size, balanced, pruning_schedule)
         self.pattern = pattern
-        self.block_size = kernels.check_block_size_or_heads(block_size)
+        self.block_size = layer_kernels.check_block_size_or_heads(block_size)
         self.importance = _check_importance(importance)
         self.min_blocks = int(min_blocks)
         self.zero_pruned_weights = bool(zero_pruned_weights)
@@ -280,7 +283,7 @@ class PrunableLayer:
         self._create_pruning_variables()
 
     def _create_pruning_variables(self):
-        found = kernels.find_kernels(self.layer)
+        found = layer_kernels.find_kernels(self.layer)
         if not any(kernel.is_divided(self.block_size) for kernel in found):
             self.left_dense[self.layer.name] = "it has no kernel that can be pruned"
         for kernel in found:
@@ -292,7 +295,7 @@ class PrunableLayer:
         for name, reason in self.left_dense.items():
             logger.info("%s of layer %s stays dense: %s", name, self.layer.name, reason)
 
-    def _create_kernel_variables(self, kernel: kernels.Kernel):
+    def _create_kernel_variables(self, kernel: layer_kernels.Kernel):
         grid = kernel.grid(self.block_size)
         # Who sets a minimum wants small kernels left alone, not an error.
         too_small = why_too_small(grid, self.min_blocks)
@@ -456,7 +459,7 @@ class PrunableLayer:
 
 
 def _block_size_config(block_size):
-    return block_size if kernels.is_heads(block_size) else list(block_size)
+    return block_size if layer_kernels.is_heads(block_size) else list(block_size)
 
 
 def _stored_logits(pruned: PrunedKernel) -> tf.Tensor | None:
@@ -521,7 +524,7 @@ class _PrunableLayer3(PrunableLayer, keras3.layers.Wrapper):
     def call(self, *args, **kwargs):
         for pruned in self._pruned:
             # It may have been changed since it was wrapped.
-            kernels.check_plain(pruned.kernel.owner)
+            layer_kernels.check_plain(pruned.kernel.owner)
         return self._call_layer(*args, **kwargs)
 
     def compute_output_spec(self, *args, **kwargs):

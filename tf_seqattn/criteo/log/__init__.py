@@ -1,0 +1,1 @@
+"""The rows of a click log: reading, parsing, encoding, shards and batches."""

@@ -1,0 +1,138 @@
+"""What a folder of converted rows contains: how it was made, files, checksums."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+
+from tf_seqattn.criteo.log.encoding import Encoding
+from tf_seqattn.criteo.log.shards import Shard, sha256_of
+from tf_seqattn.criteo.log.vocabulary import Vocabulary
+from tf_seqattn.experiments.progress import progress_bar
+
+SPLITS = ("train", "validation", "test")
+MANIFEST_FILE, VOCABULARY_FILE = "manifest.json", "vocabulary.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a folder of converted rows contains.
+
+    Attributes:
+      folder: where it is.
+      encoding: how the values were encoded.
+      splits: the shards of "train", "validation" and "test", each in order.
+      bad_rows: number of lines that were left out.
+      bad_row_quotes: the first of them: `file:line: reason: 'text'`.
+      request: the files and all options, ready for JSON.
+    """
+
+    folder: pathlib.Path
+    encoding: Encoding
+    splits: dict[str, list[Shard]]
+    bad_rows: int
+    bad_row_quotes: list[str]
+    request: dict
+
+    @classmethod
+    def load(cls, folder: pathlib.Path | str) -> "Manifest":
+        """Reads the manifest of a folder.
+
+        Raises:
+          FileNotFoundError: if there is none, or a file that it names is missing.
+        """
+        folder = pathlib.Path(folder)
+        path = folder / MANIFEST_FILE
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{folder} has no {MANIFEST_FILE}: it has no converted rows, or their "
+                "conversion was broken off. Run `python -m "
+                f"tf_seqattn.criteo.conversion --data FILES --output {folder}`, which "
+                "goes on where it stopped."
+            )
+        content = json.loads(path.read_text())
+        splits = {
+            name: [Shard(*shard) for shard in shards]
+            for name, shards in content["splits"].items()
+        }
+        manifest = cls(
+            folder,
+            Encoding(**content["request"]["encoding"]),
+            splits,
+            content["bad_rows"],
+            content["bad_row_quotes"],
+            content["request"],
+        )
+        for name in SPLITS:
+            for file in manifest.paths(name):
+                if not file.exists():
+                    raise FileNotFoundError(
+                        f"{file} is named by the manifest and missing. Restore it, or "
+                        f"convert again with --overwrite."
+                    )
+        return manifest
+
+    def rows(self, split: str) -> int:
+        """Number of rows of a split."""
+        return sum(shard.rows for shard in self.shards(split))
+
+    def shards(self, split: str) -> list[Shard]:
+        """The shards of a split.
+
+        Raises:
+          ValueError: if there is no such split.
+        """
+        if split not in self.splits:
+            raise ValueError(
+                f"`split` must be one of {', '.join(SPLITS)}. Received: split={split!r}"
+            )
+        return self.splits[split]
+
+    def paths(self, split: str) -> list[pathlib.Path]:
+        """The files of a split."""
+        return [self.folder / "shards" / shard.name for shard in self.shards(split)]
+
+    def require_rows(self, split: str) -> None:
+        """Raises a ValueError unless a split has rows."""
+        if not self.rows(split):
+            raise ValueError(
+                "`split` must be one that has rows. Received: "
+                f"split={split!r}, which has none in {self.folder}; convert with a "
+                "fraction above 0 for it"
+            )
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary | None:
+        """The lookup of frequent values, or None where the encoding has none."""
+        if not self.encoding.min_count:
+            return None
+        return Vocabulary.load(self.folder / VOCABULARY_FILE, self.encoding.table_sizes)
+
+    @property
+    def table_sizes(self) -> tuple[int, ...]:
+        """Rows of each embedding table, without row 0."""
+        vocabulary = self.vocabulary
+        return vocabulary.table_sizes if vocabulary else self.encoding.table_sizes
+
+    @property
+    def num_numeric(self) -> int:
+        """Number of columns of numbers."""
+        return self.encoding.num_numeric
+
+    def verify(self, progress: bool = True) -> None:
+        """Compares every file with its checksum.
+
+        Raises:
+          ValueError: naming the first file that differs.
+        """
+        shards = [shard for shards in self.splits.values() for shard in shards]
+        total = sum(shard.num_bytes for shard in shards)
+        with progress_bar(total, "B", "Verifying", progress) as bar:
+            for shard in shards:
+                path = self.folder / "shards" / shard.name
+                if sha256_of(path) != shard.sha256:
+                    raise ValueError(
+                        f"{path} is not the file that was converted: its checksum "
+                        "differs. Convert again with --overwrite."
+                    )
+                bar.update(shard.num_bytes)

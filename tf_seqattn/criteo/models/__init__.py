@@ -1,0 +1,1 @@
+"""Click-through models, and how they are trained and served."""

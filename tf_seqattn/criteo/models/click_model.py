@@ -1,0 +1,254 @@
+"""The paper's click model, as a TFRS model around a plain Keras network.
+
+Every one of the 39 fields becomes a vector of 10 numbers: a count `x` becomes
+`x * v + b` with a direction and an offset of its own, a category a row of its
+embedding table. The 390 numbers go through three dense layers of 400 and a last one
+that gives the log-odds of a click. The paper prunes the first dense layer.
+"""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+import tf_keras as keras
+
+import tf_seqattn as sa
+from tf_seqattn.criteo.log.fields import CATEGORICAL_NAMES, NUMERIC_NAMES
+
+FIRST_HIDDEN = "hidden_1"
+
+
+def sizes_of_tables(table_size: int | Sequence[int]) -> tuple[int, ...]:
+    """Returns the size of every table, for one number or one for each.
+
+    Example:
+
+    >>> sizes_of_tables([3, 4])
+    (3, 4)
+    """
+    if isinstance(table_size, int):
+        return (table_size,) * len(CATEGORICAL_NAMES)
+    return tuple(int(size) for size in table_size)
+
+
+@keras.utils.register_keras_serializable("tf_seqattn.criteo")
+class FieldEmbedding(keras.layers.Layer):
+    """Turns the fields of a row into vectors, field after field.
+
+    The tables of all categories are one variable, read by a single lookup. (Adam
+    updates every row of it in every step, seen or not, so tables of millions of
+    rows want another optimizer or `tfrs.layers.embedding.TPUEmbedding`.)
+
+    Args:
+      table_size: rows of each category's table, without the row of empty fields: one
+        number for all 26, or one for each table there is.
+      dimension: length of a field's vector.
+      num_numeric: number of fields that are counts, 13 or 0.
+      prunable_tables: whether `sa.prune` may cut the tables into blocks of rows.
+      **kwargs: passed to `keras.layers.Layer`.
+
+    Example:
+
+    >>> layer = FieldEmbedding(table_size=100)
+    >>> layer((tf.zeros((2, 13)), tf.zeros((2, 26), tf.int32))).shape
+    TensorShape([2, 390])
+    """
+
+    def __init__(
+        self,
+        table_size: int | Sequence[int],
+        dimension: int = 10,
+        num_numeric: int = len(NUMERIC_NAMES),
+        prunable_tables: bool = False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.table_sizes = sizes_of_tables(table_size)
+        self.dimension = dimension
+        self.num_numeric = num_numeric
+        self.prunable_tables = prunable_tables
+
+    def build(self, input_shape):
+        if self.num_numeric:
+            shape = (self.num_numeric, self.dimension)
+            self.directions = self.add_weight(
+                "directions", shape, initializer="uniform"
+            )
+            self.offsets = self.add_weight("offsets", shape, initializer="uniform")
+        rows = sum(size + 1 for size in self.table_sizes)
+        self.tables = self.add_weight(
+            "tables", (rows, self.dimension), initializer="uniform"
+        )
+        super().build(input_shape)
+
+    def get_prunable_weights(self):
+        """What `sa.prune` may cut into blocks: tfmot's way of saying so."""
+        return [self.tables] if self.prunable_tables else []
+
+    def call(self, inputs):
+        """Embeds a batch.
+
+        Args:
+          inputs: float32 `(batch, num_numeric)` counts as `data.Clicks.numeric`, and
+            int32 `(batch, tables)` rows of the tables as `data.Clicks.categorical`.
+
+        Returns:
+          float32 `(batch, (num_numeric + tables) * dimension)`.
+        """
+        numeric, categorical = inputs
+        first_rows = tf.cumsum([size + 1 for size in self.table_sizes], exclusive=True)
+        vectors = tf.gather(self.tables, categorical + first_rows)
+        if self.num_numeric:
+            counts = numeric[:, :, None] * self.directions + self.offsets
+            vectors = tf.concat([counts, vectors], axis=1)
+        return tf.reshape(vectors, (-1, vectors.shape[1] * self.dimension))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "table_size": list(self.table_sizes),
+            "dimension": self.dimension,
+            "num_numeric": self.num_numeric,
+            "prunable_tables": self.prunable_tables,
+        }
+
+
+def feature_inputs(num_tables: int, num_numeric: int = len(NUMERIC_NAMES)) -> dict:
+    """Returns the inputs of a network of clicks, `numeric` and `categorical`.
+
+    Args:
+      num_tables: number of fields that are categories.
+      num_numeric: number of fields that are counts.
+    """
+    return {
+        "numeric": keras.Input((num_numeric,), name="numeric"),
+        "categorical": keras.Input((num_tables,), dtype="int32", name="categorical"),
+    }
+
+
+def build_network(
+    table_size: int | Sequence[int],
+    dimension: int = 10,
+    hidden_units: tuple[int, ...] = (400, 400, 400),
+    num_numeric: int = len(NUMERIC_NAMES),
+) -> keras.Model:
+    """Returns the network, a functional Keras model without TFRS.
+
+    Args:
+      table_size: rows of each category's table: one number or one for each, such as
+        `conversion.Manifest.table_sizes`.
+      dimension: length of a field's vector.
+      hidden_units: width of each hidden layer.
+      num_numeric: number of fields that are counts: 13, or 0 where they are buckets.
+
+    Returns:
+      A model from `{"numeric": float32 (batch, num_numeric), "categorical": int32
+      (batch, tables)}` to log-odds, float32 `(batch, 1)`.
+
+    Example:
+
+    >>> build_network(table_size=100).output_shape
+    (None, 1)
+    """
+    inputs = feature_inputs(len(sizes_of_tables(table_size)), num_numeric)
+    embedding = FieldEmbedding(table_size, dimension, num_numeric, name="fields")
+    x = embedding((inputs["numeric"], inputs["categorical"]))
+    for number, units in enumerate(hidden_units, start=1):
+        x = keras.layers.Dense(units, activation="relu", name=f"hidden_{number}")(x)
+    logits = keras.layers.Dense(1, name="logits")(x)
+    return keras.Model(inputs, logits, name="clicks")
+
+
+class OnlyLayer:
+    """A pruning policy: prunes the layer of this name and no other.
+
+    Args:
+      name: of the layer to prune.
+
+    Example:
+
+    >>> OnlyLayer("hidden_1").allow_pruning(keras.layers.Dense(4, name="hidden_2"))
+    False
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def allow_pruning(self, layer) -> bool:
+        """Returns whether `layer` is the one to prune."""
+        return layer.name == self.name
+
+    def ensure_model_supports_pruning(self, model) -> None:
+        """Raises a ValueError if `model` has no layer of the name."""
+        model.get_layer(self.name)
+
+
+def prune_first_layer(
+    network: keras.Model,
+    schedule,
+    block_size: int = 20,
+    importance=None,
+    balanced: bool = False,
+) -> keras.Model:
+    """Returns the network with its first dense layer wrapped for pruning.
+
+    Args:
+      network: what `build_network` returned.
+      schedule: when to prune, a `sa.PruningSchedule`.
+      block_size: rows and columns of a block. With 20, a block reads two fields.
+      importance: what to score, `sa.SoftmaxAttention()` by default.
+      balanced: whether every column of blocks keeps equally many.
+    """
+    return sa.prune(
+        network,
+        pruning_schedule=schedule,
+        block_size=(block_size, block_size),
+        importance=importance,
+        pruning_policy=OnlyLayer(FIRST_HIDDEN),
+        balanced=balanced,
+    )
+
+
+class ClickModel(tfrs.Model):
+    """Trains a network that gives log-odds of a click.
+
+    Args:
+      network: what `build_network` or `prune_first_layer` returned. It is the thing
+        to save: `model.network.save("clicks.keras")`.
+
+    Example:
+
+    >>> model = ClickModel(build_network(table_size=100))
+    >>> model.compile(optimizer=keras.optimizers.Adam(2e-3))
+    """
+
+    def __init__(self, network: keras.Model):
+        super().__init__()
+        self.network = network
+        self.task = tfrs.tasks.Ranking(
+            loss=keras.losses.BinaryCrossentropy(
+                from_logits=True, reduction=keras.losses.Reduction.NONE
+            ),
+            metrics=[keras.metrics.AUC(from_logits=True, name="auc")],
+        )
+
+    def call(self, features, training=False):
+        """Returns log-odds, float32 `(batch, 1)`."""
+        return self.network(features, training=training)
+
+    def compute_loss(self, inputs, training=False):
+        """Returns a replica's share of the mean log loss of a batch, in nats.
+
+        Args:
+          inputs: features and labels of this replica, of as many rows as on the others.
+          training: whether it is trained.
+
+        Returns:
+          The mean, divided by the number of replicas: the optimizer adds up gradients,
+          and Keras the losses that it shows.
+        """
+        features, labels = inputs
+        logits = self(features, training=training)
+        losses = self.task(labels=labels[:, None], predictions=logits)
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        return tf.reduce_mean(losses) / replicas

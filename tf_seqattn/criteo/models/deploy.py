@@ -1,0 +1,92 @@
+"""The dense part of a click model as a TFLite file, checked and timed with LiteRT.
+
+What is exported is the multilayer perceptron: the embedded fields of a row go in
+and the log-odds of a click come out. The lookup of embeddings is left out, as it is
+a matter of memory and not of arithmetic (and often of another machine).
+"""
+
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+import tf_keras as keras
+
+import tf_seqattn as sa
+from tf_seqattn.inference import litert
+from tf_seqattn.inference.latency import time_in_turns
+
+
+class Latency(NamedTuple):
+    """Microseconds of one call: the median and the quartiles around it."""
+
+    median: float
+    lower_quartile: float
+    upper_quartile: float
+
+
+def multilayer_perceptron(network: keras.Model) -> keras.Model:
+    """Returns the part of a stripped network after its embeddings.
+
+    Args:
+      network: a network of `model.build_network`, without pruning.
+
+    Returns:
+      A model from `(batch, 39 * dimension)` to `(batch, 1)`; it shares the weights.
+    """
+    fields = network.get_layer("fields")
+    inputs = keras.Input((fields.output.shape[-1],), name="embedded_fields")
+    x = inputs
+    for layer in network.layers[network.layers.index(fields) + 1 :]:
+        x = layer(x)
+    return keras.Model(inputs, x, name="perceptron")
+
+
+def embed(network: keras.Model, features: dict[str, np.ndarray]) -> np.ndarray:
+    """Returns the embedded fields of rows, float32 `(rows, 39 * dimension)`."""
+    fields = network.get_layer("fields")
+    return fields((features["numeric"], features["categorical"])).numpy()
+
+
+def export(
+    network: keras.Model,
+    features: dict[str, np.ndarray],
+    path: pathlib.Path,
+    layout: str,
+    batch_size: int = 64,
+) -> sa.TFLiteReport:
+    """Writes the perceptron of a network, compared with Keras on rows of data.
+
+    Args:
+      network: a network without pruning.
+      features: rows to compare on, as `data.Clicks.features()`.
+      path: the file.
+      layout: "packed" or "dense", see `sa.export_tflite`.
+      batch_size: rows in one call, for which layers are packed or not.
+    """
+    return sa.export_tflite(
+        multilayer_perceptron(network),
+        path,
+        layout,
+        representative_dataset=[embed(network, features)],
+        batch_size=batch_size,
+    )
+
+
+def measure_latency(
+    files: dict[str, bytes], inputs: np.ndarray, seconds: float = 1.0
+) -> dict[str, Latency]:
+    """Times files on the same inputs, on one thread, taking turns.
+
+    Args:
+      files: TFLite files by name.
+      inputs: float32 `(batch, width)`.
+      seconds: how long to go on.
+
+    Returns:
+      A `Latency` by name.
+    """
+    calls = {n: litert.interpreter(f, [inputs]).invoke for n, f in files.items()}
+    return {
+        name: Latency(*(float(q) for q in np.percentile(1e6 * taken, (50, 25, 75))))
+        for name, taken in time_in_turns(calls, seconds).items()
+    }

@@ -1,0 +1,146 @@
+"""Trains a click model on converted rows of any size, under any strategy.
+
+Synchronous strategies train in plain `model.fit`. Under a parameter server workers are
+not in step with one another, and Keras calls no callback for a batch; there, a loop of
+our own gives out a few steps at a time and updates the masks in between.
+"""
+
+import pathlib
+
+import tensorflow as tf
+import tf_keras as keras
+
+import tf_seqattn as sa
+from tf_seqattn.criteo.log.streaming import read_batches
+
+VALIDATION_BATCH = 8192
+
+
+def distributed_batches(
+    strategy: tf.distribute.Strategy,
+    folder: pathlib.Path | str,
+    split: str,
+    batch_size: int,
+    seed: int | None,
+    adapt=None,
+):
+    """Reads a split for a strategy, each worker its share.
+
+    Args:
+      strategy: of the training.
+      folder: converted rows.
+      split: "train" is repeated without end, the others are read once.
+      batch_size: rows of a batch, of all replicas together.
+      seed: decides the order, or None for the order of time.
+      adapt: what to make of the features of a batch, such as
+        `ranking.ranking_features`.
+
+    Returns:
+      A dataset for `model.fit`.
+    """
+
+    def make(context):
+        training = split == "train"
+        dataset = read_batches(
+            folder, split, batch_size, seed, context, drop_remainder=training
+        )
+        if training:
+            dataset = dataset.repeat()
+        if adapt is not None:
+            dataset = dataset.map(lambda features, labels: (adapt(features), labels))
+        return dataset
+
+    if isinstance(strategy, tf.distribute.ParameterServerStrategy):
+        return make(None)
+    if strategy.num_replicas_in_sync == 1:
+        return make(None)
+    return strategy.distribute_datasets_from_function(make)
+
+
+def fit(
+    model: keras.Model,
+    batches,
+    steps: int,
+    epochs: int = 1,
+    validation=None,
+    folder: pathlib.Path | None = None,
+    verbose: int | str = "auto",
+) -> keras.callbacks.History:
+    """Trains in plain `model.fit`, and goes on where it was broken off.
+
+    Args:
+      model: compiled, pruned or not.
+      batches: endless training batches.
+      steps: of an epoch.
+      epochs: how often to validate, and to write a backup.
+      validation: batches to measure on after each epoch.
+      folder: for TensorBoard's logs and the backup; by default neither.
+      verbose: as `model.fit` takes it.
+    """
+    pruned = bool(sa.pruned_layers(model))
+    callbacks: list = [sa.UpdatePruningStep()] if pruned else []
+    if folder is not None:
+        logs = str(folder / "logs")
+        callbacks += [
+            sa.PruningSummaries(log_dir=logs)
+            if pruned
+            else keras.callbacks.TensorBoard(log_dir=logs),
+            keras.callbacks.BackupAndRestore(str(folder / "backup")),
+        ]
+    return model.fit(
+        batches,
+        steps_per_epoch=steps,
+        epochs=epochs,
+        validation_data=validation,
+        callbacks=callbacks,
+        verbose=verbose,
+    )
+
+
+def fit_with_parameter_servers(
+    strategy: tf.distribute.ParameterServerStrategy,
+    model: keras.Model,
+    make_batches,
+    steps: int,
+    steps_between_masks: int = 10,
+    progress=lambda steps: None,
+) -> list[float]:
+    """Trains with workers that are not in step with one another.
+
+    Args:
+      strategy: of the model.
+      model: compiled under the strategy, pruned or not.
+      make_batches: returns endless training batches, called by each worker.
+      steps: number of training steps of all workers together.
+      steps_between_masks: steps that are given out before the workers wait for one
+        another and masks are updated; fewer at the end of a phase.
+      progress: called with the number of steps done since the last call.
+
+    Returns:
+      The loss of every step, in the order in which they were given out.
+    """
+    coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+    iterator = iter(coordinator.create_per_worker_dataset(make_batches))
+    pruning = None
+    if sa.pruned_layers(model):
+        pruning = sa.UpdatePruningStep.for_loop(model)
+
+    @tf.function
+    def train_step(batches):
+        def one(batch):
+            return model.train_step(batch)["loss"]
+
+        return strategy.run(one, args=(next(batches),))
+
+    losses, done = [], 0
+    while done < steps:
+        now = min(steps_between_masks, steps - done)
+        if pruning is not None:
+            now = int(min(now, pruning.steps_to_phase_change()))
+            pruning.step(now)
+        results = [coordinator.schedule(train_step, (iterator,)) for _ in range(now)]
+        coordinator.join()
+        losses += [float(result.fetch()) for result in results]
+        done += now
+        progress(now)
+    return losses

@@ -1,0 +1,108 @@
+"""Timing a layer dense and packed, in turns, on this machine."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from tf_seqattn.inference import litert
+from tf_seqattn.inference.layer_plan import FORM_OF_RUNTIME, packed_layer
+from tf_seqattn.keras_api import classes, input_shape, output_shape
+
+
+def time_in_turns(
+    calls: dict[str, Callable[[], object]],
+    seconds: float = 0.4,
+    rounds: int = 10,
+    calls_a_turn: int = 5,
+) -> dict[str, np.ndarray]:
+    """Times calls in turns, again and again.
+
+    A turn makes several calls, of which the first is not counted: it finds the caches
+    full of what another one left there. What else the machine does meets all of them,
+    so that the ratios of a round are fair.
+
+    Args:
+      calls: functions without arguments, by name.
+      seconds: how long to go on, after one warm-up turn of each.
+      rounds: least number of rounds.
+      calls_a_turn: counted calls in each turn.
+
+    Returns:
+      For each name the mean seconds of a call in each turn, float64 `(rounds,)`.
+
+    Example:
+
+    >>> times = time_in_turns({"a": lambda: None, "b": lambda: None}, seconds=0)
+    >>> len(times["a"]) == len(times["b"]) == 10
+    True
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    end = time.perf_counter() + seconds
+    number = -1
+    while number < rounds or time.perf_counter() < end:
+        for name, call in calls.items():
+            call()
+            started = time.perf_counter()
+            for _ in range(calls_a_turn):
+                call()
+            if number >= 0:
+                taken = time.perf_counter() - started
+                times[name].append(taken / calls_a_turn)
+        number += 1
+    return {name: np.array(taken) for name, taken in times.items()}
+
+
+def _inputs_for(layer, samples: int) -> np.ndarray:
+    """A batch that gives the layer's product `samples` rows, or about that."""
+    if hasattr(layer, "kernel_size"):
+        shape = input_shape(layer)
+        positions = int(np.prod([s or 1 for s in output_shape(layer)[1:-1]]))
+        batch = max(1, samples // positions)
+        shape = (batch, *(s or 32 for s in shape[1:]))
+    elif isinstance(layer, classes("EinsumDense")):
+        read = layer.equation.split(",")[0].replace("...", "")
+        kernel = layer.equation.split(",")[1].split("->")[0]
+        size = dict(zip(kernel.replace("...", ""), layer.kernel.shape, strict=True))
+        kept = [label for label in read if label not in size]
+        shape = tuple(size.get(s, samples if s == kept[0] else 1) for s in read)
+    else:
+        shape = (samples, layer.kernel.shape[0])
+    return np.random.default_rng(0).normal(size=shape).astype("float32")
+
+
+def _runner(layer, inputs, runtime):
+    spec = tf.TensorSpec((None, *inputs.shape[1:]), tf.float32)
+    if runtime == "xla":
+        function = tf.function(layer, jit_compile=True, input_signature=[spec])
+        value = tf.constant(inputs)
+        return lambda: function(value).numpy()
+    function = tf.function(layer, input_signature=[spec]).get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], layer)
+    interpreter = litert.interpreter(converter.convert(), [inputs])
+    return interpreter.invoke
+
+
+def measure_speedup(layer, plan, runtime: str) -> float:
+    """Time of a layer dense, by its time packed.
+
+    Args:
+      layer: a Dense, convolution or EinsumDense.
+      plan: its `LayerPlan`.
+      runtime: "tflite" (one thread of LiteRT) or "xla".
+
+    Returns:
+      The median of the ratios of all rounds.
+    """
+    packed, weights = packed_layer(layer, plan, FORM_OF_RUNTIME[runtime])
+    packed.build()
+    packed.set_weights(weights)
+    inputs = _inputs_for(layer, plan.samples)
+    times = time_in_turns(
+        {
+            "dense": _runner(layer, inputs, runtime),
+            "packed": _runner(packed, inputs, runtime),
+        }
+    )
+    return float(np.median(times["dense"] / times["packed"]))

@@ -1,0 +1,264 @@
+"""Which layers of a model to pack, and why the others stay dense."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from tf_seqattn.inference.batch_norm import fold
+from tf_seqattn.inference.block_format import (
+    Pattern,
+    block_support,
+    find_block_size,
+    find_pattern,
+)
+from tf_seqattn.inference.cost import dense_seconds, packed_seconds, slice_in_blocks
+from tf_seqattn.inference.packed_layers import (
+    KINDS,
+    PackedConv,
+    PackedDense,
+    PackedEinsumDense,
+    PackedSeparableConv,
+    split_equation,
+)
+from tf_seqattn.keras_api import (
+    LAYERS,
+    classes,
+    is_keras_class,
+    keras_of,
+    output_shape,
+    why_kernel_is_changed,
+)
+
+# The form of a packed product that is faster, by what will run it.
+FORM_OF_RUNTIME = {"tflite": "slices", "xla": "blocks"}
+_SEPARABLE = classes("SeparableConv1D", "SeparableConv2D")
+# Gathered bytes of one slice that stay in the cache until they are multiplied.
+_CACHE_BYTES = 2**20
+
+
+@dataclasses.dataclass
+class LayerPlan:
+    """What `sa.pack` decides for one kernel.
+
+    Attributes:
+      name: the layer's name, with that of the projection in `MultiHeadAttention`.
+      kernel_shape: shape of the kernel.
+      block_size: (rows, columns) of the blocks found, or None.
+      density: share of the kernel's entries that is stored when packed.
+      layout: "packed" or "dense".
+      reason: why it stays dense; empty where it is packed.
+      predicted: expected speed-up of the product by the cost model, or None.
+      measured: measured speed-up of the whole layer, or None.
+      pattern: where the kept blocks are, or None.
+      samples: rows of the product that the speed-up is for.
+    """
+
+    name: str
+    kernel_shape: tuple[int, ...]
+    block_size: tuple[int, int] | None = None
+    density: float = 1.0
+    layout: str = "dense"
+    reason: str = ""
+    predicted: float | None = None
+    measured: float | None = None
+    pattern: Pattern | None = dataclasses.field(default=None, repr=False)
+    samples: int = 1
+
+
+def product_kernel(layer):
+    """The variable that is packed, or None where it is not built yet."""
+    name = "pointwise_kernel" if isinstance(layer, _SEPARABLE) else "kernel"
+    return getattr(layer, name, None)
+
+
+def kernel_matrix(layer) -> np.ndarray:
+    """The kernel of a Dense, convolution or EinsumDense as inputs by outputs."""
+    kernel = product_kernel(layer).numpy()
+    if isinstance(layer, classes("EinsumDense")):
+        read, labels, _ = split_equation(layer.equation, rank=10)
+        rows = [axis for axis, label in enumerate(labels) if label in read]
+        columns = [axis for axis in range(kernel.ndim) if axis not in rows]
+        height = math.prod(kernel.shape[axis] for axis in rows)
+        return kernel.transpose(rows + columns).reshape(height, -1)
+    return kernel.reshape(-1, kernel.shape[-1])
+
+
+def is_packable_kind(layer) -> bool:
+    """Whether layers of this class can be packed at all."""
+    kinds = classes("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D") + _SEPARABLE
+    others = classes(
+        "Conv2DTranspose",
+        "Conv3DTranspose",
+        "Conv1DTranspose",
+        "DepthwiseConv1D",
+        "DepthwiseConv2D",
+    )
+    return isinstance(layer, kinds) and not isinstance(layer, others)
+
+
+def _is_convolution(layer) -> bool:
+    return hasattr(layer, "kernel_size")
+
+
+def _why_not(layer) -> str:
+    """Why a layer of a packable class cannot be packed; empty if it can."""
+    if product_kernel(layer) is None:
+        return "not built"
+    if why_kernel_is_changed(layer):
+        return f"it {why_kernel_is_changed(layer)}"
+    overridden = type(layer).call is not _base(layer).call
+    if overridden:
+        return f"class {type(layer).__name__} has a `call` of its own"
+    if _is_convolution(layer) and layer.data_format != "channels_last":
+        return "channels come first"
+    if isinstance(layer, _SEPARABLE) and max(layer.strides) > 1 < max(
+        layer.dilation_rate
+    ):
+        return "its depthwise product is strided and dilated"
+    if isinstance(layer, classes("EinsumDense")):
+        read, kernel, written = split_equation(layer.equation, rank=10)
+        if any((label in read) == (label in written) for label in kernel):
+            return f"equation {layer.equation!r} is not one matrix product"
+    return ""
+
+
+def _base(layer):
+    """The class of Keras that `layer` is an instance of."""
+    for kind in type(layer).__mro__:
+        if is_keras_class(kind) and "call" in kind.__dict__:
+            return kind
+    return LAYERS[0]
+
+
+def _row_divisor(layer) -> int:
+    """A number that the rows of a block must divide, or 0."""
+    if not _is_convolution(layer):
+        return 0
+    *window, channels, _ = product_kernel(layer).shape
+    if math.prod(window) == 1 and getattr(layer, "groups", 1) == 1:
+        return 0
+    return channels
+
+
+def num_samples(layer, batch_size: int) -> int:
+    """Rows of the matrix product of a layer, for one batch.
+
+    Where the layer's outputs have no known shape, every unknown size counts as 1.
+    """
+    try:
+        shape = output_shape(layer)
+    except (AttributeError, RuntimeError, ValueError):
+        return batch_size
+    if isinstance(layer, classes("EinsumDense")):
+        read, kernel, written = split_equation(layer.equation, len(shape))
+        sizes = tuple(s for s, at in zip(shape, written, strict=True) if at in read)
+    else:
+        sizes = shape[:-1]
+    return batch_size * math.prod(size or 1 for size in sizes[1:])
+
+
+def plan_kernel(layer, name: str, block_size, batch_size: int, samples: int | None):
+    """Plans one layer that holds one kernel.
+
+    Args:
+      layer: a Dense, convolution or EinsumDense.
+      name: what to call it in the report.
+      block_size: (rows, columns), or None to find it in the zeros.
+      batch_size: samples in one call.
+      samples: rows of the matrix product, or None to derive them.
+
+    Returns:
+      A `LayerPlan`; its layout is what the cost model prefers.
+    """
+    kernel = product_kernel(layer)
+    shape = () if kernel is None else tuple(kernel.shape)
+    plan = LayerPlan(name, shape, reason=_why_not(layer))
+    if plan.reason:
+        return plan
+    matrix = kernel_matrix(layer)
+    plan.samples = samples or num_samples(layer, batch_size)
+    divisor = _row_divisor(layer)
+    if block_size is None:
+        plan.block_size = find_block_size(matrix, divisor)
+        if plan.block_size is None:
+            plan.reason = (
+                "no zeros" if np.all(matrix != 0) else "its zeros form no blocks"
+            )
+            return plan
+    else:
+        rows, columns = (
+            size or whole for size, whole in zip(block_size, matrix.shape, strict=True)
+        )
+        plan.block_size = (math.gcd(rows, divisor), columns)
+    groups = getattr(layer, "groups", 1)
+    if groups > 1 and (matrix.shape[1] // groups) % plan.block_size[1]:
+        plan.reason = f"blocks of {plan.block_size} cross its {groups} groups"
+        return plan
+    height, width = plan.block_size
+    plan.pattern = find_pattern(
+        block_support(matrix, plan.block_size),
+        matrix.shape,
+        plan.block_size,
+        cost_of_slice=slice_in_blocks(plan.samples, plan.block_size),
+        max_blocks=max(1, _CACHE_BYTES // (4 * plan.samples * height)),
+    )
+    plan.density = plan.pattern.num_stored * height * width / matrix.size
+    dense = dense_seconds(plan.samples, *matrix.shape)
+    window = matrix.shape[0] // divisor if divisor else 1
+    plan.predicted = dense / packed_seconds(plan.samples, plan.pattern, window)
+    if plan.predicted > 1:
+        plan.layout = "packed"
+    else:
+        plan.reason = "dense is expected to be faster"
+    return plan
+
+
+def _counterpart(layer) -> tuple[type, dict]:
+    """The class that stands for a layer when it is packed, and its own arguments."""
+    if isinstance(layer, classes("EinsumDense")):
+        shape = tuple(layer.kernel.shape)
+        return PackedEinsumDense, {"equation": layer.equation, "kernel_shape": shape}
+    if not _is_convolution(layer):
+        return PackedDense, {}
+    names = ("kernel_size", "strides", "dilation_rate", "padding")
+    config = {name: getattr(layer, name) for name in names}
+    if isinstance(layer, _SEPARABLE):
+        config["depth_multiplier"] = layer.depth_multiplier
+        return PackedSeparableConv, config
+    return PackedConv, {**config, "groups": layer.groups}
+
+
+def packed_layer(layer, plan: LayerPlan, form: str, norm=None):
+    """The packed counterpart of a layer, not built, and its weights.
+
+    Args:
+      layer: a Dense, convolution or EinsumDense.
+      plan: where its blocks are.
+      form: see `layers.FORMS`.
+      norm: a `BatchNormalization` after it, to be folded into it.
+    """
+    matrix, bias = kernel_matrix(layer), getattr(layer, "bias", None)
+    bias_shape = None if bias is None else tuple(bias.shape)
+    bias = None if bias is None else bias.numpy()
+    if norm is not None:
+        matrix, bias = fold(matrix, bias, norm)
+        bias_shape = bias.shape
+    if plan.pattern is not None and plan.pattern.reads_alike:
+        # One product of all columns: no compiler does better by blocks.
+        form = "slices"
+    kind, own_config = _counterpart(layer)
+    packed = KINDS[kind][keras_of(layer)](
+        name=layer.name,
+        dtype=layer.get_config()["dtype"],
+        trainable=layer.trainable,
+        pattern=plan.pattern,
+        form=form,
+        activation=layer.activation,
+        bias_shape=bias_shape,
+        **own_config,
+    )
+    weights = packed.weights_from(matrix, bias)
+    if isinstance(layer, _SEPARABLE):
+        weights = [layer.depthwise_kernel.numpy(), *weights]
+    return packed, weights

@@ -1,0 +1,451 @@
+"""Layers that compute on the kept blocks of their kernel only.
+
+They are made by `sa.pack`, from layers whose kernels have zeros in blocks, and give
+what those gave: same inputs, outputs, biases, activations and dtypes. What is stored is
+the kept blocks (`packing`), what is computed is in `block_matmul`.
+"""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from tf_seqattn.inference.block_format import Pattern, kept_blocks, pack_matrix
+from tf_seqattn.inference.block_matmul import multiply_blocks, multiply_slices
+from tf_seqattn.keras_api import (
+    add_weight,
+    keras2,
+    keras3,
+    keras_of,
+    register_pair,
+    replace_tracked,
+)
+
+# How a product is computed: see `block_matmul`.
+FORMS = ("slices", "blocks")
+
+
+def _positions(pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
+    """Block rows and columns of the kept blocks, sorted by column."""
+    height, width = pattern.block_size
+    empty = [
+        np.broadcast_to(
+            np.float32(0), (len(part.columns), len(part.rows[0]) * height, width)
+        )
+        for part in pattern.slices
+    ]
+    return kept_blocks(pattern, empty)[:2]
+
+
+class PackedLayer:
+    """A layer with a block-sparse kernel, stored as its kept blocks.
+
+    It is a layer of the Keras of what it stands for: see `KINDS`.
+
+    Args:
+      pattern: a `Pattern`, or its configuration.
+      form: "slices" (TFLite and plain TensorFlow) or "blocks" (XLA).
+      bias_shape: shape of the bias, or None where there is none.
+      activation: as in Keras.
+    """
+
+    def __init__(
+        self, pattern, form="slices", bias_shape=None, activation=None, **kwargs
+    ):
+        super().__init__(**kwargs)
+        if isinstance(pattern, dict):
+            pattern = Pattern.from_config(pattern)
+        if form not in FORMS:
+            raise ValueError(f"`form` must be one of {FORMS}. Received: form={form!r}")
+        self.pattern = pattern
+        self.form = form
+        self.bias_shape = None if bias_shape is None else tuple(bias_shape)
+        self.activation = keras_of(self).activations.get(activation)
+
+    def build(self, input_shape=None):
+        height, width = self.pattern.block_size
+        if self.form == "slices":
+            shapes = [
+                (len(part.columns), len(part.rows[0]) * height, width)
+                for part in self.pattern.slices
+            ]
+            if self.pattern.reads_alike:
+                # One product of all columns wants them side by side.
+                ((columns, rows, _),) = shapes
+                shapes = [(rows, columns * width)]
+        else:
+            shapes = [(self.pattern.num_kept, height, width)]
+        self.kernels = [
+            add_weight(self, f"{self.name}/blocks_{index}", shape)
+            for index, shape in enumerate(shapes)
+        ]
+        self.bias = None
+        if self.bias_shape is not None:
+            self.bias = add_weight(self, f"{self.name}/bias", self.bias_shape, "zeros")
+        self.built = True
+
+    def weights_from(self, matrix: np.ndarray, bias=None) -> list[np.ndarray]:
+        """The layer's weights for a kernel read as a matrix, for `set_weights`."""
+        arrays = pack_matrix(np.asarray(matrix), self.pattern)
+        if self.form == "blocks":
+            arrays = [kept_blocks(self.pattern, arrays)[2]]
+        elif self.pattern.reads_alike:
+            (array,) = arrays
+            arrays = [array.swapaxes(0, 1).reshape(array.shape[1], -1)]
+        return arrays if bias is None else [*arrays, np.asarray(bias)]
+
+    def _multiply(self, rows, base, offset_of_row):
+        """`(samples, outputs)`.
+
+        Args:
+          rows: `(n, block height)`.
+          base: int32 `(samples,)`, where each sample begins in `rows`.
+          offset_of_row: function from block rows and the block columns they are read
+            for (int32 arrays that broadcast) to offsets in `rows`.
+        """
+        if not self.pattern.num_kept:
+            samples = tf.shape(base)[0]
+            return tf.zeros((samples, self.pattern.matrix_shape[1]), rows.dtype)
+        kernels = [tf.cast(kernel, rows.dtype) for kernel in self.kernels]
+        if self.form == "blocks":
+            block_rows, columns = _positions(self.pattern)
+            offsets = offset_of_row(block_rows, columns)
+            read = tf.gather(rows, offsets[:, None] + base[None, :])
+            return multiply_blocks(read, columns, kernels[0], self.pattern)
+        offsets = [
+            offset_of_row(
+                np.array(part.rows, np.int32), np.array(part.columns, np.int32)[:, None]
+            )
+            for part in self.pattern.slices
+        ]
+        return multiply_slices(rows, base, offsets, kernels, self.pattern)
+
+    def _multiply_matrix(self, matrix):
+        """`matrix @ kernel` for a matrix `(samples, inputs)`."""
+        inputs, height = self.pattern.matrix_shape[0], self.pattern.block_size[0]
+        if inputs % height:
+            matrix = tf.pad(matrix, [[0, 0], [0, -inputs % height]])
+        count = self.pattern.grid_shape[0]
+        if self.form == "blocks" and self.pattern.num_kept:
+            # What a block reads of all samples is one long run after a transposition.
+            block_rows, columns = _positions(self.pattern)
+            rows = tf.transpose(tf.reshape(matrix, (-1, count, height)), (1, 0, 2))
+            read = tf.gather(rows, block_rows)
+            kernel = tf.cast(self.kernels[0], rows.dtype)
+            return multiply_blocks(read, columns, kernel, self.pattern)
+        rows = tf.reshape(matrix, (-1, height))
+        base = tf.range(tf.shape(matrix)[0]) * count
+        return self._multiply(rows, base, lambda row, column: row)
+
+    def _multiply_channels(self, inputs):
+        """The product over the last axis of inputs `(..., inputs)`."""
+        matrix = tf.reshape(inputs, (-1, self.pattern.matrix_shape[0]))
+        outputs = self._multiply_matrix(matrix)
+        if inputs.shape.rank != 2:
+            sizes = [*_sizes(inputs)[:-1], self.pattern.matrix_shape[1]]
+            outputs = tf.reshape(outputs, sizes)
+        return outputs
+
+    def _finish(self, outputs):
+        if self.bias is not None:
+            outputs = outputs + tf.cast(self.bias, outputs.dtype)
+        return self.activation(outputs)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "pattern": self.pattern.get_config(),
+            "form": self.form,
+            "bias_shape": self.bias_shape,
+            "activation": keras_of(self).activations.serialize(self.activation),
+        }
+
+
+def _sizes(tensor) -> list:
+    """Sizes of a tensor, ints where they are known and scalar tensors elsewhere."""
+    dynamic = tf.shape(tensor)
+    return [
+        dynamic[axis] if size is None else size
+        for axis, size in enumerate(tensor.shape)
+    ]
+
+
+class PackedDense(PackedLayer):
+    """`Dense` on inputs `(..., inputs)`, from kept blocks."""
+
+    def call(self, inputs):
+        return self._finish(self._multiply_channels(tf.convert_to_tensor(inputs)))
+
+    def compute_output_shape(self, input_shape):
+        return (*tuple(input_shape)[:-1], self.pattern.matrix_shape[1])
+
+
+def split_equation(equation: str, rank: int = 0) -> tuple[str, str, str]:
+    """Splits the equation of an `EinsumDense`, with letters for an ellipsis.
+
+    Args:
+      equation: such as "...x,xy->...y".
+      rank: rank of the inputs, needed where there is an ellipsis.
+
+    Returns:
+      Labels of the inputs, of the kernel and of the outputs.
+
+    Example:
+
+    >>> split_equation("...x,xy->...y", rank=3)
+    ('ABx', 'xy', 'ABy')
+    """
+    equation = equation.replace(" ", "")
+    if "..." in equation:
+        labels = len(equation.split(",")[0].replace("...", ""))
+        letters = "ABCDEFGHIJ"[: max(rank - labels, 0)]
+        equation = equation.replace("...", letters)
+    inputs, rest = equation.split(",")
+    kernel, outputs = rest.split("->")
+    return inputs, kernel, outputs
+
+
+class PackedEinsumDense(PackedLayer):
+    """`EinsumDense` from kept blocks.
+
+    Args:
+      equation: that of the `EinsumDense`; every label of the kernel is contracted or
+        in the outputs only.
+      kernel_shape: shape of its kernel.
+    """
+
+    def __init__(self, equation, kernel_shape, **kwargs):
+        super().__init__(**kwargs)
+        self.equation = equation
+        self.kernel_shape = tuple(kernel_shape)
+
+    def call(self, inputs):
+        inputs = tf.convert_to_tensor(inputs)
+        read, kernel, written = split_equation(self.equation, inputs.shape.rank)
+        size = dict(zip(kernel, self.kernel_shape, strict=True))
+        contracted = [label for label in kernel if label in read]
+        made = [label for label in kernel if label not in read]
+        kept = [label for label in read if label not in contracted]
+        order = [read.index(label) for label in kept + contracted]
+        if order != sorted(order):
+            inputs = tf.transpose(inputs, order)
+        sizes = _sizes(inputs)[: len(kept)]
+        matrix = tf.reshape(inputs, (-1, self.pattern.matrix_shape[0]))
+        outputs = self._multiply_matrix(matrix)
+        outputs = tf.reshape(outputs, [*sizes, *(size[label] for label in made)])
+        order = [(kept + made).index(label) for label in written]
+        if order != sorted(order):
+            outputs = tf.transpose(outputs, order)
+        return self._finish(outputs)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "equation": self.equation,
+            "kernel_shape": self.kernel_shape,
+        }
+
+
+def _same_padding(size, kernel, stride, dilation):
+    """(before, after) of TensorFlow's "SAME" padding, for an int or a tensor."""
+    outputs = -(-size // stride)
+    missing = (outputs - 1) * stride + (kernel - 1) * dilation + 1 - size
+    missing = max(missing, 0) if isinstance(missing, int) else tf.maximum(missing, 0)
+    return missing // 2, missing - missing // 2
+
+
+class PackedConv(PackedLayer):
+    """A convolution of any rank, channels last, from kept blocks.
+
+    A block of rows lies within the channels of one position of the window, so that a
+    product reads whole runs of channels and no window is ever unfolded.
+
+    Args:
+      kernel_size, strides, dilation_rate: tuples, one entry per spatial axis.
+      padding: "valid", "same" or "causal".
+      groups: as in Keras.
+    """
+
+    def __init__(
+        self,
+        kernel_size,
+        strides,
+        dilation_rate,
+        padding="valid",
+        groups=1,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.kernel_size = tuple(kernel_size)
+        self.strides = tuple(strides)
+        self.dilation_rate = tuple(dilation_rate)
+        self.padding = padding
+        self.groups = groups
+
+    def _paddings(self, sizes):
+        """(before, after) for each spatial axis."""
+        windows = zip(
+            sizes, self.kernel_size, self.strides, self.dilation_rate, strict=True
+        )
+        if self.padding == "same":
+            return [_same_padding(*window) for window in windows]
+        if self.padding == "causal":
+            return [(dilation * (kernel - 1), 0) for _, kernel, _, dilation in windows]
+        return [(0, 0) for _ in windows]
+
+    def call(self, inputs):
+        batch, *sizes, _ = _sizes(inputs)
+        paddings = self._paddings(sizes)
+        height = self.pattern.block_size[0]
+        channels = inputs.shape[-1]
+        extra = -channels % height
+        if extra or self.padding != "valid":
+            inputs = tf.pad(inputs, [(0, 0), *paddings, (0, extra)])
+        sizes = [
+            size + sum(around) for size, around in zip(sizes, paddings, strict=True)
+        ]
+        per_position = (channels + extra) // height
+        # How far apart neighbours along each spatial axis are, in block rows.
+        apart = [
+            math.prod(sizes[axis + 1 :]) * per_position for axis in range(len(sizes))
+        ]
+        base = tf.range(batch) * (math.prod(sizes) * per_position)
+        outs = []
+        windows = zip(
+            sizes, self.kernel_size, self.strides, self.dilation_rate, strict=True
+        )
+        for (size, kernel, stride, dilation), step in zip(windows, apart, strict=True):
+            out = (size - dilation * (kernel - 1) - 1) // stride + 1
+            base = base[..., None] + tf.range(out) * (stride * step)
+            outs.append(out)
+        per_group = per_position // self.groups
+        columns_per_group = self.pattern.grid_shape[1] // self.groups
+
+        def offset_of_row(row, column):
+            position, within = np.divmod(row, per_group)
+            at = np.unravel_index(position, self.kernel_size)
+            offset = within + column // columns_per_group * per_group
+            for place, dilation, step in zip(
+                at, self.dilation_rate, apart, strict=True
+            ):
+                offset = offset + place.astype(np.int32) * (dilation * step)
+            return tf.cast(offset, tf.int32)
+
+        outputs = self._multiply(
+            tf.reshape(inputs, (-1, height)),
+            tf.reshape(base, (-1,)),
+            offset_of_row,
+        )
+        outputs = tf.reshape(outputs, (batch, *outs, self.pattern.matrix_shape[1]))
+        return self._finish(outputs)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "dilation_rate": self.dilation_rate,
+            "padding": self.padding,
+            "groups": self.groups,
+        }
+
+
+class PackedSeparableConv(PackedConv):
+    """`SeparableConv1D` or 2D, channels last: the pointwise kernel by its kept blocks.
+
+    The depthwise kernel stays whole. It contracts no channels, and is small.
+
+    Args:
+      depth_multiplier: as in Keras.
+    """
+
+    def __init__(self, depth_multiplier=1, **kwargs):
+        super().__init__(**kwargs)
+        self.depth_multiplier = depth_multiplier
+
+    def build(self, input_shape=None):
+        channels = self.pattern.matrix_shape[0] // self.depth_multiplier
+        shape = (*self.kernel_size, channels, self.depth_multiplier)
+        self.depthwise_kernel = add_weight(self, f"{self.name}/depthwise_kernel", shape)
+        super().build(input_shape)
+
+    def _convolve_depthwise(self, inputs):
+        kernel = tf.cast(self.depthwise_kernel, inputs.dtype)
+        padding, strides = self.padding, self.strides
+        dilations = self.dilation_rate
+        if padding == "causal":
+            paddings = self._paddings(_sizes(inputs)[1:-1])
+            inputs = tf.pad(inputs, [(0, 0), *paddings, (0, 0)])
+            padding = "valid"
+        is_1d = len(self.kernel_size) == 1
+        if is_1d:
+            # TensorFlow has it in two dimensions only, and wants strides alike.
+            inputs, kernel = tf.expand_dims(inputs, 1), tf.expand_dims(kernel, 0)
+            strides, dilations = strides * 2, (1, *dilations)
+        outputs = tf.nn.depthwise_conv2d(
+            inputs, kernel, (1, *strides, 1), padding.upper(), dilations=dilations
+        )
+        return tf.squeeze(outputs, 1) if is_1d else outputs
+
+    def call(self, inputs):
+        depthwise = self._convolve_depthwise(tf.convert_to_tensor(inputs))
+        return self._finish(self._multiply_channels(depthwise))
+
+    def get_config(self):
+        return {**super().get_config(), "depth_multiplier": self.depth_multiplier}
+
+
+class PackedMultiHeadAttention:
+    """`MultiHeadAttention` of which some projections compute from kept blocks.
+
+    Args:
+      packed: configuration of a `PackedEinsumDense` by the name of its projection.
+      **kwargs: arguments of `MultiHeadAttention`.
+    """
+
+    def __init__(self, packed, **kwargs):
+        super().__init__(**kwargs)
+        self.packed = packed
+
+    def _pack_projections(self):
+        for name, config in self.packed.items():
+            attribute = f"_{name}_dense"
+            projection = KINDS[PackedEinsumDense][keras_of(self)].from_config(config)
+            projection.build()
+            replace_tracked(self, getattr(self, attribute), projection)
+            setattr(self, attribute, projection)
+
+    def get_config(self):
+        return {**super().get_config(), "packed": self.packed}
+
+
+class _PackedAttention2(PackedMultiHeadAttention, keras2.layers.MultiHeadAttention):
+    def _build_from_signature(self, *args, **kwargs):
+        super()._build_from_signature(*args, **kwargs)
+        self._pack_projections()
+
+
+class _PackedAttention3(PackedMultiHeadAttention, keras3.layers.MultiHeadAttention):
+    def build(self, query_shape, value_shape, key_shape=None):
+        super().build(query_shape, value_shape, key_shape)
+        self._pack_projections()
+
+
+def _pair(base: type) -> dict:
+    """The class for each Keras; it differs in nothing but the Keras."""
+    return {
+        library: type(base.__name__, (base, library.layers.Layer), {})
+        for library in (keras2, keras3)
+    }
+
+
+# For each class the one of each Keras that layers are made of.
+KINDS = {
+    PackedDense: _pair(PackedDense),
+    PackedEinsumDense: _pair(PackedEinsumDense),
+    PackedConv: _pair(PackedConv),
+    PackedSeparableConv: _pair(PackedSeparableConv),
+    PackedMultiHeadAttention: {keras2: _PackedAttention2, keras3: _PackedAttention3},
+}
+for _kinds in KINDS.values():
+    register_pair(_kinds)

@@ -1,0 +1,372 @@
+"""Packing a model: every layer dense or packed, by what is faster for it."""
+
+import collections
+import logging
+from typing import Any
+
+from tf_seqattn.inference.batch_norm import followers
+from tf_seqattn.inference.channels import without_constant_channels
+from tf_seqattn.inference.heads import without_dead_heads
+from tf_seqattn.inference.latency import measure_speedup
+from tf_seqattn.inference.layer_plan import (
+    FORM_OF_RUNTIME,
+    LayerPlan,
+    is_packable_kind,
+    num_samples,
+    packed_layer,
+    plan_kernel,
+)
+from tf_seqattn.inference.packed_layers import (
+    KINDS,
+    PackedLayer,
+    PackedMultiHeadAttention,
+)
+from tf_seqattn.inference.unpacked import unpacked_plans
+from tf_seqattn.keras_api import (
+    MODELS,
+    build_like,
+    check_layer,
+    classes,
+    is_graph_model,
+    is_keras_class,
+    keras,  # noqa: F401  (the example)
+    keras_of,
+    projections,
+    sublayers,
+    uncompile,
+)
+from tf_seqattn.kernels.blocks import check_block_size
+from tf_seqattn.model_editing import (
+    clone,
+    copy_layer,
+    replace_sublayers,
+    set_layer,
+)
+from tf_seqattn.sparsity import pruned_layers, strip_pruning
+from tf_seqattn.text_table import print_table
+
+logger = logging.getLogger("tf_seqattn")
+
+CHOICES = ("model", "measure", "always")
+
+
+def stripped(model, argument: str = "model"):
+    """The model without pruning wrappers, or an error that says what to do.
+
+    Raises:
+      ValueError: for anything that is none of Keras, is pruned by tfmot and not
+        stripped, or is a subclassed model that was never called.
+    """
+    check_layer(model, argument)
+    for layer in sublayers(model):
+        if type(layer).__name__ == "PruneLowMagnitude":
+            raise ValueError(
+                f"Layer {layer.name!r} is still wrapped by tfmot. Strip the model with "
+                "tfmot.sparsity.keras.strip_pruning first."
+            )
+    if pruned_layers(model):
+        model = strip_pruning(model)
+    if not model.built:
+        raise ValueError(
+            f"Model {model.name!r} is not built, so its kernels do not exist yet. Call "
+            "it once on a batch, `model(batch)`."
+        )
+    return model
+
+
+class _Packing:
+    """One call of `pack`: plans every kernel, and replaces the layers that gain."""
+
+    def __init__(self, block_size, batch_size, runtime, choose):
+        self.block_size = block_size
+        self.batch_size = batch_size
+        self.runtime = runtime
+        self.choose = choose
+        self.plans: list[LayerPlan] = []
+        self._weights: list[tuple] = []
+        self._done: dict[int, tuple] = {}
+        self._measured: dict = {}
+        # Batch normalizations by the id of the layer before them, and the reverse.
+        self._norms: dict[int, Any] = {}
+        self._before_norm: dict[int, Any] = {}
+        # Layers with fewer channels, by the id of those they stand for.
+        self._smaller: dict[int, Any] = {}
+        # Ids of layers in several graphs.
+        self.shared: frozenset = frozenset()
+
+    def _sized(self, layer):
+        return self._smaller.get(id(layer), layer)
+
+    # Plans.
+
+    def _plan(self, layer, name, samples=None) -> LayerPlan:
+        plan = plan_kernel(layer, name, self.block_size, self.batch_size, samples)
+        self.plans.append(plan)
+        if plan.pattern is None:
+            return plan
+        if self.choose == "measure":
+            key = (plan.samples, plan.pattern, type(layer), layer.activation)
+            if key not in self._measured:
+                self._measured[key] = measure_speedup(layer, plan, self.runtime)
+            plan.measured = self._measured[key]
+            faster = plan.measured > 1
+        else:
+            faster = plan.predicted > 1 or self.choose == "always"
+        how = "was measured" if self.choose == "measure" else "is expected"
+        plan.layout = "packed" if faster else "dense"
+        plan.reason = "" if faster else f"dense {how} to be faster"
+        return plan
+
+    def _packed(self, layer, plan: LayerPlan):
+        form, norm = FORM_OF_RUNTIME[self.runtime], self._norms.get(id(layer))
+        packed, weights = packed_layer(
+            self._sized(layer), plan, form, self._sized(norm)
+        )
+        packed.build()
+        packed.set_weights(weights)
+        if hasattr(layer, "_batch_input_shape"):
+            packed._batch_input_shape = layer._batch_input_shape
+        return packed
+
+    def _attention_plans(self, layer) -> dict[str, LayerPlan]:
+        return {
+            name: self._plan(dense, f"{layer.name}/{name}")
+            for name, dense in projections(layer).items()
+        }
+
+    # A layer of a new graph.
+
+    def __call__(self, layer):
+        """What stands in the place of `layer` in a copy of its model."""
+        if id(layer) not in self._done:
+            # The layer is kept beside its successor so that its id stays taken.
+            self._done[id(layer)] = (layer, self._visit(layer))
+        return self._done[id(layer)][1]
+
+    def _visit(self, layer):
+        if is_graph_model(layer):
+            return self._cloned(layer)
+        if isinstance(layer, classes("MultiHeadAttention")):
+            return self._copied_attention(layer)
+        before = self._before_norm.get(id(layer))
+        if before is not None and isinstance(self(before), PackedLayer):
+            return keras_of(layer).layers.Activation("linear", name=layer.name)
+        sized = self._sized(layer)
+        if is_packable_kind(layer):
+            samples = num_samples(layer, self.batch_size)
+            plan = self._plan(sized, layer.name, samples)
+            if plan.layout == "packed":
+                return self._packed(layer, plan)
+        else:
+            self.plans += unpacked_plans(layer)
+        copy = copy_layer(sized)
+        if copy is None:
+            # It cannot be copied, so that both models share it: left as it is.
+            return layer
+        self._weights.append((copy, sized, sized.get_weights()))
+        return copy
+
+    def _cloned(self, model):
+        """A copy of a graph model."""
+        norms = followers(model, self.shared)
+        self._norms |= norms
+        self._smaller |= without_constant_channels(model, self.block_size, self.shared)
+        for layer in model.layers:
+            if id(layer) in norms and is_packable_kind(layer):
+                self._before_norm[id(norms[id(layer)])] = layer
+        return clone(model, self)
+
+    def _copied_attention(self, layer):
+        heads = layer.get_config()["num_heads"]
+        layer = without_dead_heads(layer)
+        removed = heads - layer.get_config()["num_heads"]
+        plans = self._attention_plans(layer)
+        if removed:
+            for plan in plans.values():
+                reasons = [f"{removed} of {heads} heads removed", plan.reason]
+                plan.reason = "; ".join(filter(None, reasons))
+        packed = {}
+        weights = {}
+        for name, plan in plans.items():
+            dense = projections(layer)[name]
+            if plan.layout == "packed":
+                form = FORM_OF_RUNTIME[self.runtime]
+                projection, values = packed_layer(dense, plan, form)
+                packed[name], weights[name] = projection.get_config(), values
+            else:
+                weights[name] = dense.get_weights()
+        if packed:
+            kind = KINDS[PackedMultiHeadAttention][keras_of(layer)]
+            copy = kind.from_config({**layer.get_config(), "packed": packed})
+        else:
+            copy = copy_layer(layer)
+        self._weights.append((copy, layer, weights))
+        return copy
+
+    def finish(self):
+        """Gives the copies their weights, and packs what custom layers hold."""
+        for layer, original, weights in self._weights:
+            build_like(layer, original)
+            if isinstance(weights, dict):
+                for name, values in weights.items():
+                    projections(layer)[name].set_weights(values)
+                continue
+            if weights:
+                layer.set_weights(weights)
+            if len(sublayers(layer)) > 1 and not _is_keras_class(layer):
+                replace_sublayers(layer, self.in_place)
+
+    # A layer held by an attribute.
+
+    def in_place(self, layer):
+        """What stands in the place of `layer` in the attribute of its owner."""
+        if id(layer) not in self._done:
+            self._done[id(layer)] = (layer, self._visit_in_place(layer))
+        return self._done[id(layer)][1]
+
+    def _visit_in_place(self, layer):
+        if is_graph_model(layer):
+            return self._cloned(layer)
+        if isinstance(layer, classes("MultiHeadAttention")):
+            for name, plan in self._attention_plans(layer).items():
+                if plan.layout == "packed":
+                    packed = self._packed(projections(layer)[name], plan)
+                    set_layer(layer, f"_{name}_dense", packed)
+        elif is_packable_kind(layer):
+            plan = self._plan(layer, layer.name)
+            if plan.layout == "packed":
+                return self._packed(layer, plan)
+        else:
+            self.plans += unpacked_plans(layer)
+            if len(sublayers(layer)) > 1 and not _is_keras_class(layer):
+                replace_sublayers(layer, self.in_place)
+        return layer
+
+
+def _is_keras_class(layer) -> bool:
+    """Whether Keras wrote the class, and so knows better what it holds."""
+    return is_keras_class(type(layer)) and not isinstance(layer, MODELS)
+
+
+def _check_arguments(block_size, batch_size, runtime, choose):
+    if block_size is not None:
+        check_block_size(block_size)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int):
+        raise ValueError(
+            "`batch_size` must be a positive integer, the samples of one call. "
+            f"Received: batch_size={batch_size!r}"
+        )
+    if batch_size < 1:
+        raise ValueError(
+            f"`batch_size` must be at least 1. Received: batch_size={batch_size}"
+        )
+    if runtime not in FORM_OF_RUNTIME:
+        raise ValueError(
+            f"`runtime` must be one of {sorted(FORM_OF_RUNTIME)}: what will run the "
+            f"model. Received: runtime={runtime!r}"
+        )
+    if choose not in CHOICES:
+        raise ValueError(
+            f"`choose` must be one of {CHOICES}. Received: choose={choose!r}"
+        )
+
+
+_TITLES = ("layer", "kernel", "blocks", "stored", "layout", "predicted", "measured", "")
+
+
+def _cells(plan: LayerPlan) -> tuple[str, ...]:
+    def ratio(value):
+        return "" if value is None else f"{value:.2f} x"
+
+    return (
+        plan.name,
+        " x ".join(map(str, plan.kernel_shape)),
+        "" if plan.block_size is None else " x ".join(map(str, plan.block_size)),
+        f"{plan.density:.1%}",
+        plan.layout,
+        ratio(plan.predicted),
+        ratio(plan.measured),
+        plan.reason,
+    )
+
+
+def print_plans(plans: list[LayerPlan], print_fn=print):
+    """Prints what was decided for each kernel: shape, blocks, density, speed-up."""
+    print_table(_TITLES, [_cells(plan) for plan in plans], print_fn)
+
+
+def pack_with_plans(model, block_size, batch_size, runtime, choose):
+    """`pack`, returning also the list of `LayerPlan`."""
+    _check_arguments(block_size, batch_size, runtime, choose)
+    model = stripped(model)
+    packing = _Packing(block_size, batch_size, runtime, choose)
+    graphs = [layer for layer in sublayers(model) if is_graph_model(layer)]
+    uses = collections.Counter(id(layer) for graph in graphs for layer in graph.layers)
+    packing.shared = frozenset(key for key, count in uses.items() if count > 1)
+    if is_graph_model(model):
+        packed = packing(model)
+    else:
+        if isinstance(model, MODELS):
+            uncompile(model)
+        packed = packing.in_place(model)
+    packing.finish()
+    return packed, packing.plans
+
+
+def pack(
+    model,
+    block_size=None,
+    batch_size: int = 64,
+    runtime: str = "tflite",
+    choose: str = "model",
+    print_fn=logger.info,
+):
+    """Makes a model that computes on the kept blocks of its kernels only.
+
+    The result is an ordinary Keras model that gives the same outputs, up to rounding;
+    it saves, loads, converts and compiles like any. Dense, Conv1D/2D/3D,
+    SeparableConv1D/2D (the pointwise kernel), EinsumDense and the projections of
+    MultiHeadAttention are packed where that is faster; all other layers, and kernels
+    without blocks of zeros, stay as they are. The blocks are found in the zeros, so
+    that it matters not who pruned the model. A batch normalization right after a packed
+    layer is folded into it, so the result is for inference. Channels that pruning made
+    constant, or that nothing reads, are removed where one layer (Dense, Conv1D/2D/3D)
+    feeds another and nothing else, and so are heads of a MultiHeadAttention in a graph
+    that add nothing, with all four projections. Kernels with blocks of zeros that
+    cannot be packed, such as those of an LSTM, are in the report with the reason.
+
+    A Sequential or functional model is copied. A subclassed model is changed in place,
+    and the same object returned.
+
+    Args:
+      model: a stripped (or pruned, which is then stripped) model, built.
+      block_size: (rows, columns) of the blocks, found in each kernel by default;
+        None in the place of one for the whole axis, as in `sa.prune`.
+      batch_size: samples in one call, for which the faster layout is chosen. The packed
+        model takes any number.
+      runtime: what will run it: "tflite" (also plain TensorFlow) or "xla".
+      choose: how to choose each layer's layout: "model" by a cost model, "measure" by
+        timing both on this machine, "always" packs wherever there are blocks.
+      print_fn: called with each line of the report; the log (logger "tf_seqattn", INFO)
+        by default.
+
+    Returns:
+      The packed model, not compiled.
+
+    Raises:
+      ValueError: for anything that is none of Keras, is not built, or an argument
+        out of range.
+
+    Example:
+
+    >>> import numpy as np
+    >>> model = keras.Sequential([keras.layers.Dense(64, input_shape=(64,))])
+    >>> kernel = np.kron(np.eye(4), np.ones((16, 16)))
+    >>> model.set_weights([kernel, np.zeros(64)])
+    >>> packed = pack(model, choose="always")
+    >>> [weight.shape.as_list() for weight in packed.weights]
+    [[4, 16, 16], [64]]
+    """
+    packed, plans = pack_with_plans(model, block_size, batch_size, runtime, choose)
+    print_plans(plans, print_fn)
+    return packed

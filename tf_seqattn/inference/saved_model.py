@@ -1,0 +1,114 @@
+"""Writing SavedModels whose serving signature is compiled by XLA."""
+
+import logging
+import pathlib
+import shutil
+import tempfile
+
+import numpy as np
+import tensorflow as tf
+
+from tf_seqattn.inference.layer_plan import LayerPlan
+from tf_seqattn.inference.packed_model import pack_with_plans, print_plans, stripped
+from tf_seqattn.inference.tflite import (
+    check_destination,
+    input_names,
+    input_specs,
+    outputs_of,
+    random_batch,
+    serving_function,
+)
+from tf_seqattn.keras_api import (
+    computing_in_float32,
+    keras,  # noqa: F401  (the example)
+)
+
+logger = logging.getLogger("tf_seqattn")
+
+TOLERANCE = 1e-4
+
+
+def _difference(outputs, others) -> float:
+    """The largest, taken in float32 as half precisions overflow."""
+    return float(np.abs(np.asarray(outputs, "float32") - np.float32(others)).max())
+
+
+def export_saved_model(
+    model,
+    path,
+    block_size=None,
+    batch_size: int = 64,
+    choose: str = "model",
+    tolerance: float = TOLERANCE,
+    print_fn=logger.info,
+) -> list[LayerPlan]:
+    """Writes a SavedModel that computes on the kept blocks, compiled by XLA.
+
+    The signature "serving_default" takes any batch size; XLA compiles it anew for each
+    size it meets. Mixed precision is kept, as XLA has it too. The written model is
+    loaded and compared with Keras.
+
+    Args:
+      model: a stripped (or pruned, which is then stripped) model. A
+        subclassed model is packed in place (see `sa.pack`).
+      path: the folder to write; one that exists is replaced.
+      block_size: as in `sa.pack`.
+      batch_size: as in `sa.pack`.
+      choose: as in `sa.pack`.
+      tolerance: largest difference allowed, relative to the largest output. Mixed
+        precision may add ten times what it changes in Keras.
+      print_fn: called with each line of the report.
+
+    Returns:
+      What was decided for each kernel, a list of `LayerPlan`.
+
+    Raises:
+      ValueError: for an argument out of range, or a path that cannot be written.
+      RuntimeError: if the written model disagrees with Keras. Nothing is left at `path`
+        that was not there before.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.layers.Dense(64, input_shape=(64,))])
+    >>> model.set_weights([np.kron(np.eye(4), np.ones((16, 16))), np.zeros(64)])
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "served"
+    >>> plans = export_saved_model(model, path, choose="always")
+    >>> serve = tf.saved_model.load(str(path)).signatures["serving_default"]
+    >>> [output.shape.as_list() for output in serve(tf.ones((2, 64))).values()]
+    [[2, 64]]
+    """
+    path = check_destination(path, is_folder=True)
+    model = stripped(model)
+    inputs = input_specs(model)
+    names = input_names(inputs)
+    batch = random_batch(inputs)
+    expected = outputs_of(model, batch)
+    with computing_in_float32(model):
+        exact = outputs_of(model, batch)
+    packed, plans = pack_with_plans(model, block_size, batch_size, "xla", choose)
+    serve = serving_function(packed, inputs, jit_compile=True)
+    module = tf.Module()
+    module.model = packed
+    with tempfile.TemporaryDirectory(dir=path.absolute().parent) as folder:
+        written = pathlib.Path(folder) / "model"
+        tf.saved_model.save(module, str(written), {"serving_default": serve})
+        loaded = tf.saved_model.load(str(written))
+        results = loaded.signatures["serving_default"](
+            **{name: tf.constant(v) for name, v in zip(names, batch, strict=True)}
+        )
+        for index, (value, rounded) in enumerate(zip(exact, expected, strict=True)):
+            difference = _difference(results[f"output_{index}"], rounded)
+            allowed = tolerance * np.abs(value).max()
+            # The largest of a few roundings varies much with the order of the sums.
+            allowed += 10 * _difference(rounded, value)
+            if not difference <= allowed:
+                raise RuntimeError(
+                    "The SavedModel disagrees with the Keras model and was not written:"
+                    f" largest difference {difference:.3g} of output {index}, allowed "
+                    f"{allowed:.3g}, largest output {np.abs(value).max():.3g}."
+                )
+        if path.exists():
+            shutil.rmtree(path)
+        shutil.move(written, path)
+    print_plans(plans, print_fn)
+    return plans

@@ -1,0 +1,89 @@
+"""Writing a block-sparse model as StableHLO, for runtimes other than TensorFlow."""
+
+import logging
+import re
+
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import (
+    convert_variables_to_constants_v2,
+)
+
+from tf_seqattn.inference.layer_plan import LayerPlan
+from tf_seqattn.inference.packed_model import pack_with_plans, print_plans, stripped
+from tf_seqattn.inference.tflite import (
+    check_destination,
+    input_specs,
+    write_whole,
+)
+from tf_seqattn.keras_api import arranged, keras  # noqa: F401  (the example)
+
+logger = logging.getLogger("tf_seqattn")
+
+# Where an operation came from in Python: of no use elsewhere, and full of paths.
+_LOCATION = re.compile(r" loc\((?:[^()]|\([^()]*\))*\)|^#loc.*\n", re.MULTILINE)
+
+
+def export_stablehlo(
+    model,
+    path,
+    batch_size: int = 64,
+    block_size=None,
+    choose: str = "model",
+    print_fn=logger.info,
+) -> list[LayerPlan]:
+    """Writes a module of StableHLO in MLIR's text form, weights and all.
+
+    Any runtime of StableHLO compiles it: JAX and PyTorch on CPU, GPU and TPU, or IREE.
+    Its function `main` takes the model's inputs, in order, for one batch size.
+
+    Args:
+      model: a stripped (or pruned, which is then stripped) model. A
+        subclassed model is packed in place (see `sa.pack`).
+      path: the file to write, such as `model.mlir`.
+      batch_size: samples in one call, the only number that the module takes.
+      block_size: as in `sa.pack`.
+      choose: as in `sa.pack`.
+      print_fn: called with each line of the report.
+
+    Returns:
+      What was decided for each kernel, a list of `LayerPlan`.
+
+    Raises:
+      ValueError: for an argument out of range, a path that cannot be written, or an
+        input of which another size than the batch is unknown.
+
+    Example:
+
+    >>> import pathlib, tempfile
+    >>> model = keras.Sequential([keras.layers.Dense(8, input_shape=(8,))])
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "model.mlir"
+    >>> plans = export_stablehlo(model, path, batch_size=2)
+    >>> "stablehlo.dot" in path.read_text()
+    True
+    """
+    path = check_destination(path)
+    model = stripped(model)
+    shapes = [(batch_size, *spec.shape[1:]) for spec in input_specs(model)]
+    if any(size is None for shape in shapes for size in shape):
+        raise ValueError(
+            "StableHLO needs every size but that of the batch, and the inputs of model "
+            f"{model.name!r} have shapes {shapes}. Build it with known sizes, or use "
+            "`sa.export_saved_model`."
+        )
+    specs = [
+        tf.TensorSpec(shape, spec.dtype)
+        for shape, spec in zip(shapes, input_specs(model), strict=True)
+    ]
+    packed, plans = pack_with_plans(model, block_size, batch_size, "xla", choose)
+
+    def compute(*inputs):
+        return packed(arranged(packed, list(inputs)), training=False)
+
+    frozen = convert_variables_to_constants_v2(
+        tf.function(compute).get_concrete_function(*specs)
+    )
+    compiled = tf.function(lambda *inputs: frozen(*inputs), jit_compile=True)
+    text = compiled.experimental_get_compiler_ir(*specs)(stage="stablehlo")
+    write_whole(path, _LOCATION.sub("", text).encode())
+    print_plans(plans, print_fn)
+    return plans

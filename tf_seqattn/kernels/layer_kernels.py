@@ -1,0 +1,348 @@
+"""Where the kernels of a Keras layer are, and which of their axes are inputs."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tf_seqattn.keras_api import (
+    classes,
+    is_variable,
+    keras,  # noqa: F401  (the example)
+    projections,
+    sublayers,
+    why_kernel_is_changed,
+)
+from tf_seqattn.kernels.blocks import BlockGrid, check_block_size
+
+# In the place of a block size: a block is what an attention makes of one head.
+HEADS = "heads"
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """One kernel: the layer that holds it, and how it is read as a matrix.
+
+    Attributes:
+      owner: the layer whose attribute holds the variable.
+      attribute: name of that attribute.
+      name: name within the pruned layer, such as "kernel" or "query/kernel".
+      row_axes: axes that are contracted; empty means all but the last.
+      column_axes: axes of the outputs; empty means the last.
+      index: position where the attribute is a list, else None.
+      head_rows: rows of the matrix that read one head of an attention layer, None
+        where the kernel reads no heads.
+    """
+
+    owner: Any
+    attribute: str
+    name: str
+    row_axes: tuple[int, ...] = ()
+    column_axes: tuple[int, ...] = ()
+    index: int | None = None
+    head_rows: int | None = None
+
+    @property
+    def variable(self) -> tf.Variable:
+        """The kernel's variable, of any rank from 2."""
+        value = self.owner.__dict__[self.attribute]
+        return value if self.index is None else value[self.index]
+
+    def replace(self, value):
+        """Puts `value` where the variable is; returns what undoes it.
+
+        The instance dictionary is written directly: Keras would stop tracking the
+        variable if the attribute were assigned.
+        """
+        attributes = self.owner.__dict__
+        before = attributes[self.attribute]
+        if self.index is None:
+            attributes[self.attribute] = value
+        else:
+            replaced = list(before)
+            replaced[self.index] = value
+            attributes[self.attribute] = replaced
+
+        def restore():
+            attributes[self.attribute] = before
+
+        return restore
+
+    def is_divided(self, block_size) -> bool:
+        """Whether `block_size` cuts the kernel: "heads" only where it reads heads."""
+        return not is_heads(block_size) or self.head_rows is not None
+
+    def grid(self, block_size) -> BlockGrid:
+        """The kernel's `BlockGrid` for blocks of `block_size`, which may be "heads"."""
+        if is_heads(block_size):
+            block_size = (self.head_rows, None)
+        return BlockGrid(
+            tuple(self.variable.shape), block_size, self.row_axes, self.column_axes
+        )
+
+
+def check_plain(layer):
+    """Raises a ValueError where a layer computes with more, or less, than its kernel.
+
+    Both are of Keras 3.
+    """
+    reason = why_kernel_is_changed(layer)
+    if reason:
+        raise ValueError(
+            f"Layer {layer.name!r} ({type(layer).__name__}) {reason}: it cannot be "
+            "pruned like this. Prune it before, and strip it first."
+        )
+
+
+def is_heads(block_size) -> bool:
+    """Whether a block size stands for whole heads."""
+    return isinstance(block_size, str) and block_size == HEADS
+
+
+def check_block_size_or_heads(block_size):
+    """Returns what `check_block_size` does, or "heads" as it is.
+
+    Raises:
+      ValueError: for anything else.
+    """
+    if is_heads(block_size):
+        return block_size
+    if isinstance(block_size, str):
+        raise ValueError(
+            "`block_size` must be two positive integers, such as (16, 16), or "
+            f'"{HEADS}". Received: block_size={block_size!r}'
+        )
+    return check_block_size(block_size)
+
+
+def _plain(owner, attribute="kernel", prefix="", **axes) -> list[Kernel]:
+    check_plain(owner)
+    name = prefix + attribute
+    # In Keras 3 many kernels are properties, of an attribute with an underscore.
+    if attribute not in owner.__dict__ and f"_{attribute}" in owner.__dict__:
+        attribute = f"_{attribute}"
+    return [Kernel(owner, attribute, name, **axes)]
+
+
+def _einsum_axes(equation: str) -> dict[str, tuple[int, ...]]:
+    """Row and column axes of the kernel of an `EinsumDense` equation.
+
+    Example:
+
+    >>> _einsum_axes("abc,cde->abde")
+    {'row_axes': (0,), 'column_axes': (1, 2)}
+    """
+    left, output = equation.replace(" ", "").split("->")
+    kernel = left.split(",")[1]
+    inputs = left.split(",")[0]
+    # A label shared by all three indexes separate matrices: stack them as rows.
+    rows = tuple(
+        axis
+        for axis, label in enumerate(kernel)
+        if label not in output or label in inputs
+    )
+    columns = tuple(axis for axis in range(len(kernel)) if axis not in rows)
+    return {"row_axes": rows, "column_axes": columns}
+
+
+def _einsum_dense(layer, prefix=""):
+    return _plain(layer, prefix=prefix, **_einsum_axes(layer.equation))
+
+
+def _transposed_convolution(layer, prefix=""):
+    # Stored as (spatial..., outputs, inputs).
+    rank = layer.rank
+    return _plain(
+        layer,
+        prefix=prefix,
+        row_axes=(*range(rank), rank + 1),
+        column_axes=(rank,),
+    )
+
+
+def _attention(layer, prefix=""):
+    parts = projections(layer)
+    if not parts:
+        raise ValueError(
+            f"Layer {layer.name!r} ({type(layer).__name__}) is not built, so its "
+            "kernels have no shapes yet. Call it once on a query and a value."
+        )
+    found = []
+    for name, projection in parts.items():
+        found += _einsum_dense(projection, prefix=f"{prefix}{name}/")
+    # The output reads (head, size of a head).
+    output = found[-1]
+    size = int(output.variable.shape[output.row_axes[-1]])
+    return [*found[:-1], dataclasses.replace(output, head_rows=size)]
+
+
+def _cell(cell, prefix=""):
+    return _plain(cell, prefix=prefix) + _plain(
+        cell, attribute="recurrent_kernel", prefix=prefix
+    )
+
+
+def _recurrent(layer, prefix=""):
+    cells = getattr(layer.cell, "cells", None)
+    if cells is None:
+        return find_kernels(layer.cell, prefix)
+    return [
+        kernel
+        for index, cell in enumerate(cells)
+        for kernel in find_kernels(cell, f"{prefix}cell_{index}/")
+    ]
+
+
+def _bidirectional(layer, prefix=""):
+    return find_kernels(layer.forward_layer, f"{prefix}forward/") + find_kernels(
+        layer.backward_layer, f"{prefix}backward/"
+    )
+
+
+_ATTENTION = classes("MultiHeadAttention", "GroupQueryAttention")
+# First match wins: subclasses stand before their bases.
+_FINDERS: list[tuple[tuple[type, ...], Callable]] = [
+    (
+        classes("DepthwiseConv1D", "DepthwiseConv2D"),
+        lambda layer, prefix="": [],
+    ),
+    (
+        classes("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
+        _transposed_convolution,
+    ),
+    (
+        classes("SeparableConv1D", "SeparableConv2D"),
+        lambda layer, prefix="": _plain(layer, "pointwise_kernel", prefix),
+    ),
+    (
+        classes("Dense", "Conv1D", "Conv2D", "Conv3D"),
+        lambda layer, prefix="": _plain(layer, "kernel", prefix),
+    ),
+    (classes("EinsumDense"), _einsum_dense),
+    (_ATTENTION, _attention),
+    (
+        classes("LSTMCell", "GRUCell", "SimpleRNNCell"),
+        _cell,
+    ),
+    (classes("Bidirectional"), _bidirectional),
+    (
+        classes("TimeDistributed"),
+        lambda layer, prefix="": find_kernels(layer.layer, prefix),
+    ),
+    (classes("RNN"), _recurrent),
+    (
+        classes("Embedding"),
+        lambda layer, prefix="": _plain(layer, "embeddings", prefix),
+    ),
+]
+
+
+def _find_declared(layer, prefix="") -> list[Kernel]:
+    """Kernels that a custom layer names by `get_prunable_weights()`."""
+    places: dict[int, tuple] = {}
+    for owner in sublayers(layer):
+        for attribute, value in owner.__dict__.items():
+            if is_variable(value):
+                places.setdefault(id(value), (owner, attribute, None))
+            # Keras' own lists of weights are private; a user's list is not.
+            elif isinstance(value, (list, tuple)) and not attribute.startswith("_"):
+                for index, item in enumerate(value):
+                    places.setdefault(id(item), (owner, attribute, index))
+    found = []
+    for weight in layer.get_prunable_weights():
+        if id(weight) not in places:
+            raise ValueError(
+                f"`get_prunable_weights()` of layer {layer.name!r} "
+                f"({type(layer).__name__}) returns {getattr(weight, 'name', weight)!r},"
+                " which is not an attribute of the layer or of a layer below it. Return"
+                " the variables themselves, as in `return [self.kernel]`."
+            )
+        owner, attribute, index = places[id(weight)]
+        name = attribute if owner is layer else f"{owner.name}/{attribute}"
+        if index is not None:
+            name = f"{name}_{index}"
+        found.append(Kernel(owner, attribute, prefix + name, index=index))
+    return found
+
+
+def is_supported(layer) -> bool:
+    """Whether a layer's kernels can be found (it may still have none)."""
+    if hasattr(layer, "get_prunable_weights"):
+        return True
+    return any(isinstance(layer, kinds) for kinds, _ in _FINDERS)
+
+
+def find_kernels(layer, prefix: str = "") -> list[Kernel]:
+    """Finds the kernels of a built layer.
+
+    Args:
+      layer: a built layer. `get_prunable_weights()`, tfmot's way for custom
+        layers to name their kernels, goes before what is known of its class.
+      prefix: put before every kernel's name.
+
+    Returns:
+      A list of `Kernel`, empty where the layer has none. Kernels of rank 1 that a
+      custom layer declares are left out: they cannot be cut into blocks.
+
+    Raises:
+      ValueError: if the layer is of no known kind and declares no weights, has LoRA
+        enabled or is quantized.
+
+    Example:
+
+    >>> layer = keras.layers.Dense(3)
+    >>> layer.build((None, 2))
+    >>> [kernel.name for kernel in find_kernels(layer)]
+    ['kernel']
+    """
+    if hasattr(layer, "get_prunable_weights"):
+        return [k for k in _find_declared(layer, prefix) if k.variable.shape.rank > 1]
+    for kinds, find in _FINDERS:
+        if isinstance(layer, kinds):
+            return find(layer, prefix)
+    raise ValueError(
+        f"tf_seqattn does not know the kernels of layer {layer.name!r} of class "
+        f"{type(layer).__name__}. Give the class a method `get_prunable_weights()` "
+        "that returns the variables to prune, or leave the layer unwrapped."
+    )
+
+
+def divided_kernels(layer, block_size) -> list[Kernel]:
+    """The kernels of a built layer that are cut into blocks of `block_size`.
+
+    Args:
+      layer: a built layer.
+      block_size: (rows, columns) for all that `find_kernels` finds. "heads" cuts only
+        the projection that puts the heads of an attention layer together, into the
+        rows that read one head: without them nothing reads the head.
+
+    Raises:
+      ValueError: as `find_kernels`.
+
+    Example:
+
+    >>> layer = keras.layers.MultiHeadAttention(num_heads=4, key_dim=8)
+    >>> x = tf.ones((1, 5, 32))
+    >>> _ = layer(x, x)
+    >>> [k.name for k in divided_kernels(layer, "heads")]
+    ['output/kernel']
+    >>> divided_kernels(layer, "heads")[0].grid("heads").shape
+    (4, 1)
+    """
+    return [k for k in find_kernels(layer) if k.is_divided(block_size)]
+
+
+def why_not_divided(layer, block_size) -> str | None:
+    """Why a layer, built or not, has no blocks of `block_size`, or None where it has.
+
+    Example:
+
+    >>> why_not_divided(keras.layers.Dense(8), "heads")
+    'Dense has no attention heads'
+    """
+    if not is_heads(block_size):
+        return None
+    if any(isinstance(found, _ATTENTION) for found in sublayers(layer)):
+        return None
+    return f"{type(layer).__name__} has no attention heads"

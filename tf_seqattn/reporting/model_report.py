@@ -1,0 +1,169 @@
+"""Writes the page about a pruned model."""
+
+import datetime
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from tf_seqattn.inference.tflite import check_destination, write_whole
+from tf_seqattn.keras_api import check_layer
+from tf_seqattn.reporting import page, pictures
+from tf_seqattn.reporting.kernel_blocks import KernelFacts, kernels_of
+from tf_seqattn.sparsity.layer_summary import summary
+from tf_seqattn.sparsity.pruning import pruned_layers
+from tf_seqattn.sparsity.schedule_plot import schedule_figure
+from tf_seqattn.sparsity.schedules import PruningSchedule
+
+_EXPLANATION = (
+    "Each kernel of this model is read as a matrix, inputs by outputs, and cut into "
+    "blocks. Training found out which blocks matter and removed the rest as a whole: a "
+    "block that is removed is neither stored nor computed when the model is packed or "
+    "exported. In the pictures a coloured square is a block that is kept, the darker "
+    "the larger its weights; grey ones are gone. A row of grey is a group of inputs "
+    "that nothing reads, a column of grey a group of outputs that is always zero."
+)
+
+
+def _size(num_weights: int) -> str:
+    num_bytes = 4 * num_weights
+    if num_bytes < 1e6:
+        return f"{num_bytes / 1e3:.1f} kB"
+    return f"{num_bytes / 1e6:.1f} MB"
+
+
+def _headline(facts: list[KernelFacts], num_weights: int) -> list[tuple[str, str]]:
+    sparse = [kernel for kernel in facts if kernel.zeros > 0]
+    removed = sum(int((kernel.matrix == 0).sum()) for kernel in sparse)
+    figures = [
+        (f"{num_weights - removed:,}", f"weights kept of {num_weights:,}"),
+        (_size(num_weights - removed), f"of {_size(num_weights)} as float32"),
+        (f"{len(sparse)} of {len(facts)}", "kernels have zeros"),
+    ]
+    if sparse:
+        entries = sum(kernel.matrix.size for kernel in sparse)
+        figures.insert(1, (f"{removed / entries:.1%}", "of their entries are zero"))
+    return figures
+
+
+def _table(facts: list[KernelFacts], reasons: dict[str, str]) -> str:
+    rows = []
+    for kernel in facts:
+        blocks = kept = ""
+        if kernel.block_size is not None:
+            support = kernel.support
+            height, width = kernel.block_size
+            blocks = f"{support.size} of {height} x {width}"
+            kept = str(support.sum())
+        rows.append(
+            (
+                kernel.name,
+                " x ".join(map(str, kernel.matrix.shape)),
+                blocks,
+                kept,
+                f"{kernel.zeros:.1%}",
+                reasons.get(kernel.name, "") if kernel.zeros == 0 else "",
+            )
+        )
+    titles = ("kernel", "matrix", "blocks", "kept", "zeros", "why it is dense")
+    return page.table(titles, rows)
+
+
+def _training(model) -> list[str]:
+    """How far the training is, where the model is still pruned."""
+    wrappers = pruned_layers(model)
+    if not wrappers:
+        return []
+    schedule, step = wrappers[0].pruning_schedule, wrappers[0].steps_begun
+    parts = [page.heading("Training")]
+    phase = ""
+    if isinstance(schedule, PruningSchedule):
+        phase = f", in a {schedule.phase(step).name.lower()} phase"
+        picture = pictures.embedded(schedule_figure(schedule, step))
+        parts.append(page.image(picture, "Share of blocks removed by training step"))
+    parts.insert(
+        1,
+        page.paragraph(
+            f"{step:,} training steps were begun{phase}. In dense phases all blocks "
+            "are active; in sparsification phases those of least importance go one "
+            "after another; in sparse phases the mask stands still."
+        ),
+    )
+    return parts
+
+
+def _note(title: str, note) -> list[str]:
+    parts = [page.heading(title)]
+    if isinstance(note, pathlib.Path):
+        parts.append(page.image(pictures.embedded_png(note.read_bytes()), title))
+    else:
+        parts.append(page.preformatted(str(note)))
+    return parts
+
+
+def report(
+    model,
+    path: pathlib.Path | str,
+    title: str | None = None,
+    notes: Mapping[str, str | pathlib.Path] | None = None,
+) -> pathlib.Path:
+    """Writes one HTML page about a pruned model, which needs no other file.
+
+    It says how many weights are left, shows the blocks of every kernel with zeros, and
+    says of the others why they are dense; of a model that is still being pruned also
+    the schedule and the attention. The model is only read.
+
+    Args:
+      model: a built model: pruned, stripped, or with zeros made by another tool.
+      path: of the page, overwritten if it is there.
+      title: of the page; the model's name by default.
+      notes: further sections by their titles: a text, or the `pathlib.Path` of a PNG
+        picture that is copied into the page.
+
+    Returns:
+      The path.
+
+    Raises:
+      ValueError: for anything that is not a model or a layer.
+      FileNotFoundError: if the folder of `path`, or a picture, does not exist.
+      ImportError: without matplotlib.
+
+    Example:
+
+    >>> import tempfile
+    >>> from tf_seqattn.keras_api import keras
+    >>> model = keras.Sequential([keras.layers.Dense(4, input_shape=(4,))])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     report(model, f"{folder}/model.html").name
+    'model.html'
+    """
+    check_layer(model, "model")
+    path = check_destination(path)
+    facts = kernels_of(model)
+    rows = summary(model, print_fn=lambda line: None)
+    reasons = {row["layer"]: row["left_alone"] or "" for row in rows}
+    num_weights = int(sum(np.prod(w.shape) for w in model.trainable_weights))
+    num_weights -= sum(
+        kernel.attention.size for kernel in facts if kernel.attention is not None
+    )
+    title = title or f"{model.name}, pruned by blocks"
+    parts = [
+        page.heading(title, 1),
+        page.paragraph(f"Written on {datetime.date.today():%d %B %Y}.", "pale"),
+        page.figures(_headline(facts, num_weights)),
+        page.paragraph(_EXPLANATION),
+        page.heading("Kernels"),
+        _table(facts, reasons),
+        *_training(model),
+    ]
+    shown = [k for k in facts if k.block_size is not None and k.zeros > 0]
+    if shown:
+        parts.append(page.heading("Blocks"))
+    for kernel in shown:
+        description = f"Blocks of {kernel.name}"
+        parts.append(page.heading(kernel.name, 3))
+        parts.append(page.image(pictures.kernel_picture(kernel), description))
+    for name, note in (notes or {}).items():
+        parts += _note(name, note)
+    write_whole(path, page.page(title, parts).encode())
+    return path

@@ -1,0 +1,404 @@
+"""Wrapping layers and models for pruning, and taking the wrappers off again."""
+
+import logging
+
+import tensorflow as tf
+
+from tf_seqattn.keras_api import (
+    METRICS,
+    MODELS,
+    build_like,
+    check_layer,
+    check_one_keras,
+    classes,
+    custom_object_scope,
+    is_graph_model,
+    keras,  # noqa: F401  (the example)
+    sublayers,
+    submodules,
+    uncompile,
+)
+from tf_seqattn.kernels.layer_kernels import why_not_divided
+from tf_seqattn.model_editing import (
+    clone,
+    copy_layer,
+    replace_sublayers,
+)
+from tf_seqattn.sparsity import importance as importances
+from tf_seqattn.sparsity import optimizer_reset, schedules
+from tf_seqattn.sparsity.allocation import check_targets, retargeted
+from tf_seqattn.sparsity.policies import MinimumBlocks, why_unprunable
+from tf_seqattn.sparsity.wrapper import KINDS, PrunableLayer
+
+logger = logging.getLogger("tf_seqattn")
+
+
+def prune_scope():
+    """Returns a scope in which pruned models load.
+
+    The classes are registered with Keras, so that loading works without it once
+    tf_seqattn is imported; it stands beside tfmot's function of the same name.
+
+    Example:
+
+    >>> with prune_scope():
+    ...     model = keras.models.load_model("pruned.keras")  # doctest: +SKIP
+    """
+    ours = (
+        importances.SoftmaxAttention,
+        importances.Magnitude,
+        importances.PowerPropagation,
+        schedules.SequentialAttentionSchedule,
+        schedules.ACDCSchedule,
+        schedules.OneShotSchedule,
+    )
+    pairs = {"PrunableLayer": KINDS, "OffsetSchedule": optimizer_reset.KINDS}
+    return custom_object_scope({**{c.__name__: c for c in ours}, **pairs})
+
+
+def pruned_layers(model) -> list[PrunableLayer]:
+    """Returns every `PrunableLayer` in a model, however deeply nested, each once.
+
+    Args:
+      model: a layer or model.
+    """
+    return [m for m in submodules(model) if isinstance(m, PrunableLayer)]
+
+
+def _is_tfmot_wrapper(layer) -> bool:
+    return type(layer).__name__ == "PruneLowMagnitude"
+
+
+def _check_not_pruned(model):
+    for layer in submodules(model):
+        if isinstance(layer, PrunableLayer):
+            raise ValueError(
+                f"{model.name!r} is pruned already (layer {layer.name!r}). Use it as "
+                "it is, or `sa.strip_pruning(model)` first to prune it anew."
+            )
+        if _is_tfmot_wrapper(layer):
+            raise ValueError(
+                f"{model.name!r} holds a layer pruned by tfmot ({layer.name!r}). Use "
+                "tfmot's `strip_pruning` first, or prune the plain model."
+            )
+
+
+class _Pruning:
+    """One call of `prune`: wraps layers, each once, and notes those left alone."""
+
+    def __init__(self, policy, wrapper_arguments, targets):
+        self.policy = policy
+        self.wrapper_arguments = wrapper_arguments
+        self.targets = targets
+        self.left_alone: dict[str, str] = {}
+        self.wrapped = 0
+        self._done: dict[int, tuple] = {}
+
+    def __call__(self, layer):
+        """Returns what stands in the place of `layer`; the same for the same layer."""
+        if id(layer) not in self._done:
+            # The layer is kept beside its successor so that its id stays taken.
+            self._done[id(layer)] = (layer, self._visit(layer))
+        return self._done[id(layer)][1]
+
+    def _visit(self, layer):
+        if isinstance(layer, classes("InputLayer")):
+            return layer.__class__.from_config(layer.get_config())
+        if is_graph_model(layer):
+            return clone(layer, self)
+        if isinstance(layer, MODELS):
+            replace_sublayers(layer, self)
+            return layer
+        reason = why_unprunable(layer)
+        if reason is None:
+            return self._wrap(layer)
+        if len(sublayers(layer)) > 1 and not isinstance(layer, classes("Wrapper")):
+            replace_sublayers(layer, self)
+        else:
+            self.left_alone[layer.name] = reason
+        return layer
+
+    def _wrap(self, layer):
+        without = why_not_divided(layer, self.wrapper_arguments["block_size"])
+        if without is not None:
+            self.left_alone[layer.name] = without
+            return layer
+        if not self.policy.allow_pruning(layer):
+            reason = getattr(self.policy, "reason", None)
+            default = f"left out by {type(self.policy).__name__}"
+            self.left_alone[layer.name] = reason(layer) if reason else default
+            return layer
+        if self.targets.get(layer.name) == 0:
+            self.left_alone[layer.name] = "`sparsity` gives it 0"
+            return layer
+        self.wrapped += 1
+        arguments = _with_target(self.wrapper_arguments, layer, self.targets)
+        return PrunableLayer(layer, **arguments)
+
+    def report(self):
+        """Lists the layers left alone, once."""
+        if self.left_alone:
+            lines = "".join(f"\n  {n}: {why}" for n, why in self.left_alone.items())
+            level = logging.INFO if self.wrapped else logging.WARNING
+            start = "Layers left alone" if self.wrapped else "Nothing is pruned"
+            logger.log(level, "%s by sa.prune:%s", start, lines)
+
+
+def _with_target(arguments: dict, layer, targets: dict[str, float]) -> dict:
+    """The wrapper's arguments, with the layer's own target in the schedule."""
+    if layer.name not in targets:
+        return arguments
+    schedule = retargeted(arguments["pruning_schedule"], targets[layer.name])
+    return {**arguments, "pruning_schedule": schedule}
+
+
+def _check_built(model):
+    unbuilt = [
+        layer.name
+        for layer in sublayers(model)
+        if layer is not model
+        and not layer.built
+        and not isinstance(layer, MODELS + METRICS)
+        and why_unprunable(layer) is None
+    ]
+    if unbuilt or not (model.built or model.weights):
+        listed = f" (layers {', '.join(unbuilt)})" if unbuilt else ""
+        raise ValueError(
+            f"Subclassed model {model.name!r} is not built{listed}, so its kernels "
+            "have no shapes yet. Call it once on a batch, `model(batch)`, before "
+            "`sa.prune`."
+        )
+
+
+def prune(
+    to_prune,
+    pruning_schedule,
+    block_size=(16, 16),
+    importance=None,
+    pruning_policy=None,
+    sparsity=None,
+    **kwargs,
+):
+    """Wraps a layer, a list of layers or a model for pruning.
+
+    Weights are never copied. A Sequential or functional model is rebuilt around the
+    same layers; a subclassed model, and a layer inside a custom layer, are changed in
+    place. Layers left alone are listed once in the log (logger "tf_seqattn") with
+    the reason, and by `sa.summary`. The result has to be compiled.
+
+    With `OneShotSchedule(s, prune_step=0)` a trained model is pruned at once, without
+    training: follow it by `strip_pruning`.
+
+    Under `tf.distribute`, call it inside `strategy.scope()`.
+
+    Args:
+      to_prune: a layer, a list of layers, or a Sequential, functional, nested
+        or subclassed model. A subclassed model must be built.
+      pruning_schedule: when: a `PruningSchedule` of tf_seqattn or tfmot.
+      block_size: (rows, columns) of a block: inputs by outputs. None stands for all of
+        an axis, and "heads" in place of the pair for whole heads of attention layers:
+        see `PrunableLayer`.
+      importance: what to score, `SoftmaxAttention()` by default.
+      pruning_policy: where: an object with tfmot's `allow_pruning(layer)`. By default
+        a kernel of fewer than 100 blocks (2 heads) is left alone (appendix C.1). A
+        single layer is wrapped whatever its size unless a policy is given.
+      sparsity: how much of single layers: a mapping from names of layers to the
+        target sparsity that each has in place of the schedule's, such as
+        `erdos_renyi_allocation` returns. Layers that it does not name follow the
+        schedule as it is (the paper's uniform sparsity); those given 0 are left alone.
+      **kwargs: further arguments of `PrunableLayer`, such as `balanced=True`: every
+        column of blocks keeps equally many, which packs best (`sa.pack`), or
+        `pattern="2:4"`: single entries in place of blocks, 2 of every 4 inputs.
+
+    Returns:
+      The wrapped layer, list or model: the same object for a subclassed model.
+
+    Raises:
+      ValueError: for anything that is none of Keras, is pruned already or is an
+        unbuilt subclassed model; for a name in `sparsity` that no pruned layer has;
+        and what `PrunableLayer` raises.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.layers.Dense(64, input_shape=(64,))])
+    >>> schedule = schedules.SequentialAttentionSchedule(0.9, end_step=1000)
+    >>> pruned = prune(model, schedule, block_size=(4, 4))
+    >>> pruned_layers(pruned)[0].pruned_kernels[0].grid.num_blocks
+    256
+    """
+    arguments = {
+        "pruning_schedule": pruning_schedule,
+        "block_size": block_size,
+        "importance": importance,
+        **kwargs,
+    }
+    is_list = isinstance(to_prune, (list, tuple))
+    for item in to_prune if is_list else [to_prune]:
+        check_layer(item, "to_prune")
+        _check_not_pruned(item)
+    check_one_keras(to_prune if is_list else [to_prune], "to_prune")
+    is_model = isinstance(to_prune, MODELS)
+    is_one = not is_list and not is_model and why_unprunable(to_prune) is None
+    default = MinimumBlocks((1, 1) if kwargs.get("pattern") else block_size)
+    targets = {}
+    if sparsity is not None:
+        everywhere = pruning_policy or (None if is_one else default)
+        targets = check_targets(sparsity, to_prune, everywhere)
+    if is_one:
+        if pruning_policy is None or pruning_policy.allow_pruning(to_prune):
+            return PrunableLayer(to_prune, **_with_target(arguments, to_prune, targets))
+    if not is_list and not is_model and len(sublayers(to_prune)) == 1:
+        if pruning_policy is None:
+            PrunableLayer(to_prune, **arguments)  # Raises, naming the layer.
+    policy = pruning_policy or default
+    arguments.setdefault("min_blocks", getattr(policy, "min_blocks", 1))
+    pruning = _Pruning(policy, arguments, targets)
+    if is_list:
+        result = [pruning(layer) for layer in to_prune]
+    else:
+        if is_model:
+            policy.ensure_model_supports_pruning(to_prune)
+        if is_model and not is_graph_model(to_prune):
+            _check_built(to_prune)
+            uncompile(to_prune)
+        result = pruning(to_prune)
+    pruning.report()
+    return result
+
+
+def _folded_weights(wrapper: PrunableLayer) -> list[tf.Tensor]:
+    """The weights of the wrapped layer, with `W * A * mask` for its kernels."""
+    effective = {
+        id(pruned.kernel.variable): wrapper.effective_kernel(pruned)
+        for pruned in wrapper.pruned_kernels
+    }
+    return [
+        effective[id(w)].numpy() if id(w) in effective else w.numpy()
+        for w in wrapper.layer.weights
+    ]
+
+
+def _fold(wrapper: PrunableLayer):
+    """Stores `W * A * mask` in the wrapped layer itself, and returns that layer."""
+    if wrapper.built:
+        wrapper.layer.set_weights(_folded_weights(wrapper))
+    return wrapper.layer
+
+
+class _Stripping:
+    """One call of `strip_pruning`: every layer is copied or folded once."""
+
+    def __init__(self):
+        self.weights: list[tuple] = []
+        self._done: dict[tuple, tuple] = {}
+
+    def _once(self, function, layer):
+        key = (function, id(layer))
+        if key not in self._done:
+            # The layer is kept beside its successor so that its id stays taken.
+            self._done[key] = (layer, function(layer))
+        return self._done[key][1]
+
+    def copied(self, layer):
+        """Returns a plain layer for a new graph; `set_weights` fills the copies."""
+        return self._once(self._copy, layer)
+
+    def folded(self, layer):
+        """Returns the layer itself, stripped in place."""
+        return self._once(self._fold, layer)
+
+    def _fold(self, layer):
+        if isinstance(layer, PrunableLayer):
+            return _fold(layer)
+        if pruned_layers(layer):
+            if is_graph_model(layer):
+                return self._copy(layer)
+            replace_sublayers(layer, self.folded)
+        return layer
+
+    def _copy(self, layer):
+        if isinstance(layer, PrunableLayer):
+            copy = copy_layer(layer.layer)
+            if copy is None:
+                return self.folded(layer)
+            if not hasattr(copy, "_batch_input_shape") and hasattr(
+                layer, "_batch_input_shape"
+            ):
+                copy._batch_input_shape = layer._batch_input_shape
+            if layer.built:
+                self.weights.append((copy, layer.layer, lambda: _folded_weights(layer)))
+            return copy
+        if is_graph_model(layer):
+            return clone(layer, self.copied)
+        if pruned_layers(layer):
+            return self.folded(layer)
+        copy = copy_layer(layer)
+        if copy is None:
+            return layer
+        if layer.built:
+            self.weights.append((copy, layer, layer.get_weights))
+        return copy
+
+    def set_weights(self):
+        """Gives the copies their weights, once the new graph has built them."""
+        for layer, original, read in self.weights:
+            build_like(layer, original)
+            # Read only now, so that one layer at a time is held twice.
+            weights = read()
+            if layer.built or not weights:
+                layer.set_weights(weights)
+            else:
+                raise ValueError(
+                    f"Layer {layer.name!r} could not be rebuilt from its configuration "
+                    "while stripping. Build the model with an input shape first."
+                )
+
+
+def strip_pruning(model):
+    """Takes the pruning off: the plain model, with zeros in the pruned blocks.
+
+    `W * A * mask` is folded into the kernels. A Sequential or functional model comes
+    back as a new model and the pruned one can go on training. A subclassed model, and
+    layers inside a custom layer or without `get_config`, are changed in place: the
+    pruned model is used up, and the same object is returned.
+
+    Args:
+      model: a pruned model of any kind, a `PrunableLayer`, or a list of layers.
+
+    Returns:
+      The plain model, layer or list, not compiled.
+
+    Raises:
+      ValueError: for anything that is none of Keras, or a model pruned by tfmot.
+
+    Example:
+
+    >>> layer = keras.layers.Dense(4, input_shape=(4,))
+    >>> pruned = prune(
+    ...     keras.Sequential([layer]),
+    ...     schedules.OneShotSchedule(0.5, prune_step=0),
+    ...     block_size=(2, 2),
+    ...     importance=importances.Magnitude(),
+    ...     pruning_policy=MinimumBlocks((2, 2), min_blocks=1),
+    ... )
+    >>> int(tf.math.count_nonzero(strip_pruning(pruned).layers[0].kernel))
+    8
+    """
+    stripping = _Stripping()
+    if isinstance(model, (list, tuple)):
+        return [stripping.folded(layer) for layer in model]
+    check_layer(model, "model")
+    for layer in submodules(model):
+        if _is_tfmot_wrapper(layer):
+            raise ValueError(
+                f"Layer {layer.name!r} was pruned by tfmot: strip it with "
+                "tfmot.sparsity.keras.strip_pruning."
+            )
+    if is_graph_model(model):
+        stripped = stripping.copied(model)
+    else:
+        if isinstance(model, MODELS):
+            uncompile(model)
+        stripped = stripping.folded(model)
+    stripping.set_weights()
+    return stripped
