@@ -7,8 +7,8 @@ import tf_keras as keras
 from hypothesis import given, settings
 
 import tf_seqattn as sa
-from tf_seqattn.inference.block_format import find_block_size
 from tf_seqattn.kernels.blocks import BlockGrid
+from tf_seqattn.kernels.zero_blocks import find_block_size
 
 layers = keras.layers
 SHAPES = [(1, 4), (4, 1), (16, 1), (8, 32), (None, 1), (1, None), (None, 8)]

@@ -40,7 +40,8 @@ def multiply_slices(
 
     Example:
 
-    >>> from tf_seqattn.inference.block_format import block_support, find_pattern
+    >>> from tf_seqattn.inference.block_format import find_pattern
+    >>> from tf_seqattn.kernels.zero_blocks import block_support
     >>> from tf_seqattn.inference.block_format import pack_matrix
     >>> matrix = np.kron([[1., 0.], [0., 2.]], np.ones((2, 2)))
     >>> pattern = find_pattern(block_support(matrix, (2, 2)), (4, 4), (2, 2))

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from tf_seqattn.inference.block_format import find_block_size
 from tf_seqattn.keras_api import (
     classes,
     input_shape,
@@ -22,6 +21,7 @@ from tf_seqattn.keras_api import (
     layers_before,
     output_layers,
 )
+from tf_seqattn.kernels.zero_blocks import find_block_size
 
 _PRODUCTS = classes("Dense", "Conv1D", "Conv2D", "Conv3D")
 # Layers that treat every channel by itself, and leave a constant one constant.

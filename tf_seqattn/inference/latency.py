@@ -9,6 +9,7 @@ import tensorflow as tf
 from tf_seqattn.inference import litert
 from tf_seqattn.inference.layer_plan import FORM_OF_RUNTIME, packed_layer
 from tf_seqattn.keras_api import classes, input_shape, output_shape
+from tf_seqattn.kernels.einsum import split_equation
 
 
 def time_in_turns(
@@ -62,9 +63,8 @@ def _inputs_for(layer, samples: int) -> np.ndarray:
         batch = max(1, samples // positions)
         shape = (batch, *(s or 32 for s in shape[1:]))
     elif isinstance(layer, classes("EinsumDense")):
-        read = layer.equation.split(",")[0].replace("...", "")
-        kernel = layer.equation.split(",")[1].split("->")[0]
-        size = dict(zip(kernel.replace("...", ""), layer.kernel.shape, strict=True))
+        read, kernel, _ = split_equation(layer.equation, rank=0)
+        size = dict(zip(kernel, layer.kernel.shape, strict=True))
         kept = [label for label in read if label not in size]
         shape = tuple(size.get(s, samples if s == kept[0] else 1) for s in read)
     else:

@@ -8,8 +8,6 @@ import numpy as np
 from tf_seqattn.inference.batch_norm import fold
 from tf_seqattn.inference.block_format import (
     Pattern,
-    block_support,
-    find_block_size,
     find_pattern,
 )
 from tf_seqattn.inference.cost import dense_seconds, packed_seconds, slice_in_blocks
@@ -19,7 +17,6 @@ from tf_seqattn.inference.packed_layers import (
     PackedDense,
     PackedEinsumDense,
     PackedSeparableConv,
-    split_equation,
 )
 from tf_seqattn.keras_api import (
     LAYERS,
@@ -27,8 +24,12 @@ from tf_seqattn.keras_api import (
     is_keras_class,
     keras_of,
     output_shape,
+    stored,
     why_kernel_is_changed,
 )
+from tf_seqattn.kernels.blocks import BlockGrid, to_matrix
+from tf_seqattn.kernels.einsum import is_one_product, kernel_axes, split_equation
+from tf_seqattn.kernels.zero_blocks import block_support, find_block_size
 
 # The form of a packed product that is faster, by what will run it.
 FORM_OF_RUNTIME = {"tflite": "slices", "xla": "blocks"}
@@ -74,14 +75,10 @@ def product_kernel(layer):
 
 def kernel_matrix(layer) -> np.ndarray:
     """The kernel of a Dense, convolution or EinsumDense as inputs by outputs."""
-    kernel = product_kernel(layer).numpy()
-    if isinstance(layer, classes("EinsumDense")):
-        read, labels, _ = split_equation(layer.equation, rank=10)
-        rows = [axis for axis, label in enumerate(labels) if label in read]
-        columns = [axis for axis in range(kernel.ndim) if axis not in rows]
-        height = math.prod(kernel.shape[axis] for axis in rows)
-        return kernel.transpose(rows + columns).reshape(height, -1)
-    return kernel.reshape(-1, kernel.shape[-1])
+    kernel = stored(product_kernel(layer))
+    is_einsum = isinstance(layer, classes("EinsumDense"))
+    axes = kernel_axes(layer.equation) if is_einsum else {}
+    return to_matrix(kernel, BlockGrid(tuple(kernel.shape), (1, 1), **axes)).numpy()
 
 
 def is_packable_kind(layer) -> bool:
@@ -117,8 +114,7 @@ def _why_not(layer) -> str:
     ):
         return "its depthwise product is strided and dilated"
     if isinstance(layer, classes("EinsumDense")):
-        read, kernel, written = split_equation(layer.equation, rank=10)
-        if any((label in read) == (label in written) for label in kernel):
+        if not is_one_product(layer.equation):
             return f"equation {layer.equation!r} is not one matrix product"
     return ""
 
@@ -151,7 +147,7 @@ def num_samples(layer, batch_size: int) -> int:
     except (AttributeError, RuntimeError, ValueError):
         return batch_size
     if isinstance(layer, classes("EinsumDense")):
-        read, kernel, written = split_equation(layer.equation, len(shape))
+        read, _, written = split_equation(layer.equation, len(shape))
         sizes = tuple(s for s, at in zip(shape, written, strict=True) if at in read)
     else:
         sizes = shape[:-1]

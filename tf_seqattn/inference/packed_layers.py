@@ -20,6 +20,7 @@ from tf_seqattn.keras_api import (
     register_pair,
     replace_tracked,
 )
+from tf_seqattn.kernels.einsum import split_equation
 
 # How a product is computed: see `block_matmul`.
 FORMS = ("slices", "blocks")
@@ -178,31 +179,6 @@ class PackedDense(PackedLayer):
 
     def compute_output_shape(self, input_shape):
         return (*tuple(input_shape)[:-1], self.pattern.matrix_shape[1])
-
-
-def split_equation(equation: str, rank: int = 0) -> tuple[str, str, str]:
-    """Splits the equation of an `EinsumDense`, with letters for an ellipsis.
-
-    Args:
-      equation: such as "...x,xy->...y".
-      rank: rank of the inputs, needed where there is an ellipsis.
-
-    Returns:
-      Labels of the inputs, of the kernel and of the outputs.
-
-    Example:
-
-    >>> split_equation("...x,xy->...y", rank=3)
-    ('ABx', 'xy', 'ABy')
-    """
-    equation = equation.replace(" ", "")
-    if "..." in equation:
-        labels = len(equation.split(",")[0].replace("...", ""))
-        letters = "ABCDEFGHIJ"[: max(rank - labels, 0)]
-        equation = equation.replace("...", letters)
-    inputs, rest = equation.split(",")
-    kernel, outputs = rest.split("->")
-    return inputs, kernel, outputs
 
 
 class PackedEinsumDense(PackedLayer):

@@ -2,7 +2,6 @@
 
 import contextlib
 
-from tf_seqattn.inference.block_format import find_block_size
 from tf_seqattn.inference.layer_plan import LayerPlan
 from tf_seqattn.keras_api import (
     is_keras_class,
@@ -11,6 +10,7 @@ from tf_seqattn.keras_api import (
 )
 from tf_seqattn.kernels.blocks import to_matrix
 from tf_seqattn.kernels.layer_kernels import find_kernels, is_supported
+from tf_seqattn.kernels.zero_blocks import find_block_size
 
 
 def unpacked_plans(layer) -> list[LayerPlan]:

@@ -15,6 +15,7 @@ from tf_seqattn.keras_api import (
     why_kernel_is_changed,
 )
 from tf_seqattn.kernels.blocks import BlockGrid, check_block_size
+from tf_seqattn.kernels.einsum import kernel_axes
 
 # In the place of a block size: a block is what an attention makes of one head.
 HEADS = "heads"
@@ -125,29 +126,8 @@ def _plain(owner, attribute="kernel", prefix="", **axes) -> list[Kernel]:
     return [Kernel(owner, attribute, name, **axes)]
 
 
-def _einsum_axes(equation: str) -> dict[str, tuple[int, ...]]:
-    """Row and column axes of the kernel of an `EinsumDense` equation.
-
-    Example:
-
-    >>> _einsum_axes("abc,cde->abde")
-    {'row_axes': (0,), 'column_axes': (1, 2)}
-    """
-    left, output = equation.replace(" ", "").split("->")
-    kernel = left.split(",")[1]
-    inputs = left.split(",")[0]
-    # A label shared by all three indexes separate matrices: stack them as rows.
-    rows = tuple(
-        axis
-        for axis, label in enumerate(kernel)
-        if label not in output or label in inputs
-    )
-    columns = tuple(axis for axis in range(len(kernel)) if axis not in rows)
-    return {"row_axes": rows, "column_axes": columns}
-
-
 def _einsum_dense(layer, prefix=""):
-    return _plain(layer, prefix=prefix, **_einsum_axes(layer.equation))
+    return _plain(layer, prefix=prefix, **kernel_axes(layer.equation))
 
 
 def _transposed_convolution(layer, prefix=""):

@@ -5,10 +5,10 @@ import dataclasses
 
 import numpy as np
 
-from tf_seqattn.inference.block_format import block_support, find_block_size
 from tf_seqattn.keras_api import stored, sublayers
 from tf_seqattn.kernels.blocks import to_matrix
 from tf_seqattn.kernels.layer_kernels import find_kernels, is_supported
+from tf_seqattn.kernels.zero_blocks import block_support, find_block_size
 from tf_seqattn.sparsity.wrapper import PrunableLayer
 
 
