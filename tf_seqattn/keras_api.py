@@ -7,7 +7,7 @@ TensorFlow backend. Which of the two an object belongs to is decided by its clas
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import keras as keras3
 import tensorflow as tf
@@ -58,10 +58,17 @@ def is_keras_class(kind: type) -> bool:
     return kind.__module__.partition(".")[0] in _KERAS_OF_PACKAGE
 
 
-def register(kind: type) -> type:
-    """Registers a class of ours, so that files of either Keras load it."""
+# What `register` and `register_pair` registered, by name.
+REGISTERED: dict[str, Any] = {}
+
+_Class = TypeVar("_Class", bound=type)
+
+
+def register(kind: _Class) -> _Class:
+    """Registers a class of ours, so that files of either Keras load it: a decorator."""
     for library in (keras2, keras3):
         library.saving.register_keras_serializable(PACKAGE)(kind)
+    REGISTERED[kind.__name__] = kind
     return kind
 
 
@@ -78,6 +85,7 @@ def register_pair(kinds: dict) -> dict:
         base = kind.__bases__[0]
         kind.__name__, kind.__qualname__ = base.__name__, base.__qualname__
         library.saving.register_keras_serializable(PACKAGE)(kind)
+        REGISTERED[kind.__name__] = kinds
     return kinds
 
 

@@ -4,6 +4,7 @@ import collections
 import logging
 from typing import Any
 
+from tf_seqattn import tfmot_api
 from tf_seqattn.inference.batch_norm import followers
 from tf_seqattn.inference.channels import without_constant_channels
 from tf_seqattn.inference.heads import without_dead_heads
@@ -59,7 +60,7 @@ def stripped(model, argument: str = "model"):
     """
     check_layer(model, argument)
     for layer in sublayers(model):
-        if type(layer).__name__ == "PruneLowMagnitude":
+        if tfmot_api.is_wrapper(layer):
             raise ValueError(
                 f"Layer {layer.name!r} is still wrapped by tfmot. Strip the model with "
                 "tfmot.sparsity.keras.strip_pruning first."

@@ -15,12 +15,7 @@ from tf_seqattn.sparsity.importance import (
 )
 from tf_seqattn.sparsity.layer_summary import summary
 from tf_seqattn.sparsity.policies import MinimumBlocks, PruningPolicy
-from tf_seqattn.sparsity.pruning import (
-    prune,
-    prune_scope,
-    pruned_layers,
-    strip_pruning,
-)
+from tf_seqattn.sparsity.pruning import prune, prune_scope
 from tf_seqattn.sparsity.schedules import (
     ACDCSchedule,
     OneShotSchedule,
@@ -29,8 +24,9 @@ from tf_seqattn.sparsity.schedules import (
     SequentialAttentionSchedule,
 )
 from tf_seqattn.sparsity.sensitivity import Sensitivity, sensitivity
+from tf_seqattn.sparsity.stripping import strip_pruning
 from tf_seqattn.sparsity.tensorboard import PruningSummaries
-from tf_seqattn.sparsity.wrapper import PrunableLayer
+from tf_seqattn.sparsity.wrapper import PrunableLayer, pruned_layers
 
 __all__ = [
     "ACDCSchedule",

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from tf_seqattn import tfmot_api
 from tf_seqattn.keras_api import (
     MODELS,
     check_layer,
@@ -30,12 +31,7 @@ from tf_seqattn.sparsity.policies import (
     why_too_small,
     why_unprunable,
 )
-
-# What schedules call the sparsity they end with: ours and tfmot's ConstantSparsity,
-# then tfmot's PolynomialDecay.
-_TARGETS = ("target_sparsity", "final_sparsity")
-# Ours and tfmot's.
-_WRAPPERS = ("PrunableLayer", "PruneLowMagnitude")
+from tf_seqattn.sparsity.wrapper import PrunableLayer
 
 
 def retargeted(schedule, target: float):
@@ -55,13 +51,14 @@ def retargeted(schedule, target: float):
     OneShotSchedule(target_sparsity=0.8, prune_step=10)
     """
     config = schedule.get_config()["config"]
-    for name in _TARGETS:
+    for name in tfmot_api.TARGETS:
         if name in config:
             return type(schedule).from_config({**config, name: target})
     raise ValueError(
         f"`sparsity` gives a layer its own target, but {type(schedule).__name__} has "
         f"none to replace: its configuration holds {sorted(config)}, none of "
-        f"{_TARGETS}. Use a schedule with one of them, or wrap each layer by itself."
+        f"{tfmot_api.TARGETS}. Use a schedule with one of them, or wrap each layer by "
+        "itself."
     )
 
 
@@ -171,7 +168,11 @@ def kernels_by_layer(model, block_size, policy) -> dict[str, list[PlannedKernel]
         layer to prune.
     """
     check_layer(model, "model")
-    pruned = [m for m in sublayers(model) if type(m).__name__ in _WRAPPERS]
+    pruned = [
+        m
+        for m in sublayers(model)
+        if isinstance(m, PrunableLayer) or tfmot_api.is_wrapper(m)
+    ]
     if pruned:
         raise ValueError(
             f"`model` {model.name!r} is pruned already (layer {pruned[0].name!r}). Use "

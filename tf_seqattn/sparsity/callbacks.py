@@ -1,13 +1,13 @@
 """The callback that counts steps, updates masks and resets the optimizer."""
 
 import logging
-import math
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tf_seqattn import tfmot_api
 from tf_seqattn.keras_api import (
     Callback,
     check_layer,
@@ -21,8 +21,13 @@ from tf_seqattn.keras_api import (
 )
 from tf_seqattn.sparsity import optimizer_reset
 from tf_seqattn.sparsity.layer_summary import summary
-from tf_seqattn.sparsity.pruning import _is_tfmot_wrapper, pruned_layers
-from tf_seqattn.sparsity.schedules import Phase, PruningSchedule, update_at
+from tf_seqattn.sparsity.schedules import (
+    next_phase_change,
+    phase_at,
+    steps_before_phase,
+    update_at,
+)
+from tf_seqattn.sparsity.wrapper import pruned_layers
 
 logger = logging.getLogger("tf_seqattn")
 
@@ -30,30 +35,11 @@ logger = logging.getLogger("tf_seqattn")
 _NO_MORE_DATA = (StopIteration, tf.errors.OutOfRangeError)
 
 
-def phase_at(schedule, step: int) -> Phase | None:
-    """Phase of a schedule at `step`; None for tfmot's, which have no phases."""
-    return schedule.phase(step) if isinstance(schedule, PruningSchedule) else None
-
-
-def _next_phase_change(schedule, step: int) -> float:
-    if isinstance(schedule, PruningSchedule):
-        return schedule.next_phase_change(step)
-    return math.inf
-
-
-def _steps_before_phase(schedule, step: int) -> int:
-    """Number of steps before the phase that `step` belongs to."""
-    begin = 1
-    while (change := _next_phase_change(schedule, begin)) <= step:
-        begin = int(change)
-    return begin - 1
-
-
 def check_prunable(model) -> list:
     """The pruned layers of a model that is ready to train, or a clear error."""
     layers = pruned_layers(model)
     if not layers:
-        tfmot = [m.name for m in submodules(model) if _is_tfmot_wrapper(m)]
+        tfmot = [m.name for m in submodules(model) if tfmot_api.is_wrapper(m)]
         remedy = (
             f"It was pruned by tfmot ({tfmot[0]!r}): use "
             "tfmot.sparsity.keras.UpdatePruningStep() and PruningSummaries instead."
@@ -160,7 +146,7 @@ class UpdatePruningStep(Callback):
           An integer from 1, or infinity after the last change of phase.
         """
         return min(
-            _next_phase_change(layer.pruning_schedule, done + 1) - (done + 1)
+            next_phase_change(layer.pruning_schedule, done + 1) - (done + 1)
             for layer in self._layers
             for done in [layer.steps_begun]
         )
@@ -273,7 +259,7 @@ class UpdatePruningStep(Callback):
         last phase change but not those before, which are counted by the layers.
         """
         done = max(layer.steps_begun for layer in self._layers)
-        before = max(_steps_before_phase(g.schedule, done) for g in self._groups)
+        before = max(steps_before_phase(g.schedule, done) for g in self._groups)
         optimizer_reset.restore_offset(self._optimizer, done, before)
 
     # Executions of several steps.
@@ -403,10 +389,10 @@ def _check_no_tfmot_callback(frame, model):
     callback no access to the list, but the list is the caller.
     """
     siblings = getattr(frame.f_locals.get("self"), "callbacks", None) or []
-    if any(_is_tfmot_wrapper(layer) for layer in submodules(model)):
+    if any(tfmot_api.is_wrapper(layer) for layer in submodules(model)):
         return
     for callback in siblings:
-        if type(callback).__module__.startswith("tensorflow_model_optimization"):
+        if tfmot_api.is_callback(callback):
             name = type(callback).__name__
             raise ValueError(
                 f"tfmot's callback {name} does not know the layers of tf_seqattn and "

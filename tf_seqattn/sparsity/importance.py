@@ -11,6 +11,7 @@ import math
 
 import tensorflow as tf
 
+from tf_seqattn.keras_api import register
 from tf_seqattn.kernels import blocks
 
 
@@ -111,6 +112,7 @@ class Importance(abc.ABC):
         return f"{type(self).__name__}({listed})"
 
 
+@register
 class SoftmaxAttention(Importance):
     """One trainable logit per block, softmax over the blocks (section 3).
 
@@ -214,6 +216,7 @@ class SoftmaxAttention(Importance):
         }
 
 
+@register
 class Magnitude(Importance):
     """Ranks blocks by their Frobenius norm (section 4.1).
 
@@ -229,6 +232,7 @@ class Magnitude(Importance):
         return blocks.block_norms(kernel, grid)
 
 
+@register
 class PowerPropagation(Importance):
     """Each block times its own Frobenius norm (section 4.1, lemma 2.3).
 

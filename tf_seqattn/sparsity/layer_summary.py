@@ -14,9 +14,8 @@ from tf_seqattn.keras_api import (
 )
 from tf_seqattn.kernels import layer_kernels
 from tf_seqattn.sparsity.policies import MinimumBlocks, why_unprunable
-from tf_seqattn.sparsity.pruning import pruned_layers
-from tf_seqattn.sparsity.schedules import PruningSchedule, final_sparsity
-from tf_seqattn.sparsity.wrapper import PrunableLayer
+from tf_seqattn.sparsity.schedules import final_sparsity, phase_at
+from tf_seqattn.sparsity.wrapper import PrunableLayer, pruned_layers
 from tf_seqattn.text_table import print_table
 
 _COLUMNS = ("layer", "matrix", "blocks", "kept", "requested", "reached", "zeros", "")
@@ -28,7 +27,7 @@ def _pruned_rows(layer: PrunableLayer) -> list[dict]:
     step = layer.steps_begun if layer.built else 0
     for pruned in layer.pruned_kernels:
         mask = pruned.mask.numpy()
-        phase = schedule.phase(step) if isinstance(schedule, PruningSchedule) else None
+        phase = phase_at(schedule, step)
         rows.append(
             {
                 "layer": f"{layer.layer.name}/{pruned.name}",

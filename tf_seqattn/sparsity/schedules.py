@@ -10,46 +10,15 @@ import abc
 import bisect
 import enum
 import functools
-import importlib.util
 import logging
 import math
-import pathlib
-import sys
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-_TFMOT_SCHEDULES = (
-    "tensorflow_model_optimization.python.core.sparsity.keras.pruning_schedule"
-)
-
-
-def _tfmot_schedules():
-    """Returns tfmot's schedule module without importing the rest of tfmot.
-
-    Importing the tfmot package sets `TF_USE_LEGACY_KERAS` and touches `tf.keras`,
-    which would change what `tf.keras` means for a user of Keras 3. The one module
-    needed here depends on neither, so it is loaded alone, under its own name: a
-    later `import tensorflow_model_optimization` finds this same module.
-    """
-    if _TFMOT_SCHEDULES not in sys.modules:
-        package = importlib.util.find_spec("tensorflow_model_optimization")
-        if package is None or not package.submodule_search_locations:
-            raise ImportError(
-                "tf_seqattn needs tensorflow-model-optimization: "
-                "pip install tensorflow-model-optimization"
-            )
-        parts = _TFMOT_SCHEDULES.split(".")[1:]
-        path = pathlib.Path(package.submodule_search_locations[0], *parts)
-        spec = importlib.util.spec_from_file_location(
-            _TFMOT_SCHEDULES, path.with_suffix(".py")
-        )
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[_TFMOT_SCHEDULES] = module
-        spec.loader.exec_module(module)
-    return sys.modules[_TFMOT_SCHEDULES]
+from tf_seqattn import tfmot_api
+from tf_seqattn.keras_api import register
 
 
 class Phase(enum.IntEnum):
@@ -68,7 +37,7 @@ class Segment(NamedTuple):
     phase: Phase
 
 
-class PruningSchedule(_tfmot_schedules().PruningSchedule):  # type: ignore[misc]
+class PruningSchedule(tfmot_api.schedule_module().PruningSchedule):  # type: ignore[misc]
     """A tfmot `PruningSchedule` that also knows its phases.
 
     Subclasses define `phase(step)`, tfmot's `__call__(step)` and `get_config()`.
@@ -126,8 +95,8 @@ def update_at(schedule, step: int) -> float | None:
     """Returns the sparsity to apply at `step`, or None where the mask stays.
 
     Args:
-      schedule: any tfmot `PruningSchedule`.
-      step: training step.
+      schedule: any `PruningSchedule`, of tf_seqattn or tfmot.
+      step: training step; 0 is the moment before training.
 
     Example:
 
@@ -136,21 +105,55 @@ def update_at(schedule, step: int) -> float | None:
     """
     if isinstance(schedule, _PhasedSchedule):
         return schedule.update_at(step)
+    if step == 0 and not isinstance(schedule, PruningSchedule):
+        return tfmot_api.UPDATE_BEFORE_TRAINING
     should_prune, sparsity = schedule(tf.constant(step, tf.int64))
     return float(sparsity) if bool(should_prune) else None
 
 
 def final_sparsity(schedule) -> float | None:
-    """Returns the sparsity a schedule ends with, where it says so.
-
-    tfmot's `ConstantSparsity` calls it `target_sparsity` and its
-    `PolynomialDecay` `final_sparsity`. None for a schedule with neither.
-    """
-    for name in ("target_sparsity", "final_sparsity"):
+    """Returns the sparsity a schedule ends with, or None where it does not say so."""
+    for name in tfmot_api.TARGETS:
         value = getattr(schedule, name, None)
         if value is not None:
             return float(value)
     return None
+
+
+def phase_at(schedule, step: int) -> Phase | None:
+    """Returns the phase of a schedule at `step`; None for tfmot's, which have none."""
+    return schedule.phase(step) if isinstance(schedule, PruningSchedule) else None
+
+
+def next_phase_change(schedule, step: int) -> float:
+    """Returns the first step after `step` of another phase, or infinity.
+
+    Args:
+      schedule: any `PruningSchedule`, of tf_seqattn or tfmot.
+      step: training step.
+
+    Example:
+
+    >>> next_phase_change(OneShotSchedule(0.5, prune_step=3), 1)
+    3
+    """
+    if isinstance(schedule, PruningSchedule):
+        return schedule.next_phase_change(step)
+    return math.inf
+
+
+def steps_before_phase(schedule, step: int) -> int:
+    """Returns the number of training steps before the phase that `step` belongs to.
+
+    Example:
+
+    >>> steps_before_phase(OneShotSchedule(0.5, prune_step=3), 10)
+    2
+    """
+    begin = 1
+    while (change := next_phase_change(schedule, begin)) <= step:
+        begin = int(change)
+    return begin - 1
 
 
 def _check_sparsity(target_sparsity) -> float:
@@ -387,6 +390,7 @@ class _CyclicSchedule(_PhasedSchedule):
         }
 
 
+@register
 class SequentialAttentionSchedule(_CyclicSchedule):
     """The schedule of SequentialAttention++ (sections 3.1 and 4.2, figure 2).
 
@@ -461,6 +465,7 @@ class SequentialAttentionSchedule(_CyclicSchedule):
         return {**super()._arguments(), "exponent": self.exponent}
 
 
+@register
 class ACDCSchedule(_CyclicSchedule):
     """The schedule of ACDC (Peste et al. 2021) in the paper's set-up (section 4.2).
 
@@ -493,6 +498,7 @@ class ACDCSchedule(_CyclicSchedule):
         return [(start, Phase.SPARSE), (start + sparse, Phase.DENSE)]
 
 
+@register
 class OneShotSchedule(_PhasedSchedule):
     """Dense until `prune_step`, then sparse: one decision, then fine-tuning.
 

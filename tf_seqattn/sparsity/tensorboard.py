@@ -14,12 +14,12 @@ from tensorboard.plugins.hparams import summary_v2 as hparams_summary
 from tf_seqattn.keras_api import Callback, keras_of, stored
 from tf_seqattn.kernels.blocks import entry_sparsity
 from tf_seqattn.kernels.layer_kernels import is_heads
-from tf_seqattn.sparsity.callbacks import check_prunable, phase_at
+from tf_seqattn.sparsity.callbacks import check_prunable
 from tf_seqattn.sparsity.importance import attention_entropy
-from tf_seqattn.sparsity.pruning import pruned_layers
 from tf_seqattn.sparsity.schedule_plot import picture, schedule_picture
-from tf_seqattn.sparsity.schedules import Phase, PruningSchedule
+from tf_seqattn.sparsity.schedules import Phase, PruningSchedule, phase_at
 from tf_seqattn.sparsity.support import support_churn
+from tf_seqattn.sparsity.wrapper import pruned_layers
 
 logger = logging.getLogger("tf_seqattn")
 

@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.saved_model import save_context
 
+from tf_seqattn import tfmot_api
 from tf_seqattn.keras_api import (
     add_counter,
     add_float,
@@ -18,25 +19,17 @@ from tf_seqattn.keras_api import (
     keras2,
     keras3,
     keras_of,
-    register,
     register_pair,
     registered_object,
     stored,
+    submodules,
 )
 from tf_seqattn.kernels import blocks, layer_kernels
 from tf_seqattn.sparsity import n_of_m, support
-from tf_seqattn.sparsity.importance import (
-    Importance,
-    Magnitude,
-    PowerPropagation,
-    SoftmaxAttention,
-)
+from tf_seqattn.sparsity.importance import Importance, SoftmaxAttention
 from tf_seqattn.sparsity.policies import why_too_small
 from tf_seqattn.sparsity.schedules import (
-    ACDCSchedule,
-    OneShotSchedule,
-    PruningSchedule,
-    SequentialAttentionSchedule,
+    SequentialAttentionSchedule,  # noqa: F401  (the example)
     final_sparsity,
     update_at,
 )
@@ -44,16 +37,6 @@ from tf_seqattn.sparsity.schedules import (
 logger = logging.getLogger("tf_seqattn")
 
 DEFAULT_BLOCK_SIZE = (16, 16)
-
-for _serializable in (
-    SoftmaxAttention,
-    Magnitude,
-    PowerPropagation,
-    SequentialAttentionSchedule,
-    ACDCSchedule,
-    OneShotSchedule,
-):
-    register(_serializable)
 
 NOT_COUNTED = (
     "Layer {name!r} takes part in a training step, but nothing counts its steps, so it "
@@ -138,7 +121,7 @@ def _serialize_importance(importance: Importance, library) -> dict:
 def _deserialize(config):
     """Restores an importance or a schedule, ours or tfmot's, from its config."""
     name = config["class_name"]
-    found = registered_object(name) or _tfmot_class(name)
+    found = registered_object(name) or tfmot_api.schedule_class(name)
     if found is None:
         raise ValueError(
             f"Unknown schedule or importance {name!r} in the saved layer. Register its "
@@ -146,12 +129,6 @@ def _deserialize(config):
             f"`keras.saving.custom_object_scope({{{name!r}: ...}})`."
         )
     return found.from_config(config["config"])
-
-
-def _tfmot_class(name: str):
-    from tf_seqattn.sparsity.schedules import _tfmot_schedules
-
-    return getattr(_tfmot_schedules(), name, None)
 
 
 class PrunableLayer:
@@ -419,14 +396,10 @@ class PrunableLayer:
         return n_of_m.decaying_mask(best, sparsity, 1 - kept / group)
 
     def _prune_without_training(self):
-        """Applies what the schedule asks for at step 0, before any training.
-
-        tfmot's schedules are never asked at step 0, as in tfmot.
-        """
-        if isinstance(self.pruning_schedule, PruningSchedule):
-            sparsity = update_at(self.pruning_schedule, 0)
-            if sparsity:
-                self.update_masks(sparsity)
+        """Applies what the schedule asks for at step 0, before any training."""
+        sparsity = update_at(self.pruning_schedule, 0)
+        if sparsity:
+            self.update_masks(sparsity)
 
     # What Keras asks of a wrapper.
 
@@ -548,3 +521,12 @@ _CALL_SIGNATURE = (
 )
 
 KINDS = register_pair({keras2: _PrunableLayer2, keras3: _PrunableLayer3})
+
+
+def pruned_layers(model) -> list[PrunableLayer]:
+    """Returns every `PrunableLayer` in a model, however deeply nested, each once.
+
+    Args:
+      model: a layer or model.
+    """
+    return [m for m in submodules(model) if isinstance(m, PrunableLayer)]

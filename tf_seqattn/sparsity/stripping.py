@@ -1,0 +1,155 @@
+"""Taking the pruning off: a plain model with zeros in the pruned blocks."""
+
+import tensorflow as tf
+
+from tf_seqattn import tfmot_api
+from tf_seqattn.keras_api import (
+    MODELS,
+    build_like,
+    check_layer,
+    is_graph_model,
+    keras,  # noqa: F401  (the example)
+    submodules,
+    uncompile,
+)
+from tf_seqattn.model_editing import clone, copy_layer, replace_sublayers
+from tf_seqattn.sparsity.wrapper import PrunableLayer, pruned_layers
+
+
+def _folded_weights(wrapper: PrunableLayer) -> list[tf.Tensor]:
+    """The weights of the wrapped layer, with `W * A * mask` for its kernels."""
+    effective = {
+        id(pruned.kernel.variable): wrapper.effective_kernel(pruned)
+        for pruned in wrapper.pruned_kernels
+    }
+    return [
+        effective[id(w)].numpy() if id(w) in effective else w.numpy()
+        for w in wrapper.layer.weights
+    ]
+
+
+def _fold(wrapper: PrunableLayer):
+    """Stores `W * A * mask` in the wrapped layer itself, and returns that layer."""
+    if wrapper.built:
+        wrapper.layer.set_weights(_folded_weights(wrapper))
+    return wrapper.layer
+
+
+class _Stripping:
+    """One call of `strip_pruning`: every layer is copied or folded once."""
+
+    def __init__(self):
+        self.weights: list[tuple] = []
+        self._done: dict[tuple, tuple] = {}
+
+    def _once(self, function, layer):
+        key = (function, id(layer))
+        if key not in self._done:
+            # The layer is kept beside its successor so that its id stays taken.
+            self._done[key] = (layer, function(layer))
+        return self._done[key][1]
+
+    def copied(self, layer):
+        """Returns a plain layer for a new graph; `set_weights` fills the copies."""
+        return self._once(self._copy, layer)
+
+    def folded(self, layer):
+        """Returns the layer itself, stripped in place."""
+        return self._once(self._fold, layer)
+
+    def _fold(self, layer):
+        if isinstance(layer, PrunableLayer):
+            return _fold(layer)
+        if pruned_layers(layer):
+            if is_graph_model(layer):
+                return self._copy(layer)
+            replace_sublayers(layer, self.folded)
+        return layer
+
+    def _copy(self, layer):
+        if isinstance(layer, PrunableLayer):
+            copy = copy_layer(layer.layer)
+            if copy is None:
+                return self.folded(layer)
+            if not hasattr(copy, "_batch_input_shape") and hasattr(
+                layer, "_batch_input_shape"
+            ):
+                copy._batch_input_shape = layer._batch_input_shape
+            if layer.built:
+                self.weights.append((copy, layer.layer, lambda: _folded_weights(layer)))
+            return copy
+        if is_graph_model(layer):
+            return clone(layer, self.copied)
+        if pruned_layers(layer):
+            return self.folded(layer)
+        copy = copy_layer(layer)
+        if copy is None:
+            return layer
+        if layer.built:
+            self.weights.append((copy, layer, layer.get_weights))
+        return copy
+
+    def set_weights(self):
+        """Gives the copies their weights, once the new graph has built them."""
+        for layer, original, read in self.weights:
+            build_like(layer, original)
+            # Read only now, so that one layer at a time is held twice.
+            weights = read()
+            if layer.built or not weights:
+                layer.set_weights(weights)
+            else:
+                raise ValueError(
+                    f"Layer {layer.name!r} could not be rebuilt from its configuration "
+                    "while stripping. Build the model with an input shape first."
+                )
+
+
+def strip_pruning(model):
+    """Takes the pruning off: the plain model, with zeros in the pruned blocks.
+
+    `W * A * mask` is folded into the kernels. A Sequential or functional model comes
+    back as a new model and the pruned one can go on training. A subclassed model, and
+    layers inside a custom layer or without `get_config`, are changed in place: the
+    pruned model is used up, and the same object is returned.
+
+    Args:
+      model: a pruned model of any kind, a `PrunableLayer`, or a list of layers.
+
+    Returns:
+      The plain model, layer or list, not compiled.
+
+    Raises:
+      ValueError: for anything that is none of Keras, or a model pruned by tfmot.
+
+    Example:
+
+    >>> from tf_seqattn.sparsity import Magnitude, MinimumBlocks, OneShotSchedule, prune
+    >>> layer = keras.layers.Dense(4, input_shape=(4,))
+    >>> pruned = prune(
+    ...     keras.Sequential([layer]),
+    ...     OneShotSchedule(0.5, prune_step=0),
+    ...     block_size=(2, 2),
+    ...     importance=Magnitude(),
+    ...     pruning_policy=MinimumBlocks((2, 2), min_blocks=1),
+    ... )
+    >>> int(tf.math.count_nonzero(strip_pruning(pruned).layers[0].kernel))
+    8
+    """
+    stripping = _Stripping()
+    if isinstance(model, (list, tuple)):
+        return [stripping.folded(layer) for layer in model]
+    check_layer(model, "model")
+    for layer in submodules(model):
+        if tfmot_api.is_wrapper(layer):
+            raise ValueError(
+                f"Layer {layer.name!r} was pruned by tfmot: strip it with "
+                "tfmot.sparsity.keras.strip_pruning."
+            )
+    if is_graph_model(model):
+        stripped = stripping.copied(model)
+    else:
+        if isinstance(model, MODELS):
+            uncompile(model)
+        stripped = stripping.folded(model)
+    stripping.set_weights()
+    return stripped
