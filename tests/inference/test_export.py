@@ -346,6 +346,16 @@ def test_saved_model_that_disagrees_is_not_written(mlp, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("keras", ["keras"], indirect=True)
+def test_saved_model_leaves_a_folder_of_the_user_alone(mlp, tmp_path):
+    path = tmp_path / "mine"
+    (path / ".git").mkdir(parents=True)
+    with pytest.raises(ValueError, match="holds '.git'"):
+        sa.export_saved_model(mlp, path)
+    assert [p.name for p in path.iterdir()] == [".git"]
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+
+
 # StableHLO.
 
 

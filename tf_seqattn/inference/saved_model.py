@@ -1,17 +1,14 @@
 """Writing SavedModels whose serving signature is compiled by XLA."""
 
 import logging
-import pathlib
-import shutil
-import tempfile
 
 import numpy as np
 import tensorflow as tf
 
+from tf_seqattn.files import check_folder_path, replace_folder
 from tf_seqattn.inference.layer_plan import LayerPlan
 from tf_seqattn.inference.packed_model import pack_with_plans, print_plans, stripped
-from tf_seqattn.inference.tflite import (
-    check_destination,
+from tf_seqattn.inference.signatures import (
     input_names,
     input_specs,
     outputs_of,
@@ -26,6 +23,11 @@ from tf_seqattn.keras_api import (
 logger = logging.getLogger("tf_seqattn")
 
 TOLERANCE = 1e-4
+# What tells the folder of a SavedModel, and what else is in one.
+_ENTRIES = (
+    "saved_model.pb",
+    ("variables", "assets", "assets.extra", "fingerprint.pb", "keras_metadata.pb"),
+)
 
 
 def _difference(outputs, others) -> float:
@@ -51,7 +53,8 @@ def export_saved_model(
     Args:
       model: a stripped (or pruned, which is then stripped) model. A
         subclassed model is packed in place (see `sa.pack`).
-      path: the folder to write; one that exists is replaced.
+      path: the folder to write. An empty one, or a SavedModel, is replaced; any other
+        is an error.
       block_size: as in `sa.pack`.
       batch_size: as in `sa.pack`.
       choose: as in `sa.pack`.
@@ -69,6 +72,7 @@ def export_saved_model(
 
     Example:
 
+    >>> import pathlib, tempfile
     >>> model = keras.Sequential([keras.layers.Dense(64, input_shape=(64,))])
     >>> model.set_weights([np.kron(np.eye(4), np.ones((16, 16))), np.zeros(64)])
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "served"
@@ -77,7 +81,7 @@ def export_saved_model(
     >>> [output.shape.as_list() for output in serve(tf.ones((2, 64))).values()]
     [[2, 64]]
     """
-    path = check_destination(path, is_folder=True)
+    path = check_folder_path(path, *_ENTRIES)
     model = stripped(model)
     inputs = input_specs(model)
     names = input_names(inputs)
@@ -89,10 +93,10 @@ def export_saved_model(
     serve = serving_function(packed, inputs, jit_compile=True)
     module = tf.Module()
     module.model = packed
-    with tempfile.TemporaryDirectory(dir=path.absolute().parent) as folder:
-        written = pathlib.Path(folder) / "model"
-        tf.saved_model.save(module, str(written), {"serving_default": serve})
-        loaded = tf.saved_model.load(str(written))
+
+    def write(folder):
+        tf.saved_model.save(module, str(folder), {"serving_default": serve})
+        loaded = tf.saved_model.load(str(folder))
         results = loaded.signatures["serving_default"](
             **{name: tf.constant(v) for name, v in zip(names, batch, strict=True)}
         )
@@ -107,8 +111,7 @@ def export_saved_model(
                     f" largest difference {difference:.3g} of output {index}, allowed "
                     f"{allowed:.3g}, largest output {np.abs(value).max():.3g}."
                 )
-        if path.exists():
-            shutil.rmtree(path)
-        shutil.move(written, path)
+
+    replace_folder(path, write, *_ENTRIES)
     print_plans(plans, print_fn)
     return plans

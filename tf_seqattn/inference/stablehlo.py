@@ -8,13 +8,10 @@ from tensorflow.python.framework.convert_to_constants import (
     convert_variables_to_constants_v2,
 )
 
+from tf_seqattn.files import check_file_path, write_whole
 from tf_seqattn.inference.layer_plan import LayerPlan
 from tf_seqattn.inference.packed_model import pack_with_plans, print_plans, stripped
-from tf_seqattn.inference.tflite import (
-    check_destination,
-    input_specs,
-    write_whole,
-)
+from tf_seqattn.inference.signatures import input_specs
 from tf_seqattn.keras_api import arranged, keras  # noqa: F401  (the example)
 
 logger = logging.getLogger("tf_seqattn")
@@ -61,7 +58,7 @@ def export_stablehlo(
     >>> "stablehlo.dot" in path.read_text()
     True
     """
-    path = check_destination(path)
+    path = check_file_path(path)
     model = stripped(model)
     shapes = [(batch_size, *spec.shape[1:]) for spec in input_specs(model)]
     if any(size is None for shape in shapes for size in shape):
@@ -84,6 +81,6 @@ def export_stablehlo(
     )
     compiled = tf.function(lambda *inputs: frozen(*inputs), jit_compile=True)
     text = compiled.experimental_get_compiler_ir(*specs)(stage="stablehlo")
-    write_whole(path, _LOCATION.sub("", text).encode())
+    write_whole(path, _LOCATION.sub("", text))
     print_plans(plans, print_fn)
     return plans

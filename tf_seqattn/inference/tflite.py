@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import logging
-import os
-import pathlib
 import re
 import tempfile
 import warnings
@@ -15,9 +13,20 @@ from tensorflow.python.framework.convert_to_constants import (
     convert_variables_to_constants_v2,
 )
 
+from tf_seqattn.files import check_file_path, write_whole
 from tf_seqattn.inference import flatbuffer, litert
 from tf_seqattn.inference.layer_plan import LayerPlan
 from tf_seqattn.inference.packed_model import pack_with_plans, print_plans, stripped
+from tf_seqattn.inference.signatures import (
+    CHECKED_SAMPLES,
+    input_names,
+    input_specs,
+    output_names,
+    outputs_of,
+    random_batch,
+    serving_function,
+    signature_of,
+)
 from tf_seqattn.inference.unroll import unrolled
 from tf_seqattn.keras_api import (
     arranged,
@@ -27,7 +36,6 @@ from tf_seqattn.keras_api import (
     keras,  # noqa: F401  (the example)
     sublayers,
 )
-from tf_seqattn.keras_api import input_specs as keras_input_specs
 
 logger = logging.getLogger("tf_seqattn")
 
@@ -35,7 +43,6 @@ LAYOUTS = ("packed", "sparse", "dense")
 # Largest difference from Keras, relative to the largest output, by precision.
 TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic": 0.1, "int8": 0.1}
 METADATA = "tf_seqattn.blocks"
-_CHECKED_SAMPLES = 8
 # The converter's sparse kernels take so many inputs at a time, and drop the rest.
 _SPARSE_RUN = 4
 
@@ -57,39 +64,6 @@ class TFLiteReport:
     plans: list[LayerPlan]
     differences: dict[str, float]
     largest_output: float
-
-
-def check_destination(path, is_folder: bool = False) -> pathlib.Path:
-    """The path, if a file (or folder) can be written there.
-
-    Raises:
-      ValueError: where the folder around it does not exist or is not writable, or the
-        path itself is of the other kind.
-    """
-    path = pathlib.Path(path)
-    if path.is_dir() != is_folder and path.exists():
-        kind = "a file" if is_folder else "a folder"
-        raise ValueError(f"`path` is {kind}. Received: path={str(path)!r}")
-    parent = path.absolute().parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ValueError(
-            f"`path` cannot be written: {str(parent)!r} is not a writable folder. Make "
-            f"it first. Received: path={str(path)!r}"
-        )
-    return path
-
-
-def write_whole(path: pathlib.Path, content: bytes):
-    """Writes a file so that there is all of it or nothing."""
-    handle, temporary = tempfile.mkstemp(dir=path.absolute().parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _check_arguments(layout, quantization, representative_dataset):
@@ -125,33 +99,6 @@ def _check_sparse_widths(model):
                 f"its {kernel.shape[0]} inputs are no multiple of {_SPARSE_RUN}. Use "
                 'layout="packed", or pad the inputs with zeros.'
             )
-
-
-def input_specs(model) -> list[tf.TensorSpec]:
-    """Specification of every input of a model, the batch size unknown.
-
-    Raises:
-      ValueError: if the model was never called, so that nobody knows its inputs.
-    """
-    specs = keras_input_specs(model)
-    if specs is None:
-        raise ValueError(
-            f"Model {model.name!r} has no known inputs. Call it once on a batch, "
-            "`model(batch)`, before the export."
-        )
-    return specs
-
-
-def random_batch(specs) -> list[np.ndarray]:
-    """Random rows for inputs of the given shapes and dtypes; integers are 0 or 1."""
-    rng = np.random.default_rng(0)
-    batch = []
-    for spec in specs:
-        shape = (_CHECKED_SAMPLES, *(size or 8 for size in spec.shape[1:]))
-        is_real = spec.dtype.is_floating
-        values = rng.normal(size=shape) if is_real else rng.integers(0, 2, shape)
-        batch.append(values.astype(spec.dtype.as_numpy_dtype))
-    return batch
 
 
 def _as_list(batch) -> list[np.ndarray]:
@@ -275,46 +222,6 @@ def _layers_that_use(model, operators: list[str]) -> list[str]:
     return sorted(found)
 
 
-def outputs_of(model, batch) -> list[np.ndarray]:
-    """The outputs of a Keras model for one batch, a list of arrays."""
-    outputs = model(arranged(model, batch), training=False)
-    return [np.asarray(v) for v in tf.nest.flatten(outputs)]
-
-
-def input_names(specs) -> list[str]:
-    """Names of inputs as signatures have them."""
-    return [re.sub(r"\W", "_", spec.name.split(":")[0]) for spec in specs]
-
-
-def signature_of(specs) -> list[tf.TensorSpec]:
-    """The specifications with the names that signatures have."""
-    return [
-        tf.TensorSpec(spec.shape, spec.dtype, name)
-        for spec, name in zip(specs, input_names(specs), strict=True)
-    ]
-
-
-def serving_function(model, specs, jit_compile=None):
-    """A function of a model's inputs that gives {"output_0": ...}, for a signature.
-
-    Args:
-      model: a Keras model.
-      specs: of its inputs, as `input_specs` gives them.
-      jit_compile: whether XLA is to compile what it computes.
-    """
-
-    @tf.function(jit_compile=jit_compile)
-    def compute(*inputs):
-        return tf.nest.flatten(model(arranged(model, list(inputs)), training=False))
-
-    @tf.function(input_signature=signature_of(specs))
-    def serve(*inputs):
-        results = compute(*inputs)
-        return {f"output_{index}": value for index, value in enumerate(results)}
-
-    return serve
-
-
 def _check(file: bytes, names, batch, expected, tolerance, what: str):
     """Runs a file and compares it with what Keras gave.
 
@@ -352,7 +259,7 @@ def _signature_names(model, specs, outputs):
     """Names of inputs and outputs in the signature."""
     if _is_graph_of_keras2(model):
         return model.input_names, model.output_names
-    return input_names(specs), [f"output_{index}" for index in range(len(outputs))]
+    return input_names(specs), output_names(len(outputs))
 
 
 def export_tflite(
@@ -403,7 +310,7 @@ def export_tflite(
 
     Example:
 
-    >>> import numpy as np
+    >>> import os, tempfile
     >>> model = keras.Sequential([keras.layers.Dense(64, input_shape=(64,))])
     >>> model.set_weights([np.kron(np.eye(4), np.ones((16, 16))), np.zeros(64)])
     >>> path = os.path.join(tempfile.mkdtemp(), "model.tflite")
@@ -412,7 +319,7 @@ def export_tflite(
     ('packed', True)
     """
     _check_arguments(layout, quantization, representative_dataset)
-    path = check_destination(path)
+    path = check_file_path(path)
     model = stripped(model)
     if tolerance is None:
         tolerance = TOLERANCES[quantization]
@@ -445,7 +352,7 @@ def _checked_file(
     if representative_dataset is not None:
         batches = _representative_batches(representative_dataset, specs)
     # A subclassed model is packed in place: what it gave is asked for before.
-    batch = [v[:_CHECKED_SAMPLES] for v in batches[0]] if batches else None
+    batch = [v[:CHECKED_SAMPLES] for v in batches[0]] if batches else None
     batch = batch or random_batch(specs)
     expected = outputs_of(model, batch)
     plans: list[LayerPlan] = []

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tf_seqattn.inference.tflite import check_destination, write_whole
+from tf_seqattn.files import check_file_path, write_whole
 from tf_seqattn.keras_api import check_layer
 from tf_seqattn.reporting import page, pictures
 from tf_seqattn.reporting.kernel_blocks import KernelFacts, kernels_of
@@ -138,7 +138,7 @@ def report(
     'model.html'
     """
     check_layer(model, "model")
-    path = check_destination(path)
+    path = check_file_path(path)
     facts = kernels_of(model)
     rows = summary(model, print_fn=lambda line: None)
     reasons = {row["layer"]: row["left_alone"] or "" for row in rows}
@@ -165,5 +165,5 @@ def report(
         parts.append(page.image(pictures.kernel_picture(kernel), description))
     for name, note in (notes or {}).items():
         parts += _note(name, note)
-    write_whole(path, page.page(title, parts).encode())
+    write_whole(path, page.page(title, parts))
     return path

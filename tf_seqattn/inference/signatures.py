@@ -1,0 +1,91 @@
+"""Inputs and outputs of a model as a file's signature has them."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_seqattn.keras_api import arranged
+from tf_seqattn.keras_api import input_specs as keras_input_specs
+
+# Rows on which an exported file is compared with Keras.
+CHECKED_SAMPLES = 8
+
+
+def input_specs(model: Any) -> list[tf.TensorSpec]:
+    """Specification of every input of a model, the batch size unknown.
+
+    Raises:
+      ValueError: if the model was never called, so that nobody knows its inputs.
+    """
+    specs = keras_input_specs(model)
+    if specs is None:
+        raise ValueError(
+            f"Model {model.name!r} has no known inputs. Call it once on a batch, "
+            "`model(batch)`, before the export."
+        )
+    return specs
+
+
+def random_batch(specs: Sequence[tf.TensorSpec]) -> list[np.ndarray]:
+    """Random rows for inputs of the given shapes and dtypes; integers are 0 or 1."""
+    rng = np.random.default_rng(0)
+    batch = []
+    for spec in specs:
+        shape = (CHECKED_SAMPLES, *(size or 8 for size in spec.shape[1:]))
+        is_real = spec.dtype.is_floating
+        values = rng.normal(size=shape) if is_real else rng.integers(0, 2, shape)
+        batch.append(values.astype(spec.dtype.as_numpy_dtype))
+    return batch
+
+
+def outputs_of(model: Any, batch: list[np.ndarray]) -> list[np.ndarray]:
+    """The outputs of a Keras model for one batch, a list of arrays."""
+    outputs = model(arranged(model, batch), training=False)
+    return [np.asarray(v) for v in tf.nest.flatten(outputs)]
+
+
+def input_names(specs: Sequence[tf.TensorSpec]) -> list[str]:
+    """Names of inputs as signatures have them."""
+    return [re.sub(r"\W", "_", spec.name.split(":")[0]) for spec in specs]
+
+
+def output_names(number: int) -> list[str]:
+    """Names of so many outputs as signatures have them."""
+    return [f"output_{index}" for index in range(number)]
+
+
+def signature_of(specs: Sequence[tf.TensorSpec]) -> list[tf.TensorSpec]:
+    """The specifications with the names that signatures have."""
+    return [
+        tf.TensorSpec(spec.shape, spec.dtype, name)
+        for spec, name in zip(specs, input_names(specs), strict=True)
+    ]
+
+
+def serving_function(
+    model: Any, specs: Sequence[tf.TensorSpec], jit_compile: bool | None = None
+) -> Any:
+    """A function of a model's inputs that gives {"output_0": ...}, for a signature.
+
+    Args:
+      model: a Keras model.
+      specs: of its inputs, as `input_specs` gives them.
+      jit_compile: whether XLA is to compile what it computes.
+
+    Returns:
+      A `tf.function`.
+    """
+
+    @tf.function(jit_compile=jit_compile)
+    def compute(*inputs):
+        return tf.nest.flatten(model(arranged(model, list(inputs)), training=False))
+
+    @tf.function(input_signature=signature_of(specs))
+    def serve(*inputs):
+        results = compute(*inputs)
+        return dict(zip(output_names(len(results)), results, strict=True))
+
+    return serve
