@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tf_seqattn as sa
+from tf_seqattn import tfmot_api
 from tf_seqattn.sparsity.schedules import update_at
 
 SCHEDULES = [
@@ -21,6 +22,9 @@ SCHEDULES = [
     sa.ACDCSchedule(0.7, 333, begin_step=20, cycles=4),
     sa.OneShotSchedule(0.9, prune_step=30),
     sa.OneShotSchedule(0.9, prune_step=0),
+    sa.GradualSchedule(0.9, end_step=700),
+    sa.GradualSchedule(0.8, 500, begin_step=100, power=1, frequency=7),
+    sa.GradualSchedule(0.8, 500, exponent=4.0),
 ]  # fmt: skip
 
 
@@ -185,3 +189,35 @@ assert "TF_USE_LEGACY_KERAS" not in os.environ
 assert tf.keras.__version__.startswith("3")
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_gradual_pruning_follows_the_curve_of_tfmot():
+    polynomial = tfmot_api.schedule_class("PolynomialDecay")(
+        initial_sparsity=0.0, final_sparsity=0.9, begin_step=50, end_step=450
+    )
+    schedule = sa.GradualSchedule(0.9, end_step=450, begin_step=50)
+    for step in range(50, 451, 50):
+        expected = float(polynomial(tf.constant(step))[1])
+        assert schedule.sparsity(step) == pytest.approx(expected, abs=1e-6)
+    assert schedule.phase(49) == sa.Phase.DENSE
+    assert schedule.update_at(450) == 0.9 and schedule.update_at(451) is None
+
+
+def test_gradual_pruning_updates_about_200_times():
+    schedule = sa.GradualSchedule(0.9, end_step=10_000)
+    updates = [s for s in range(1, 12_000) if schedule.update_at(s) is not None]
+    assert 190 <= len(updates) <= 210 and updates[-1] == 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"power": 0}, "power"),
+        ({"exponent": -1}, "exponent"),
+        ({"begin_step": 100}, "end_step"),
+        ({"frequency": 0}, "frequency"),
+    ],
+)
+def test_gradual_schedule_names_a_wrong_argument(arguments, name):
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        sa.GradualSchedule(0.9, end_step=100, **arguments)

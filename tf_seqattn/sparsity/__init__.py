@@ -18,6 +18,7 @@ from tf_seqattn.sparsity.policies import MinimumBlocks, PruningPolicy
 from tf_seqattn.sparsity.pruning import prune, prune_scope
 from tf_seqattn.sparsity.schedules import (
     ACDCSchedule,
+    GradualSchedule,
     OneShotSchedule,
     Phase,
     PruningSchedule,
@@ -31,6 +32,7 @@ from tf_seqattn.sparsity.wrapper import PrunableLayer, pruned_layers
 __all__ = [
     "ACDCSchedule",
     "BlockGrid",
+    "GradualSchedule",
     "Importance",
     "Magnitude",
     "MinimumBlocks",

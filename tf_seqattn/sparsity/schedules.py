@@ -174,6 +174,30 @@ def _check_integer(name: str, value, minimum: int) -> int:
     return int(value)
 
 
+def _check_order(begin_step: int, end_step: int) -> None:
+    if end_step <= begin_step:
+        raise ValueError(
+            "`end_step` must be after `begin_step`. Received: "
+            f"begin_step={begin_step!r}, end_step={end_step!r}"
+        )
+
+
+def _check_exponent(exponent: float) -> None:
+    if exponent < 0:
+        raise ValueError(
+            "`exponent` must not be negative: the sparsity must rise. "
+            f"Received: exponent={exponent!r}"
+        )
+
+
+def updates_apart(steps: int) -> int:
+    """Steps between updates that cut a rise of so many steps into about 200.
+
+    More updates rank the same blocks again and again; fewer remove many at a time.
+    """
+    return max(1, steps // 200)
+
+
 def _check_fractions(dense_fraction, finetune_fraction):
     for name, value in (
         ("dense_fraction", dense_fraction),
@@ -193,14 +217,22 @@ class _PhasedSchedule(PruningSchedule):
     """A schedule given by its list of segments.
 
     A dense segment revives every block at its first step, a sparse one prunes to
-    the target at its first step, and a sparsification segment follows the rising
-    sparsity of section 3.1 every `frequency` steps. Steps before the first segment
-    and after the last change nothing.
+    the target at its first step, and in a sparsification segment the sparsity rises
+    every `frequency` steps. Steps before the first segment and after the last change
+    nothing.
     """
 
     target_sparsity: float
-    exponent: float = 4.0
     frequency: int = 1
+
+    def _rise(self, progress, xp):
+        """Share of the target that is reached, for `progress` in [0, 1].
+
+        Args:
+          progress: NumPy scalar, or float64 tensor, of the progress of a segment.
+          xp: `numpy` or `tensorflow`, whichever `progress` is of.
+        """
+        return exponential_rise(progress, 4.0, xp)
 
     @functools.cached_property
     def segments(self) -> list[Segment]:
@@ -251,9 +283,7 @@ class _PhasedSchedule(PruningSchedule):
         segment = self._segment(int(step))
         if segment.phase == Phase.SPARSIFICATION:
             progress = (int(step) - segment.start) / (segment.end - segment.start)
-            return float(
-                self.target_sparsity * _rise(np.float64(progress), self.exponent, np)
-            )
+            return float(self.target_sparsity * self._rise(np.float64(progress), np))
         return self.target_sparsity if segment.phase == Phase.SPARSE else 0.0
 
     def update_at(self, step: int) -> float | None:
@@ -296,7 +326,7 @@ class _PhasedSchedule(PruningSchedule):
 
         rising = phase == Phase.SPARSIFICATION
         progress = tf.cast(elapsed, tf.float64) / length
-        rise = _rise(progress, self.exponent, tf)
+        rise = self._rise(progress, tf)
         level = tf.where(rising, rise, tf.cast(phase == Phase.SPARSE, tf.float64))
         level = tf.where(begun, level, tf.zeros_like(level))
 
@@ -316,11 +346,37 @@ class _PhasedSchedule(PruningSchedule):
         """The constructor's arguments."""
 
 
-def _rise(progress, exponent: float, xp):
-    """Rising sparsity of section 3.1 as a share of the target, `progress` in [0, 1]."""
+def exponential_rise(progress, exponent: float, xp):
+    """`(1 - exp(-c t)) / (1 - exp(-c))`, the rise of section 3.1; `t` where c is 0.
+
+    Args:
+      progress: `t`, a NumPy scalar or float64 tensor in [0, 1].
+      exponent: `c`, how early most of the rise is.
+      xp: `numpy` or `tensorflow`, whichever `progress` is of.
+
+    Example:
+
+    >>> float(exponential_rise(np.float64(0.5), 0.0, np))
+    0.5
+    """
     if exponent == 0:
         return progress
     return (1.0 - xp.exp(-exponent * progress)) / (1.0 - math.exp(-exponent))
+
+
+def power_rise(progress, power: float):
+    """`1 - (1 - t)^power`, the rise of gradual pruning (Zhu and Gupta, 1710.01878).
+
+    Args:
+      progress: `t`, a NumPy scalar or float64 tensor in [0, 1].
+      power: 1 is linear, 3 the cubic of the paper.
+
+    Example:
+
+    >>> float(power_rise(np.float64(0.5), 3.0))
+    0.875
+    """
+    return 1.0 - (1.0 - progress) ** power
 
 
 class _CyclicSchedule(_PhasedSchedule):
@@ -346,11 +402,7 @@ class _CyclicSchedule(_PhasedSchedule):
         self.end_step = _check_integer("end_step", end_step, 1)
         self.cycles = _check_integer("cycles", cycles, 1)
         self.frequency = _check_integer("frequency", frequency, 1)
-        if self.end_step <= self.begin_step:
-            raise ValueError(
-                "`end_step` must be after `begin_step`. Received: "
-                f"begin_step={begin_step!r}, end_step={end_step!r}"
-            )
+        _check_order(self.begin_step, self.end_step)
         _check_fractions(dense_fraction, finetune_fraction)
         self.dense_fraction = float(dense_fraction)
         self.finetune_fraction = float(finetune_fraction)
@@ -444,11 +496,7 @@ class SequentialAttentionSchedule(_CyclicSchedule):
             finetune_fraction,
             frequency,
         )
-        if exponent < 0:
-            raise ValueError(
-                "`exponent` must not be negative: the sparsity must rise. "
-                f"Received: exponent={exponent!r}"
-            )
+        _check_exponent(exponent)
         self.exponent = float(exponent)
 
     def _cycle(self, start, end, is_last):
@@ -460,6 +508,9 @@ class SequentialAttentionSchedule(_CyclicSchedule):
             (start + third, Phase.SPARSE),
             (start + 2 * third, Phase.DENSE),
         ]
+
+    def _rise(self, progress, xp):
+        return exponential_rise(progress, self.exponent, xp)
 
     def _arguments(self):
         return {**super()._arguments(), "exponent": self.exponent}
@@ -496,6 +547,86 @@ class ACDCSchedule(_CyclicSchedule):
         # The last cycle is half a cycle longer, and only its dense phase is.
         sparse = (end - start) / (3 if is_last else 2)
         return [(start, Phase.SPARSE), (start + sparse, Phase.DENSE)]
+
+
+@register
+class GradualSchedule(_PhasedSchedule):
+    """The sparsity rises once, from 0 to the target; the mask stays afterwards.
+
+    With `Magnitude` this is gradual magnitude pruning (Zhu and Gupta, arXiv
+    1710.01878), the commonest recipe there is; tfmot's `PolynomialDecay` with an
+    initial sparsity of 0 follows the same curve. Blocks never come back.
+
+    Args:
+      target_sparsity: share of the blocks to remove, in [0, 1).
+      end_step: training step at which the target is reached. Leave steps after it:
+        about a quarter of the training.
+      begin_step: step at which the rise begins; the layer is dense before it.
+      power: of the rise `1 - (1 - t)^power`; 1 is linear.
+      exponent: `c` of the rise `(1 - exp(-c t)) / (1 - exp(-c))` in place of a power
+        (section 3.1 of SequentialAttention++), or None.
+      frequency: steps between two updates of the mask; by default the rise is cut
+        into 200 updates.
+
+    Raises:
+      ValueError: naming the argument, for a value outside its range.
+
+    Example:
+
+    >>> schedule = GradualSchedule(0.8, end_step=1000)
+    >>> [round(schedule.sparsity(step), 3) for step in (0, 500, 1000)]
+    [0.0, 0.7, 0.8]
+    """
+
+    def __init__(
+        self,
+        target_sparsity: float,
+        end_step: int,
+        begin_step: int = 0,
+        power: float = 3.0,
+        exponent: float | None = None,
+        frequency: int | None = None,
+    ):
+        self.target_sparsity = _check_sparsity(target_sparsity)
+        self.begin_step = _check_integer("begin_step", begin_step, 0)
+        self.end_step = _check_integer("end_step", end_step, 1)
+        _check_order(self.begin_step, self.end_step)
+        if power <= 0:
+            raise ValueError(
+                "`power` must be positive: the sparsity must rise. Received: "
+                f"power={power!r}"
+            )
+        if exponent is not None:
+            _check_exponent(exponent)
+        self.power = float(power)
+        self.exponent = None if exponent is None else float(exponent)
+        if frequency is None:
+            frequency = updates_apart(self.end_step - self.begin_step)
+        self.frequency = _check_integer("frequency", frequency, 1)
+
+    def _rise(self, progress, xp):
+        if self.exponent is not None:
+            return exponential_rise(progress, self.exponent, xp)
+        return power_rise(progress, self.power)
+
+    def _plan(self):
+        planned = [
+            (self.begin_step, self.end_step, Phase.SPARSIFICATION),
+            (self.end_step, math.inf, Phase.SPARSE),
+        ]
+        if self.begin_step:
+            planned.insert(0, (0, self.begin_step, Phase.DENSE))
+        return planned
+
+    def _arguments(self):
+        return {
+            "target_sparsity": self.target_sparsity,
+            "end_step": self.end_step,
+            "begin_step": self.begin_step,
+            "power": self.power,
+            "exponent": self.exponent,
+            "frequency": self.frequency,
+        }
 
 
 @register
