@@ -6,13 +6,17 @@ TensorFlow backend. Which of the two an object belongs to is decided by its clas
 """
 
 import contextlib
-from collections.abc import Callable
+import functools
+import re
+from collections.abc import Callable, Iterator, Set
 from typing import Any, TypeVar
 
 import keras as keras3
 import tensorflow as tf
 import tf_keras as keras2
+from keras.src import backend as backend3
 from keras.src.models.functional import Functional, functional_like_constructor
+from tf_keras.src import backend as backend2
 
 PACKAGE = "tf_seqattn"
 
@@ -237,6 +241,22 @@ def submodules(layer) -> list:
     if is_keras3(layer):
         return sublayers(layer)
     return [layer, *layer.submodules]
+
+
+def named_in_scope(scope: str, names: Set[str]) -> list[str]:
+    """Those of the layers' names that a name scope of TensorFlow consists of.
+
+    Args:
+      scope: such as that of an operation. Keras 3 may number the names in it.
+      names: of layers.
+
+    Example:
+
+    >>> named_in_scope("model/dense_1/MatMul", {"dense", "norm"})
+    ['dense']
+    """
+    plain = [(part, re.sub(r"_\d+$", "", part)) for part in scope.split("/")]
+    return [next(n for n in pair if n in names) for pair in plain if names & {*pair}]
 
 
 def build_like(layer, original):
@@ -497,6 +517,32 @@ def computing_in_float32(model):
         for layer, policy in zip(mixed, policies, strict=True):
             _set_precision(layer, policy)
         library.set_global_policy(policy_of_process)
+
+
+@contextlib.contextmanager
+def looping_by(model: Any, loop: Callable[..., Any]) -> Iterator[None]:
+    """Within it, recurrent layers run their steps by a function of ours.
+
+    Args:
+      model: any layer. Those below it do not use kernels of cuDNN, which hold a whole
+        loop.
+      loop: called with Keras's own function `rnn` and its arguments.
+    """
+    library = keras_of(model)
+    backend = backend3 if library is keras3 else backend2
+    original = backend.rnn
+    switch = "use_cudnn" if library is keras3 else "_could_use_gpu_kernel"
+    fused = [layer for layer in sublayers(model) if getattr(layer, switch, False)]
+    values = [getattr(layer, switch) for layer in fused]
+    backend.rnn = functools.partial(loop, original)
+    for layer in fused:
+        setattr(layer, switch, False)
+    try:
+        yield
+    finally:
+        backend.rnn = original
+        for layer, value in zip(fused, values, strict=True):
+            setattr(layer, switch, value)
 
 
 # Variables.

@@ -34,6 +34,7 @@ from tf_seqattn.keras_api import (
     computing_in_float32,
     is_keras3,
     keras,  # noqa: F401  (the example)
+    named_in_scope,
     sublayers,
 )
 
@@ -131,32 +132,29 @@ def _representative_batches(dataset, specs) -> list[list[np.ndarray]]:
 
 def _convert(model, layout, quantization, batches, original) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        converter = _converter(model, folder)
+        converter = _converter(model, original, folder)
         return _converted(converter, layout, quantization, batches, original)
 
 
-def _is_graph_of_keras2(model) -> bool:
-    return not is_keras3(model) and bool(model.inputs)
-
-
-def _converter(model, folder: str):
-    if _is_graph_of_keras2(model):
-        return tf.lite.TFLiteConverter.from_keras_model(model)
+def _converter(model, original, folder: str):
     # The converter takes no model of Keras 3, gives the inputs of a subclassed one the
     # dtype they were cast to, and of a SavedModel it leaves the variables of Keras 3
     # variables: they are made constants before.
-    specs = input_specs(model)
-    frozen = convert_variables_to_constants_v2(
-        serving_function(model, specs).get_concrete_function()
-    )
+    specs = input_specs(original)
+    with unrolled(model):
+        frozen = convert_variables_to_constants_v2(
+            serving_function(model, specs).get_concrete_function()
+        )
     module = tf.Module()
 
     @tf.function(input_signature=signature_of(specs))
     def serve(*inputs):
         outputs = frozen(*inputs)
-        return {f"output_{index}": value for index, value in enumerate(outputs)}
+        return dict(zip(_output_names(original, len(outputs)), outputs, strict=True))
 
-    tf.saved_model.save(module, folder, {"serving_default": serve})
+    # Only training needs the gradients, which may read what is not in the graph.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(module, folder, {"serving_default": serve}, options)
     return tf.lite.TFLiteConverter.from_saved_model(folder)
 
 
@@ -192,8 +190,8 @@ def _converted(converter, layout, quantization, batches, original) -> bytes:
 
 
 _ABOUT_LOOPS = (
-    "give a recurrent layer inputs of a known number of steps (`keras.Input((steps, "
-    "size))`) in a Sequential or functional model, "
+    "such as a loop that fills a list (`tf.map_fn`, `tf.scan`, `tf.while_loop`) with "
+    "the steps written out, "
 )
 # How the converter names an operation of TensorFlow that it has no operator for.
 _MISSING_OPERATOR = re.compile(r"\btf\.(\w+)[('\"]")
@@ -212,12 +210,10 @@ def _layers_that_use(model, operators: list[str]) -> list[str]:
 
     graph = tf.function(call).get_concrete_function(*input_specs(model)).graph
     found = {
-        part
+        name
         for operation in graph.get_operations()
         if operation.type in operators
-        for part in operation.name.split("/")
-        # Keras 3 may number the names of layers.
-        if part in names or re.sub(r"_\d+$", "", part) in names
+        for name in named_in_scope(operation.name, names)
     }
     return sorted(found)
 
@@ -255,11 +251,11 @@ def _check(file: bytes, names, batch, expected, tolerance, what: str):
     return differences, largest
 
 
-def _signature_names(model, specs, outputs):
-    """Names of inputs and outputs in the signature."""
-    if _is_graph_of_keras2(model):
-        return model.input_names, model.output_names
-    return input_names(specs), output_names(len(outputs))
+def _output_names(model, number: int) -> list[str]:
+    """Names of the outputs in the signature."""
+    if not is_keras3(model) and model.inputs:
+        return model.output_names
+    return output_names(number)
 
 
 def export_tflite(
@@ -361,7 +357,6 @@ def _checked_file(
         exported, plans = pack_with_plans(model, *packing)
     elif layout == "sparse":
         _check_sparse_widths(model)
-    exported = unrolled(exported)
     file = _convert(exported, layout, quantization, batches, model)
     if quantization == "int8":
         file = flatbuffer.center_constant_operands(file)
@@ -376,6 +371,6 @@ def _checked_file(
     ]
     file = flatbuffer.add_metadata(file, METADATA, json.dumps(report).encode())
     what = f"layout={layout!r}, quantization={quantization!r}"
-    names = _signature_names(model, specs, expected)
+    names = (input_names(specs), _output_names(model, len(expected)))
     differences, largest = _check(file, names, batch, expected, tolerance, what)
     return file, TFLiteReport(path, len(file), plans, differences, largest)
