@@ -6,13 +6,17 @@ TensorFlow backend. Which of the two an object belongs to is decided by its clas
 """
 
 import contextlib
-from collections.abc import Callable
+import functools
+import re
+from collections.abc import Callable, Iterator, Set
 from typing import Any, TypeVar
 
 import keras as keras3
 import tensorflow as tf
 import tf_keras as keras2
+from keras.src import backend as backend3
 from keras.src.models.functional import Functional, functional_like_constructor
+from tf_keras.src import backend as backend2
 
 PACKAGE = "tf_seqattn"
 
@@ -239,6 +243,22 @@ def submodules(layer) -> list:
     return [layer, *layer.submodules]
 
 
+def named_in_scope(scope: str, names: Set[str]) -> list[str]:
+    """Those of the layers' names that a name scope of TensorFlow consists of.
+
+    Args:
+      scope: such as that of an operation. Keras 3 may number the names in it.
+      names: of layers.
+
+    Example:
+
+    >>> named_in_scope("model/dense_1/MatMul", {"dense", "norm"})
+    ['dense']
+    """
+    plain = [(part, re.sub(r"_\d+$", "", part)) for part in scope.split("/")]
+    return [next(n for n in pair if n in names) for pair in plain if names & {*pair}]
+
+
 def build_like(layer, original):
     """Builds a Keras 3 layer from the shapes that `original` was built from."""
     if is_keras3(layer) and not layer.built and original.get_build_config():
@@ -348,36 +368,72 @@ def output_layers(model) -> list:
     return list(getattr(model, "_output_layers", ()))
 
 
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and all(
+        size is None or isinstance(size, int) for size in value
+    )
+
+
+def _specs_of_shapes(value: Any, name: str, dtype: str) -> Any:
+    """Specifications in the nested structure of shapes, their batch size unknown."""
+    if isinstance(value, dict):
+        return {key: _specs_of_shapes(v, str(key), dtype) for key, v in value.items()}
+    if _is_shape(value):
+        return tf.TensorSpec((None, *value[1:]), dtype, name)
+    return [_specs_of_shapes(v, f"{name}_{i}", dtype) for i, v in enumerate(value)]
+
+
+def _called_with(model: Any) -> list[Any] | None:
+    """The arguments of the first call of a model without a graph, as specifications."""
+    if is_keras3(model):
+        # It remembers the shapes, and no dtypes.
+        shapes = (model._build_shapes_dict or {}).values()
+        shapes = [shape for shape in shapes if shape is not None]
+        if len(shapes) == 1 and not _is_shape(shapes[0]):
+            return [_specs_of_shapes(shapes[0], "input", model.variable_dtype)]
+        return _specs_of_shapes(shapes, "input", model.variable_dtype) or None
+    called_with = model.save_spec(dynamic_batch=True)
+    return None if called_with is None else list(called_with[0])
+
+
 def input_specs(model) -> list[tf.TensorSpec] | None:
     """Specification of every input, the batch size unknown; None if nobody knows."""
     if getattr(model, "inputs", None):
         return [tf.TensorSpec(i.shape, i.dtype, i.name) for i in model.inputs]
-    if is_keras3(model):
-        # It remembers the shapes of its first call, and no dtypes.
-        shapes = (model._build_shapes_dict or {}).values()
-        return [
-            tf.TensorSpec((None, *shape[1:]), model.variable_dtype, f"input_{index}")
-            for index, shape in enumerate(shapes)
-            if shape is not None
-        ] or None
-    called_with = model.save_spec(dynamic_batch=True)
+    called_with = _called_with(model)
     if called_with is None:
         return None
-    # Under mixed precision it remembers real inputs as it cast them.
+    # Under mixed precision Keras 2 remembers real inputs as it cast them.
     return [
-        tf.TensorSpec(spec.shape, model.variable_dtype, spec.name)
-        if spec.dtype.is_floating
-        else spec
-        for spec in tf.nest.flatten(called_with[0][0])
+        tf.TensorSpec(
+            spec.shape,
+            model.variable_dtype if spec.dtype.is_floating else spec.dtype,
+            spec.name or f"argument_{index}",
+        )
+        for index, spec in enumerate(tf.nest.flatten(called_with))
     ]
 
 
-def arranged(model, values: list):
-    """Values for the inputs of a model, arranged as its `call` takes them."""
+def arguments(model: Any, values: list[Any]) -> list[Any]:
+    """Values for the inputs of a model, in the order of `input_specs`, for its call.
+
+    Returns:
+      What is to be passed as `model(*arguments)`: lists and dictionaries as in the
+      model's graph, or in its first call where it has none.
+
+    Example:
+
+    >>> x, y = keras.Input((2,)), keras.Input((3,))
+    >>> arguments(keras.Model([x, y], x), [1.0, 2.0])
+    [[1.0, 2.0]]
+    """
     if isinstance(model, (Functional, keras3.Sequential)):
         structure = getattr(model, "_functional", None) or model
-        return keras3.tree.pack_sequence_as(structure._inputs_struct, values)
-    return values if len(values) > 1 else values[0]
+        return [keras3.tree.pack_sequence_as(structure._inputs_struct, values)]
+    called_with = None if getattr(model, "inputs", None) else _called_with(model)
+    if called_with is not None:
+        return tf.nest.pack_sequence_as(called_with, values)
+    return [values if len(values) > 1 else values[0]]
 
 
 @contextlib.contextmanager
@@ -497,6 +553,32 @@ def computing_in_float32(model):
         for layer, policy in zip(mixed, policies, strict=True):
             _set_precision(layer, policy)
         library.set_global_policy(policy_of_process)
+
+
+@contextlib.contextmanager
+def looping_by(model: Any, loop: Callable[..., Any]) -> Iterator[None]:
+    """Within it, recurrent layers run their steps by a function of ours.
+
+    Args:
+      model: any layer. Those below it do not use kernels of cuDNN, which hold a whole
+        loop.
+      loop: called with Keras's own function `rnn` and its arguments.
+    """
+    library = keras_of(model)
+    backend = backend3 if library is keras3 else backend2
+    original = backend.rnn
+    switch = "use_cudnn" if library is keras3 else "_could_use_gpu_kernel"
+    fused = [layer for layer in sublayers(model) if getattr(layer, switch, False)]
+    values = [getattr(layer, switch) for layer in fused]
+    backend.rnn = functools.partial(loop, original)
+    for layer in fused:
+        setattr(layer, switch, False)
+    try:
+        yield
+    finally:
+        backend.rnn = original
+        for layer, value in zip(fused, values, strict=True):
+            setattr(layer, switch, value)
 
 
 # Variables.

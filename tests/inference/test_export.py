@@ -2,7 +2,10 @@
 
 import json
 import os
+import subprocess
+import sys
 
+import keras as keras3
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,7 +13,8 @@ import tf_keras as keras
 
 import tf_seqattn as sa
 from tests.inference.conftest import block_sparse, set_block_sparse
-from tf_seqattn.inference import flatbuffer, litert
+from tf_seqattn.inference import flatbuffer, litert, tflite
+from tf_seqattn.inference.agreement import disagreement, rows_and_outputs
 from tf_seqattn.inference.tflite import METADATA, TOLERANCES
 from tf_seqattn.keras_api import computing_in_float32
 
@@ -208,7 +212,7 @@ def test_sparse_encoding_is_refused_where_it_drops_inputs(tmp_path):
 def test_a_file_that_disagrees_is_not_written(mlp, tmp_path):
     path = tmp_path / "m.tflite"
     path.write_bytes(b"before")
-    with pytest.raises(RuntimeError, match="disagrees.*largest differences"):
+    with pytest.raises(RuntimeError, match="disagrees.*largest difference .* output 0"):
         sa.export_tflite(mlp, path, quantization="dynamic", tolerance=1e-9)
     assert path.read_bytes() == b"before" and len(list(tmp_path.iterdir())) == 1
 
@@ -245,6 +249,203 @@ def test_operators_that_tflite_lacks_name_the_layer(tmp_path):
     ):
         sa.export_tflite(model, tmp_path / "m.tflite")
     assert not list(tmp_path.iterdir())
+
+
+def two_outputs(first=1.0, second=1.0):
+    """Two dense layers side by side; the kernels times the given factors."""
+    x = keras.Input((16,), name="x")
+    outputs = [layers.Dense(8, name=name)(x) for name in ("first", "second")]
+    model = keras.Model(x, outputs)
+    weights = model.get_weights()
+    weights[0], weights[2] = weights[0] * first, weights[2] * second
+    model.set_weights(weights)
+    return model
+
+
+EXPORTS = [sa.export_tflite, sa.export_saved_model, sa.export_stablehlo]
+
+
+@pytest.mark.parametrize("export", EXPORTS)
+def test_nan_in_the_second_output_is_refused(export, tmp_path):
+    with pytest.raises(ValueError, match=r"NaN in output 1.*second/kernel"):
+        export(two_outputs(second=np.nan), tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_output_has_its_own_scale(tmp_path):
+    model = two_outputs(first=1e6)
+    expected = [np.asarray(v) for v in model(np.ones((2, 16), "float32"))]
+    off = [expected[0], expected[1] * 1.01]
+    assert not disagreement(expected, [expected[0] * 1.00001, expected[1]], 1e-4)
+    assert "output 1" in disagreement(expected, off, 1e-4)
+    nan = [expected[0], expected[1] * np.nan]
+    assert "nan of output 1" in disagreement(expected, nan, 1e-4)
+    other = two_outputs()
+    other.set_weights([*model.get_weights()[:2], *two_outputs().get_weights()[2:]])
+    with pytest.MonkeyPatch.context() as patch:
+        # As if the converter had changed the second output.
+        patch.setattr(
+            tflite, "rows_and_outputs", lambda _, *rest: rows_and_outputs(other, *rest)
+        )
+        with pytest.raises(RuntimeError, match="disagrees.*output 1"):
+            sa.export_tflite(model, tmp_path / "m.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("export", EXPORTS)
+def test_a_model_of_positive_inputs(export, tmp_path):
+    class Log(layers.Layer):
+        def call(self, inputs):
+            return tf.math.log(inputs)
+
+    model = keras.Sequential([keras.Input((4,)), Log(), layers.Dense(3)])
+    export(model, tmp_path / "model")
+
+
+def test_truth_values_and_integers(tmp_path):
+    class Best(layers.Layer):
+        def call(self, inputs):
+            return tf.argmax(inputs, axis=-1, output_type=tf.int32), inputs > 0.0
+
+    x = keras.Input((16,), name="x")
+    y = layers.Dense(8)(x)
+    model = keras.Model(x, [y, *Best()(y)])
+    report = sa.export_tflite(model, tmp_path / "m.tflite")
+    assert report.differences["no delegate"] < 1e-4
+
+
+def nested_inputs(kind):
+    """A subclassed model whose call takes a list or a dictionary, and its inputs."""
+
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = layers.Dense(24), layers.Dense(24)
+
+        def call(self, inputs):
+            a, b = inputs if kind == "list" else (inputs["b"], inputs["a"])
+            return {"sum": self.one(a) + self.two(b), "first": self.one(a)}
+
+    a, b = (RNG.normal(size=(8, size)).astype("float32") for size in (16, 32))
+    inputs = [a, b] if kind == "list" else {"b": a, "a": b}
+    model = Net()
+    model(inputs)
+    return set_block_sparse(model), inputs
+
+
+@pytest.mark.parametrize("kind", ["list", "dict"])
+def test_subclassed_models_of_several_inputs(kind, tmp_path):
+    model, inputs = nested_inputs(kind)
+    expected = {key: np.asarray(value) for key, value in model(inputs).items()}
+    sa.export_saved_model(model, tmp_path / "served", choose="always")
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    serve = served.signatures["serving_default"]
+    names = serve.structured_input_signature[1]
+    by_width = {a.shape[1]: a for a in tf.nest.flatten(inputs)}
+    found = serve(**{n: tf.constant(by_width[s.shape[1]]) for n, s in names.items()})
+    if kind == "dict":
+        assert {*names} == {"a", "b"}
+    # Dictionaries of outputs are sorted by their keys.
+    assert relative(found["output_0"], expected["first"]) < 1e-5
+    assert relative(found["output_1"], expected["sum"]) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["list", "dict"])
+def test_subclassed_models_of_several_inputs_in_other_formats(kind, tmp_path):
+    sa.export_stablehlo(nested_inputs(kind)[0], tmp_path / "m.mlir")
+    for quantization in (None, "int8"):
+        model, inputs = nested_inputs(kind)
+        report = sa.export_tflite(
+            model, tmp_path / "m", "packed", quantization, [inputs], choose="always"
+        )
+        tolerance = TOLERANCES[quantization]
+        assert report.differences["no delegate"] < tolerance * report.largest_output
+
+
+def test_custom_gradients_are_no_obstacle(tmp_path):
+    @tf.custom_gradient
+    def twice(x):
+        scale = tf.reduce_mean(x)
+        return x * 2.0, lambda gradient: gradient * scale
+
+    class Twice(layers.Layer):
+        def call(self, inputs):
+            return twice(inputs)
+
+    model = keras.Sequential(
+        [keras.Input((8,)), layers.Dense(8, activation="swish"), Twice()]
+    )
+    report = sa.export_tflite(model, tmp_path / "m.tflite")
+    assert report.largest_output > 0
+
+
+@pytest.mark.parametrize("keras", ["keras"], indirect=True)
+def test_a_quantized_model_names_operator_layer_and_reason(keras, tmp_path):
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(8, name="eight_bits")])
+    model.get_layer("eight_bits").quantize("int8")
+    with pytest.raises(
+        ValueError, match=r"layer eight_bits.*fully_connected \(operand #0 must be"
+    ):
+        sa.export_tflite(model, tmp_path / "m.tflite")
+
+
+def test_the_report_says_for_which_precision_it_decided(mlp, tmp_path):
+    lines = []
+    x = RNG.normal(size=(40, 96)).astype("float32")
+    report = sa.export_tflite(
+        mlp, tmp_path / "m.tflite", "packed", "int8", [x], print_fn=lines.append
+    )
+    assert {plan.precision for plan in report.plans} == {"float32"}
+    assert "decided for float32, not for quantization='int8'" in "".join(lines)
+    stored = flatbuffer.read_metadata((tmp_path / "m.tflite").read_bytes(), METADATA)
+    assert {plan["precision"] for plan in json.loads(stored)} == {"float32"}
+
+
+RAW = {
+    "sums": lambda o, x, y: o.relu(x + y) * 2.0 - y,
+    "slices": lambda o, x, y: x[:, 1:] - y[:, ::-1][:, :-1],
+    "shapes": lambda o, x, y: o.concat([o.reshape(x, (-1, 8)), y], 1),
+}
+
+
+class Operations2:
+    relu, reshape, concat = tf.nn.relu, tf.reshape, tf.concat
+
+
+class Operations3:
+    relu = keras3.ops.relu
+    reshape, concat = keras3.ops.reshape, keras3.ops.concatenate
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_functional_models_with_raw_operations(keras, name, tmp_path):
+    x, y = keras.Input((8,), name="x"), keras.Input((8,), name="y")
+    operations = Operations2 if keras.__name__ == "tf_keras" else Operations3
+    raw = RAW[name](operations, layers.Dense(8)(x), y)
+    model = set_block_sparse(keras.Model([x, y], layers.Dense(16)(raw)))
+    report = sa.export_tflite(model, tmp_path / "m.tflite", choose="always")
+    assert report.differences["no delegate"] < 1e-5 * report.largest_output
+
+
+def test_a_full_disk_is_named(mlp, tmp_path):
+    """In a process of its own, whose files may not be as large as the model."""
+    code = f"""
+import resource
+import tf_keras as keras
+import tf_seqattn as sa
+model = keras.Sequential([keras.Input((96,)), keras.layers.Dense(96)])
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+for export in (sa.export_tflite, sa.export_saved_model, sa.export_stablehlo):
+    try:
+        export(model, {str(tmp_path / "model")!r})
+    except OSError as error:
+        print(str(error).replace(chr(10), " "))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3, done.stderr
+    assert all("File too large" in line for line in lines)
+    assert "TMPDIR" in lines[0] and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

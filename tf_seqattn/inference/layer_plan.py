@@ -53,6 +53,7 @@ class LayerPlan:
       measured: measured speed-up of the whole layer, or None.
       pattern: where the kept blocks are, or None.
       samples: rows of the product that the speed-up is for.
+      precision: of the numbers that the speed-up is for.
     """
 
     name: str
@@ -65,6 +66,7 @@ class LayerPlan:
     measured: float | None = None
     pattern: Pattern | None = dataclasses.field(default=None, repr=False)
     samples: int = 1
+    precision: str = "float32"
 
 
 def product_kernel(layer):
@@ -102,6 +104,8 @@ def _why_not(layer) -> str:
     """Why a layer of a packable class cannot be packed; empty if it can."""
     if product_kernel(layer) is None:
         return "not built"
+    if 0 in tuple(product_kernel(layer).shape):
+        return "it has no entries"
     if why_kernel_is_changed(layer):
         return f"it {why_kernel_is_changed(layer)}"
     overridden = type(layer).call is not _base(layer).call

@@ -2,23 +2,25 @@
 
 import logging
 
-import numpy as np
 import tensorflow as tf
 
 from tf_seqattn.files import check_folder_path, replace_folder
+from tf_seqattn.inference.agreement import (
+    allowed_rounding,
+    check_comparable,
+    disagreement,
+    rows_and_outputs,
+)
 from tf_seqattn.inference.layer_plan import LayerPlan
 from tf_seqattn.inference.packed_model import pack_with_plans, print_plans, stripped
 from tf_seqattn.inference.signatures import (
     input_names,
     input_specs,
-    outputs_of,
-    random_batch,
+    output_names,
+    save,
     serving_function,
 )
-from tf_seqattn.keras_api import (
-    computing_in_float32,
-    keras,  # noqa: F401  (the example)
-)
+from tf_seqattn.keras_api import keras  # noqa: F401  (the example)
 
 logger = logging.getLogger("tf_seqattn")
 
@@ -28,11 +30,6 @@ _ENTRIES = (
     "saved_model.pb",
     ("variables", "assets", "assets.extra", "fingerprint.pb", "keras_metadata.pb"),
 )
-
-
-def _difference(outputs, others) -> float:
-    """The largest, taken in float32 as half precisions overflow."""
-    return float(np.abs(np.asarray(outputs, "float32") - np.float32(others)).max())
 
 
 def export_saved_model(
@@ -58,15 +55,18 @@ def export_saved_model(
       block_size: as in `sa.pack`.
       batch_size: as in `sa.pack`.
       choose: as in `sa.pack`.
-      tolerance: largest difference allowed, relative to the largest output. Mixed
-        precision may add ten times what it changes in Keras.
+      tolerance: largest difference allowed, of each output relative to its largest (of
+        integers and truth values, the share that may differ). Mixed precision may add
+        ten times what it changes in Keras.
       print_fn: called with each line of the report.
 
     Returns:
       What was decided for each kernel, a list of `LayerPlan`.
 
     Raises:
-      ValueError: for an argument out of range, or a path that cannot be written.
+      ValueError: for an argument out of range, a path that cannot be written, or a
+        model that gives NaN.
+      OSError: if the disk is full. Nothing changes at `path`.
       RuntimeError: if the written model disagrees with Keras. Nothing is left at `path`
         that was not there before.
 
@@ -85,32 +85,27 @@ def export_saved_model(
     model = stripped(model)
     inputs = input_specs(model)
     names = input_names(inputs)
-    batch = random_batch(inputs)
-    expected = outputs_of(model, batch)
-    with computing_in_float32(model):
-        exact = outputs_of(model, batch)
+    batch, expected = rows_and_outputs(model, inputs)
+    check_comparable(model, expected)
+    rounding = allowed_rounding(model, batch, expected)
     packed, plans = pack_with_plans(model, block_size, batch_size, "xla", choose)
     serve = serving_function(packed, inputs, jit_compile=True)
     module = tf.Module()
     module.model = packed
 
     def write(folder):
-        tf.saved_model.save(module, str(folder), {"serving_default": serve})
+        save(module, folder, serve)
         loaded = tf.saved_model.load(str(folder))
         results = loaded.signatures["serving_default"](
             **{name: tf.constant(v) for name, v in zip(names, batch, strict=True)}
         )
-        for index, (value, rounded) in enumerate(zip(exact, expected, strict=True)):
-            difference = _difference(results[f"output_{index}"], rounded)
-            allowed = tolerance * np.abs(value).max()
-            # The largest of a few roundings varies much with the order of the sums.
-            allowed += 10 * _difference(rounded, value)
-            if not difference <= allowed:
-                raise RuntimeError(
-                    "The SavedModel disagrees with the Keras model and was not written:"
-                    f" largest difference {difference:.3g} of output {index}, allowed "
-                    f"{allowed:.3g}, largest output {np.abs(value).max():.3g}."
-                )
+        found = [results[name].numpy() for name in output_names(len(expected))]
+        wrong = disagreement(expected, found, tolerance, rounding)
+        if wrong:
+            raise RuntimeError(
+                f"The SavedModel disagrees with the Keras model and was not written: "
+                f"{wrong}."
+            )
 
     replace_folder(path, write, *_ENTRIES)
     print_plans(plans, print_fn)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_seqattn.keras_api import arranged
+from tf_seqattn.keras_api import arguments
 from tf_seqattn.keras_api import input_specs as keras_input_specs
 
 # Rows on which an exported file is compared with Keras.
@@ -34,7 +34,7 @@ def random_batch(specs: Sequence[tf.TensorSpec]) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     batch = []
     for spec in specs:
-        shape = (CHECKED_SAMPLES, *(size or 8 for size in spec.shape[1:]))
+        shape = [CHECKED_SAMPLES if size is None else size for size in spec.shape]
         is_real = spec.dtype.is_floating
         values = rng.normal(size=shape) if is_real else rng.integers(0, 2, shape)
         batch.append(values.astype(spec.dtype.as_numpy_dtype))
@@ -43,7 +43,7 @@ def random_batch(specs: Sequence[tf.TensorSpec]) -> list[np.ndarray]:
 
 def outputs_of(model: Any, batch: list[np.ndarray]) -> list[np.ndarray]:
     """The outputs of a Keras model for one batch, a list of arrays."""
-    outputs = model(arranged(model, batch), training=False)
+    outputs = model(*arguments(model, batch), training=False)
     return [np.asarray(v) for v in tf.nest.flatten(outputs)]
 
 
@@ -81,7 +81,7 @@ def serving_function(
 
     @tf.function(jit_compile=jit_compile)
     def compute(*inputs):
-        return tf.nest.flatten(model(arranged(model, list(inputs)), training=False))
+        return tf.nest.flatten(model(*arguments(model, list(inputs)), training=False))
 
     @tf.function(input_signature=signature_of(specs))
     def serve(*inputs):
@@ -89,3 +89,22 @@ def serving_function(
         return dict(zip(output_names(len(results)), results, strict=True))
 
     return serve
+
+
+def save(module: Any, folder: Any, serve: Any, options: Any = None):
+    """Writes a SavedModel with one signature.
+
+    Args:
+      module: a `tf.Module` that holds the variables.
+      folder: the folder to write.
+      serve: a `tf.function` with a signature.
+      options: of `tf.saved_model.save`.
+
+    Raises:
+      OSError: if the disk is full.
+    """
+    try:
+        tf.saved_model.save(module, str(folder), {"serving_default": serve}, options)
+    except (tf.errors.ResourceExhaustedError, tf.errors.OutOfRangeError) as error:
+        # A full disk, or a file larger than the system allows.
+        raise OSError(f"{str(folder)!r} cannot be written: {error.message}") from error

@@ -9,12 +9,20 @@ from tensorflow.python.framework.convert_to_constants import (
 )
 
 from tf_seqattn.files import check_file_path, write_whole
+from tf_seqattn.inference.agreement import (
+    allowed_rounding,
+    check_comparable,
+    disagreement,
+    rows_and_outputs,
+)
 from tf_seqattn.inference.layer_plan import LayerPlan
 from tf_seqattn.inference.packed_model import pack_with_plans, print_plans, stripped
 from tf_seqattn.inference.signatures import input_specs
-from tf_seqattn.keras_api import arranged, keras  # noqa: F401  (the example)
+from tf_seqattn.keras_api import arguments, keras  # noqa: F401  (the example)
 
 logger = logging.getLogger("tf_seqattn")
+
+TOLERANCE = 1e-4
 
 # Where an operation came from in Python: of no use elsewhere, and full of paths.
 _LOCATION = re.compile(r" loc\((?:[^()]|\([^()]*\))*\)|^#loc.*\n", re.MULTILINE)
@@ -46,8 +54,11 @@ def export_stablehlo(
       What was decided for each kernel, a list of `LayerPlan`.
 
     Raises:
-      ValueError: for an argument out of range, a path that cannot be written, or an
-        input of which another size than the batch is unknown.
+      ValueError: for an argument out of range, a path that cannot be written, an
+        input of which another size than the batch is unknown, or a model that gives
+        NaN.
+      RuntimeError: if the module, run by XLA, disagrees with Keras. Nothing is written
+        then.
 
     Example:
 
@@ -71,15 +82,26 @@ def export_stablehlo(
         tf.TensorSpec(shape, spec.dtype)
         for shape, spec in zip(shapes, input_specs(model), strict=True)
     ]
+    batch, expected = rows_and_outputs(model, specs)
+    check_comparable(model, expected)
+    rounding = allowed_rounding(model, batch, expected)
     packed, plans = pack_with_plans(model, block_size, batch_size, "xla", choose)
 
     def compute(*inputs):
-        return packed(arranged(packed, list(inputs)), training=False)
+        outputs = packed(*arguments(packed, list(inputs)), training=False)
+        return tf.nest.flatten(outputs)
 
     frozen = convert_variables_to_constants_v2(
         tf.function(compute).get_concrete_function(*specs)
     )
     compiled = tf.function(lambda *inputs: frozen(*inputs), jit_compile=True)
+    found = [value.numpy() for value in compiled(*map(tf.constant, batch))]
+    wrong = disagreement(expected, found, TOLERANCE, rounding)
+    if wrong:
+        raise RuntimeError(
+            "The StableHLO module disagrees with the Keras model and was not written: "
+            f"{wrong}."
+        )
     text = compiled.experimental_get_compiler_ir(*specs)(stage="stablehlo")
     write_whole(path, _LOCATION.sub("", text))
     print_plans(plans, print_fn)

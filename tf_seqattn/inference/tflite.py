@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import re
+import shutil
 import tempfile
 import warnings
 
@@ -15,6 +16,13 @@ from tensorflow.python.framework.convert_to_constants import (
 
 from tf_seqattn.files import check_file_path, write_whole
 from tf_seqattn.inference import flatbuffer, litert
+from tf_seqattn.inference.agreement import (
+    check_comparable,
+    difference,
+    disagreement,
+    rows_and_outputs,
+    scale,
+)
 from tf_seqattn.inference.layer_plan import LayerPlan
 from tf_seqattn.inference.packed_model import pack_with_plans, print_plans, stripped
 from tf_seqattn.inference.signatures import (
@@ -22,27 +30,28 @@ from tf_seqattn.inference.signatures import (
     input_names,
     input_specs,
     output_names,
-    outputs_of,
-    random_batch,
+    save,
     serving_function,
     signature_of,
 )
 from tf_seqattn.inference.unroll import unrolled
 from tf_seqattn.keras_api import (
-    arranged,
     classes,
     computing_in_float32,
     is_keras3,
     keras,  # noqa: F401  (the example)
+    named_in_scope,
     sublayers,
 )
 
 logger = logging.getLogger("tf_seqattn")
 
 LAYOUTS = ("packed", "sparse", "dense")
-# Largest difference from Keras, relative to the largest output, by precision.
+# Largest difference of an output from Keras, relative to its largest, by precision.
 TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic": 0.1, "int8": 0.1}
 METADATA = "tf_seqattn.blocks"
+# Below it a disk counts as full where the conversion failed.
+_LEAST_FREE_BYTES = 2**16
 # The converter's sparse kernels take so many inputs at a time, and drop the rest.
 _SPARSE_RUN = 4
 
@@ -55,7 +64,8 @@ class TFLiteReport:
       path: the file.
       num_bytes: its size.
       plans: what was decided for each kernel (see `sa.pack`); empty unless packed.
-      differences: largest absolute difference from Keras, by kind of interpreter.
+      differences: largest absolute difference from Keras, by kind of interpreter. Of
+        an output of integers or truth values, the share that differs.
       largest_output: largest absolute output of Keras on the same rows.
     """
 
@@ -101,16 +111,22 @@ def _check_sparse_widths(model):
             )
 
 
-def _as_list(batch) -> list[np.ndarray]:
+def _as_list(batch, specs) -> list[np.ndarray]:
+    """The arrays of a batch in the order of the inputs."""
     if isinstance(batch, dict):
-        batch = list(batch.values())
-    values = batch if isinstance(batch, (list, tuple)) else [batch]
-    return [np.asarray(value) for value in values]
+        names = input_names(specs)
+        # In a structure of dictionaries the inputs are sorted by their keys.
+        batch = [
+            batch[key] for key in (names if {*names} == {*batch} else sorted(batch))
+        ]
+    return [np.asarray(value) for value in tf.nest.flatten(batch)]
 
 
 def _representative_batches(dataset, specs) -> list[list[np.ndarray]]:
     """The batches of a representative dataset, checked against the inputs."""
-    batches = [_as_list(b) for b in (dataset() if callable(dataset) else dataset)]
+    batches = [
+        _as_list(b, specs) for b in (dataset() if callable(dataset) else dataset)
+    ]
     if not batches:
         raise ValueError("`representative_dataset` is empty.")
     for number, batch in enumerate(batches):
@@ -130,33 +146,43 @@ def _representative_batches(dataset, specs) -> list[list[np.ndarray]]:
 
 
 def _convert(model, layout, quantization, batches, original) -> bytes:
+    """The content of a TFLite file, by way of a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
-        converter = _converter(model, folder)
-        return _converted(converter, layout, quantization, batches, original)
+        try:
+            converter = _converter(model, original, folder)
+            return _converted(converter, layout, quantization, batches, original)
+        except Exception as error:
+            # What the converter says of a file that was cut off is of no help.
+            free = shutil.disk_usage(folder).free
+            if not isinstance(error, OSError) and free > _LEAST_FREE_BYTES:
+                raise
+            raise OSError(
+                "The TFLite file was not written: the converter's temporary folder in "
+                f"{tempfile.gettempdir()!r} has {free:,} bytes free, too few, or its "
+                "files may not be so large. Free some, or set TMPDIR to a folder with "
+                f"more. The cause: {error}"
+            ) from error
 
 
-def _is_graph_of_keras2(model) -> bool:
-    return not is_keras3(model) and bool(model.inputs)
-
-
-def _converter(model, folder: str):
-    if _is_graph_of_keras2(model):
-        return tf.lite.TFLiteConverter.from_keras_model(model)
+def _converter(model, original, folder: str):
     # The converter takes no model of Keras 3, gives the inputs of a subclassed one the
     # dtype they were cast to, and of a SavedModel it leaves the variables of Keras 3
     # variables: they are made constants before.
-    specs = input_specs(model)
-    frozen = convert_variables_to_constants_v2(
-        serving_function(model, specs).get_concrete_function()
-    )
+    specs = input_specs(original)
+    with unrolled(model):
+        frozen = convert_variables_to_constants_v2(
+            serving_function(model, specs).get_concrete_function()
+        )
     module = tf.Module()
 
     @tf.function(input_signature=signature_of(specs))
     def serve(*inputs):
         outputs = frozen(*inputs)
-        return {f"output_{index}": value for index, value in enumerate(outputs)}
+        return dict(zip(_output_names(original, len(outputs)), outputs, strict=True))
 
-    tf.saved_model.save(module, folder, {"serving_default": serve})
+    # Only training needs the gradients, which may read what is not in the graph.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    save(module, folder, serve, options)
     return tf.lite.TFLiteConverter.from_saved_model(folder)
 
 
@@ -168,8 +194,10 @@ def _converted(converter, layout, quantization, batches, original) -> bytes:
     if quantization == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if quantization == "int8":
+        # By their names: the file lists its inputs in an order of its own.
+        names = input_names(input_specs(original))
         converter.representative_dataset = lambda: (
-            [row[None] for row in rows]
+            {name: row[None] for name, row in zip(names, rows, strict=True)}
             for batch in batches
             for rows in zip(*batch, strict=True)
         )
@@ -180,58 +208,50 @@ def _converted(converter, layout, quantization, batches, original) -> bytes:
             warnings.filterwarnings("ignore", message="Statistics for quantized")
             return converter.convert()
     except Exception as error:
-        missing = sorted(set(_MISSING_OPERATOR.findall(str(error))))
-        layers = _layers_that_use(original, missing)
-        raise ValueError(
-            f"Model {original.name!r} cannot be written as TFLite"
-            f"{_listed(' (layer ', layers, ')')}: there is no built-in operator for "
-            f"{', '.join(missing) or 'a part of it'}. Replace what needs it, "
-            f"{_ABOUT_LOOPS if 'TensorListReserve' in missing else ''}or use "
-            "`sa.export_saved_model`. The converter's error is above."
-        ) from error
+        raise ValueError(_why_not_converted(original, str(error))) from error
 
 
+# How the converter names an operation that it has no operator for: in the line of an
+# error, with the scopes that it stands in, the innermost first.
+_ERROR_LINE = re.compile(r"error: (?:loc\((.*)\): )?'(?:tf|tfl)\.(\w+)' op (.*)")
+_SCOPE = re.compile(r'fused\["(\w+):", "([^"@]+)')
 _ABOUT_LOOPS = (
-    "give a recurrent layer inputs of a known number of steps (`keras.Input((steps, "
-    "size))`) in a Sequential or functional model, "
+    "such as a loop that fills a list (`tf.map_fn`, `tf.scan`, `tf.while_loop`) with "
+    "the steps written out, "
 )
-# How the converter names an operation of TensorFlow that it has no operator for.
-_MISSING_OPERATOR = re.compile(r"\btf\.(\w+)[('\"]")
 
 
-def _listed(before: str, names: list[str], after: str) -> str:
-    return before + ", ".join(names) + after if names else ""
-
-
-def _layers_that_use(model, operators: list[str]) -> list[str]:
-    """Names of the layers of a model that use operations of the given types."""
+def _why_not_converted(model, error: str) -> str:
+    """What the converter refuses in a model: operators and layers, from its error."""
     names = {layer.name for layer in sublayers(model) if layer is not model}
-
-    def call(*inputs):
-        return model(arranged(model, list(inputs)))
-
-    graph = tf.function(call).get_concrete_function(*input_specs(model)).graph
-    found = {
-        part
-        for operation in graph.get_operations()
-        if operation.type in operators
-        for part in operation.name.split("/")
-        # Keras 3 may number the names of layers.
-        if part in names or re.sub(r"_\d+$", "", part) in names
-    }
-    return sorted(found)
+    operators: set[str] = set()
+    layers: set[str] = set()
+    for location, operator, reason in _ERROR_LINE.findall(error):
+        scopes = _SCOPE.findall(location)
+        # An operator of TFLite itself that refuses what it is given.
+        is_given = "operand" in reason or "result" in reason
+        operators.add(f"{operator} ({reason})" if is_given else operator)
+        held = [named_in_scope(scope, names) for _, scope in scopes]
+        layers.update(found[-1] for found in held[:1] if found)
+    of_layers = f" (layer {', '.join(sorted(layers))})" if layers else ""
+    remedy = _ABOUT_LOOPS if "TensorListReserve" in operators else ""
+    return (
+        f"Model {model.name!r} cannot be written as TFLite{of_layers}: there is no "
+        f"built-in operator for {', '.join(sorted(operators)) or 'a part of it'}. "
+        f"Replace what needs it, {remedy}or use `sa.export_saved_model`. The "
+        "converter's error is above."
+    )
 
 
 def _check(file: bytes, names, batch, expected, tolerance, what: str):
-    """Runs a file and compares it with what Keras gave.
+    """Runs a file and compares every output with what Keras gave.
 
     Returns:
-      The largest difference by kind of interpreter, and the largest output.
+      The largest difference by kind of interpreter.
 
     Raises:
       RuntimeError: with the largest difference, if they disagree.
     """
-    largest = max(float(np.abs(value).max()) for value in expected)
     differences = {}
     for kind, resolver in litert.RESOLVERS.items():
         try:
@@ -241,25 +261,21 @@ def _check(file: bytes, names, batch, expected, tolerance, what: str):
                 f"The TFLite file ({what}) does not run with LiteRT ({kind}) and was "
                 f"not written: {error}"
             ) from error
-        differences[kind] = max(
-            float(np.abs(value - output).max())
-            for value, output in zip(expected, outputs, strict=True)
-        )
-    # Written so that a difference that is not a number is refused.
-    if not all(d <= tolerance * max(largest, 1e-30) for d in differences.values()):
-        raise RuntimeError(
-            f"The TFLite file ({what}) disagrees with the Keras model and was not "
-            f"written: largest differences {differences}, allowed {tolerance:g} of the "
-            f"largest output, {largest:.3g}."
-        )
-    return differences, largest
+        wrong = disagreement(expected, outputs, tolerance)
+        if wrong:
+            raise RuntimeError(
+                f"The TFLite file ({what}) disagrees with the Keras model and was not "
+                f"written: {wrong} ({kind})."
+            )
+        differences[kind] = max(map(difference, expected, outputs))
+    return differences
 
 
-def _signature_names(model, specs, outputs):
-    """Names of inputs and outputs in the signature."""
-    if _is_graph_of_keras2(model):
-        return model.input_names, model.output_names
-    return input_names(specs), output_names(len(outputs))
+def _output_names(model, number: int) -> list[str]:
+    """Names of the outputs in the signature."""
+    if not is_keras3(model) and model.inputs:
+        return model.output_names
+    return output_names(number)
 
 
 def export_tflite(
@@ -295,7 +311,8 @@ def export_tflite(
       block_size: as in `sa.pack`.
       batch_size: as in `sa.pack`.
       choose: as in `sa.pack`.
-      tolerance: largest difference allowed, relative to the largest output; by default
+      tolerance: largest difference allowed, of each output relative to its largest (of
+        integers and truth values, the share that may differ); by default
         1e-4 in float32, 1e-2 in float16 and 0.1 in 8 bits.
       print_fn: called with each line of the report.
 
@@ -304,8 +321,9 @@ def export_tflite(
 
     Raises:
       ValueError: for an argument out of range, a path that cannot be written, a
-        representative dataset that does not fit, an operator TFLite lacks, or a
-        combination known to give wrong results.
+        representative dataset that does not fit, an operator TFLite lacks, a
+        combination known to give wrong results, or a model that gives NaN.
+      OSError: if the disk is full, that of `path` or of the temporary folder.
       RuntimeError: if the file disagrees with Keras. Nothing is written then.
 
     Example:
@@ -336,6 +354,11 @@ def export_tflite(
     write_whole(path, file)
     if report.plans:
         print_plans(report.plans, print_fn)
+        if quantization is not None:
+            print_fn(
+                "Packed or dense was decided for float32, not for "
+                f"quantization={quantization!r}."
+            )
     print_fn(
         f"{path}: {report.num_bytes:,} bytes, largest difference from Keras "
         f"{report.differences}"
@@ -352,16 +375,14 @@ def _checked_file(
     if representative_dataset is not None:
         batches = _representative_batches(representative_dataset, specs)
     # A subclassed model is packed in place: what it gave is asked for before.
-    batch = [v[:CHECKED_SAMPLES] for v in batches[0]] if batches else None
-    batch = batch or random_batch(specs)
-    expected = outputs_of(model, batch)
+    rows = [v[:CHECKED_SAMPLES] for v in batches[0]] if batches else None
+    batch, expected = rows_and_outputs(model, specs, rows)
     plans: list[LayerPlan] = []
     exported = model
     if layout == "packed":
         exported, plans = pack_with_plans(model, *packing)
     elif layout == "sparse":
         _check_sparse_widths(model)
-    exported = unrolled(exported)
     file = _convert(exported, layout, quantization, batches, model)
     if quantization == "int8":
         file = flatbuffer.center_constant_operands(file)
@@ -376,6 +397,8 @@ def _checked_file(
     ]
     file = flatbuffer.add_metadata(file, METADATA, json.dumps(report).encode())
     what = f"layout={layout!r}, quantization={quantization!r}"
-    names = _signature_names(model, specs, expected)
-    differences, largest = _check(file, names, batch, expected, tolerance, what)
+    names = (input_names(specs), _output_names(model, len(expected)))
+    check_comparable(model, expected)
+    differences = _check(file, names, batch, expected, tolerance, what)
+    largest = max(map(scale, expected))
     return file, TFLiteReport(path, len(file), plans, differences, largest)

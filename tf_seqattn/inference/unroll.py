@@ -5,59 +5,76 @@ the steps fills where the batch size is open. Unrolled, the loop is as many copi
 one step, and its weights are stored once.
 """
 
-from tf_seqattn.keras_api import is_graph_model, keras, sublayers
-from tf_seqattn.model_editing import clone
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from tf_seqattn.keras_api import (
+    keras,  # noqa: F401  (the example)
+    looping_by,
+    named_in_scope,
+    sublayers,
+)
 
 
-def _is_loop(layer) -> bool:
-    return isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional))
+def _unrolled_loop(rnn: Callable[..., Any], step_function, inputs, *args, **kwargs):
+    """What Keras's `rnn` computes, by copies of one step.
+
+    Unrolled, both versions of Keras go backwards through the inputs and apply the mask
+    forwards: here both are reversed before.
+    """
+    axis = 0 if kwargs.get("time_major") else 1
+    if kwargs.pop("go_backwards", False):
+        inputs = tf.nest.map_structure(lambda x: tf.reverse(x, [axis]), inputs)
+        if kwargs.get("mask") is not None:
+            kwargs["mask"] = tf.reverse(kwargs["mask"], [axis])
+    return rnn(step_function, inputs, *args, **{**kwargs, "unroll": True})
 
 
-def _unrolled_config(layer) -> dict:
-    config = layer.get_config()
-    if isinstance(layer, keras.layers.RNN):
-        return {**config, "unroll": True}
-    inner = {
-        key: {**config[key], "config": {**config[key]["config"], "unroll": True}}
-        for key in ("layer", "backward_layer")
-        if key in config
-    }
-    return {**config, **inner}
-
-
-def unrolled(model):
-    """Returns a model whose recurrent layers are unrolled; itself if it has none.
-
-    Only a Sequential or functional model is rebuilt, and only layers whose number of
-    steps is known and that keep no state are unrolled. All others are shared.
+@contextlib.contextmanager
+def unrolled(model: Any) -> Iterator[None]:
+    """Within it, the recurrent layers of a model are unrolled when it is traced.
 
     Args:
-      model: a Keras 2 model, built, without pruning.
+      model: any Keras model or layer. It is left as it was.
+
+    Raises:
+      ValueError: where a recurrent layer is called with an unknown number of steps. The
+        error names it.
 
     Example:
 
     >>> model = keras.Sequential([keras.layers.LSTM(2, input_shape=(5, 3))])
-    >>> unrolled(model).layers[0].unroll
-    True
+    >>> with unrolled(model):
+    ...     function = tf.function(lambda x: model(x))
+    ...     traced = function.get_concrete_function(tf.TensorSpec((None, 5, 3)))
+    >>> [o.type for o in traced.graph.get_operations()].count("Tanh")
+    10
     """
-    if not is_graph_model(model) or not any(map(_is_loop, sublayers(model))):
-        return model
-    copies: list[tuple] = []
+    names = {layer.name for layer in sublayers(model)}
+    unknown: list[str] = []
 
-    def replace(layer):
-        if isinstance(layer, keras.layers.InputLayer):
-            return layer.__class__.from_config(layer.get_config())
-        if is_graph_model(layer):
-            return clone(layer, replace)
-        shape = getattr(layer, "input_shape", None)
-        known = isinstance(shape, tuple) and shape[1] is not None
-        if not _is_loop(layer) or not known or getattr(layer, "stateful", False):
-            return layer
-        copy = type(layer).from_config(_unrolled_config(layer))
-        copies.append((copy, layer))
-        return copy
+    def loop(rnn, step_function, inputs, *args, **kwargs):
+        axis = 0 if kwargs.get("time_major") else 1
+        if tf.nest.flatten(inputs)[0].shape[axis] is None:
+            scope = tf.get_current_name_scope()
+            unknown.append((named_in_scope(scope, names) or [scope])[-1])
+            raise ValueError("The number of steps is unknown.")
+        return _unrolled_loop(rnn, step_function, inputs, *args, **kwargs)
 
-    model = clone(model, replace)
-    for copy, layer in copies:
-        copy.set_weights(layer.get_weights())
-    return model
+    with looping_by(model, loop):
+        try:
+            yield
+        except Exception as error:
+            # Keras adds long lists of arguments to the messages of errors in layers.
+            if not unknown:
+                raise
+            raise ValueError(
+                f"Layer {unknown[0]!r} is called with an unknown number of steps, and "
+                "TFLite runs recurrent layers unrolled. Give the model inputs of a "
+                "known number of steps (`keras.Input((steps, size))`; a subclassed "
+                "model is called once on such a batch), or use "
+                "`sa.export_saved_model`."
+            ) from error
