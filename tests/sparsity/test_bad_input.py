@@ -178,6 +178,7 @@ def test_an_empty_log_dir():
             sa.PruningSummaries(log_dir=log_dir)
 
 
+@pytest.mark.filterwarnings("ignore::tf_seqattn.PruningWarning")
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("run_eagerly", [False, True])
 def test_a_forgotten_callback(jit_compile, run_eagerly):
@@ -219,6 +220,7 @@ def test_callback_on_a_model_of_which_nothing_was_pruned(caplog):
         model.fit(X, X, verbose=0, callbacks=[sa.UpdatePruningStep()])
 
 
+@pytest.mark.filterwarnings("ignore::tf_seqattn.PruningWarning")
 def test_callback_on_an_unbuilt_model():
     layers = sa.prune([keras.layers.Dense(16)], SCHEDULE, (1, 1))
     model = keras.Sequential(layers)

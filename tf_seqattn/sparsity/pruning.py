@@ -25,6 +25,9 @@ from tf_seqattn.sparsity.wrapper import PrunableLayer
 
 logger = logging.getLogger("tf_seqattn")
 
+# How many layers a line of the log names.
+_NAMES_SHOWN = 5
+
 
 def prune_scope():
     """Returns a scope in which pruned models load.
@@ -62,6 +65,8 @@ class _Pruning:
         self.wrapper_arguments = wrapper_arguments
         self.targets = targets
         self.left_alone: dict[str, str] = {}
+        # Those of them that hold a matrix, so that one may wonder.
+        self.left_with_kernel: list[str] = []
         self.wrapped = 0
         self._done: dict[int, tuple] = {}
 
@@ -86,33 +91,49 @@ class _Pruning:
         if len(sublayers(layer)) > 1 and not isinstance(layer, classes("Wrapper")):
             replace_sublayers(layer, self)
         else:
-            self.left_alone[layer.name] = reason
+            self._leave(layer, reason)
         return layer
 
     def _wrap(self, layer):
         without = why_not_divided(layer, self.wrapper_arguments["block_size"])
         if without is not None:
-            self.left_alone[layer.name] = without
+            self._leave(layer, without)
             return layer
         if not self.policy.allow_pruning(layer):
             reason = getattr(self.policy, "reason", None)
             default = f"left out by {type(self.policy).__name__}"
-            self.left_alone[layer.name] = reason(layer) if reason else default
+            self._leave(layer, reason(layer) if reason else default)
             return layer
         if self.targets.get(layer.name) == 0:
-            self.left_alone[layer.name] = "`sparsity` gives it 0"
+            self._leave(layer, "`sparsity` gives it 0")
             return layer
         self.wrapped += 1
         arguments = _with_target(self.wrapper_arguments, layer, self.targets)
         return PrunableLayer(layer, **arguments)
 
+    def _leave(self, layer, reason: str):
+        self.left_alone[layer.name] = reason
+        if any(len(weight.shape) > 1 for weight in layer.weights):
+            self.left_with_kernel.append(layer.name)
+
     def report(self):
-        """Lists the layers left alone, once."""
+        """Lists the layers left alone: in one line, and the reasons at INFO."""
+        lines = "".join(f"\n  {n}: {why}" for n, why in self.left_alone.items())
+        if self.left_alone and not self.wrapped:
+            logger.warning("Nothing is pruned by sa.prune:%s", lines)
+            return
+        if self.left_with_kernel:
+            first = ", ".join(self.left_with_kernel[:_NAMES_SHOWN])
+            more = len(self.left_with_kernel) - _NAMES_SHOWN
+            logger.warning(
+                "sa.prune wrapped %d layers and left %d with a kernel alone (%s). "
+                "sa.summary(model) says why.",
+                self.wrapped,
+                len(self.left_with_kernel),
+                f"{first} and {more} more" if more > 0 else first,
+            )
         if self.left_alone:
-            lines = "".join(f"\n  {n}: {why}" for n, why in self.left_alone.items())
-            level = logging.INFO if self.wrapped else logging.WARNING
-            start = "Layers left alone" if self.wrapped else "Nothing is pruned"
-            logger.log(level, "%s by sa.prune:%s", start, lines)
+            logger.info("Layers left alone by sa.prune:%s", lines)
 
 
 def _with_target(arguments: dict, layer, targets: dict[str, float]) -> dict:

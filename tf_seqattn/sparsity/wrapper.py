@@ -5,6 +5,7 @@ import dataclasses
 import logging
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.saved_model import save_context
 
@@ -242,6 +243,7 @@ class PrunableLayer:
         self.logits: list[tf.Variable] = []
         self.masks: list[tf.Variable] = []
         self.steps_are_counted = False
+        self.warned_of_its_end = False
         self._pruned: list[PrunedKernel] = []
         if layer.built:
             with tf.name_scope(self.name):
@@ -395,11 +397,26 @@ class PrunableLayer:
         best = n_of_m.keep_n_of_m(scores, kept, group)
         return n_of_m.decaying_mask(best, sparsity, 1 - kept / group)
 
+    def is_at_target(self, pruned: PrunedKernel) -> bool:
+        """Whether the mask of one kernel is as sparse as the schedule's end wants it.
+
+        True for a schedule that does not say how it ends.
+        """
+        final = final_sparsity(self.pruning_schedule)
+        if final is None:
+            return True
+        mask = stored(pruned.mask)
+        wanted = self._new_mask(
+            tf.ones_like(mask), tf.zeros_like(mask), tf.constant(final, tf.float32)
+        )
+        return bool(np.count_nonzero(mask) <= np.count_nonzero(wanted))
+
     def _prune_without_training(self):
         """Applies what the schedule asks for at step 0, before any training."""
         sparsity = update_at(self.pruning_schedule, 0)
         if sparsity:
-            self.update_masks(sparsity)
+            # In float32, as in training: the number of blocks is rounded.
+            self.update_masks(tf.constant(sparsity, tf.float32))
 
     # What Keras asks of a wrapper.
 
