@@ -108,6 +108,7 @@ def test_steps_are_counted_where_the_data_end_within_an_execution(per_execution)
     assert watch.rows[-1][1].sum() == expected_mask_size(40)
 
 
+@pytest.mark.filterwarnings("ignore::tf_seqattn.PruningWarning")
 def test_several_fits_go_on_where_the_last_one_stopped():
     one, many = pruned_model(), pruned_model()
     many.set_weights(one.get_weights())
@@ -182,6 +183,7 @@ def test_compiled_and_eager_steps(options):
     assert watch.rows[-1][1].sum() == 4
 
 
+@pytest.mark.filterwarnings("ignore::tf_seqattn.PruningWarning")
 def test_pruned_weights_keep_their_values_or_are_zeroed():
     # The first sparse step of ACDC; momentum-free descent leaves masked weights alone.
     schedule = sa.ACDCSchedule(0.75, STEPS, cycles=2)

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tf_seqattn.keras_api import (
     classes,
+    is_keras_class,
     is_variable,
     keras,  # noqa: F401  (the example)
     projections,
@@ -141,6 +142,16 @@ def _transposed_convolution(layer, prefix=""):
     )
 
 
+def _locally_connected(layer, prefix=""):
+    if layer.implementation == 3:
+        return []  # Only the entries that are used, as a vector.
+    rank = layer.kernel.shape.rank
+    # One matrix for each position, or all of them as one: inputs, then outputs.
+    rows = rank - 1 if layer.implementation == 1 else rank // 2
+    axes = tuple(range(rank))
+    return _plain(layer, prefix=prefix, row_axes=axes[:rows], column_axes=axes[rows:])
+
+
 def _attention(layer, prefix=""):
     parts = projections(layer)
     if not parts:
@@ -180,11 +191,12 @@ def _bidirectional(layer, prefix=""):
     )
 
 
+_DEPTHWISE = classes("DepthwiseConv1D", "DepthwiseConv2D")
 _ATTENTION = classes("MultiHeadAttention", "GroupQueryAttention")
 # First match wins: subclasses stand before their bases.
 _FINDERS: list[tuple[tuple[type, ...], Callable]] = [
     (
-        classes("DepthwiseConv1D", "DepthwiseConv2D"),
+        _DEPTHWISE,
         lambda layer, prefix="": [],
     ),
     (
@@ -200,6 +212,7 @@ _FINDERS: list[tuple[tuple[type, ...], Callable]] = [
         lambda layer, prefix="": _plain(layer, "kernel", prefix),
     ),
     (classes("EinsumDense"), _einsum_dense),
+    (classes("LocallyConnected1D", "LocallyConnected2D"), _locally_connected),
     (_ATTENTION, _attention),
     (
         classes("LSTMCell", "GRUCell", "SimpleRNNCell"),
@@ -285,6 +298,56 @@ def find_kernels(layer, prefix: str = "") -> list[Kernel]:
         f"tf_seqattn does not know the kernels of layer {layer.name!r} of class "
         f"{type(layer).__name__}. Give the class a method `get_prunable_weights()` "
         "that returns the variables to prune, or leave the layer unwrapped."
+    )
+
+
+def find_entries(layer) -> list[Kernel]:
+    """Finds the kernels of a built layer whose single entries can be pruned.
+
+    These are the ones of `find_kernels` and those of depthwise convolutions. An output
+    of a depthwise convolution reads one channel, so that there are no blocks to remove.
+    Its inputs are the entries of the window.
+
+    Args:
+      layer: a built layer.
+
+    Raises:
+      ValueError: as `find_kernels`.
+
+    Example:
+
+    >>> layer = keras.layers.DepthwiseConv2D(3)
+    >>> layer.build((None, 8, 8, 4))
+    >>> [kernel.grid((1, 1)).matrix_shape for kernel in find_entries(layer)]
+    [(9, 4)]
+    """
+    if not isinstance(layer, _DEPTHWISE) or hasattr(layer, "get_prunable_weights"):
+        return find_kernels(layer)
+    window = tuple(range(len(layer.kernel_size)))
+    outputs = (len(window), len(window) + 1)
+    name = "kernel" if hasattr(layer, "kernel") else "depthwise_kernel"
+    return _plain(layer, name, row_axes=window, column_axes=outputs)
+
+
+def holds_no_kernel(layer) -> bool:
+    """Whether a layer of Keras itself, such as a pooling, has nothing to prune.
+
+    Args:
+      layer: any. A custom layer may hold a kernel under any name.
+
+    Example:
+
+    >>> holds_no_kernel(keras.layers.MaxPooling2D())
+    True
+    >>> holds_no_kernel(keras.layers.Dense(8))
+    False
+    """
+    return (
+        is_keras_class(type(layer))
+        and not is_supported(layer)
+        and not isinstance(layer, classes("Wrapper"))
+        and len(sublayers(layer)) == 1
+        and all(len(weight.shape) < 2 for weight in layer.weights)
     )
 
 

@@ -1,6 +1,7 @@
 """Training side: blocks, importance, schedules, policies, the wrapper, callbacks."""
 
 from tf_seqattn.kernels.blocks import BlockGrid
+from tf_seqattn.sparsity.after_pruning import AfterPruning
 from tf_seqattn.sparsity.allocation import (
     erdos_renyi_allocation,
     global_allocation,
@@ -16,6 +17,7 @@ from tf_seqattn.sparsity.importance import (
 from tf_seqattn.sparsity.layer_summary import summary
 from tf_seqattn.sparsity.policies import MinimumBlocks, PruningPolicy
 from tf_seqattn.sparsity.pruning import prune, prune_scope
+from tf_seqattn.sparsity.pruning_warning import PruningWarning
 from tf_seqattn.sparsity.schedules import (
     ACDCSchedule,
     GradualSchedule,
@@ -31,6 +33,7 @@ from tf_seqattn.sparsity.wrapper import PrunableLayer, pruned_layers
 
 __all__ = [
     "ACDCSchedule",
+    "AfterPruning",
     "BlockGrid",
     "GradualSchedule",
     "Importance",
@@ -43,6 +46,7 @@ __all__ = [
     "PruningPolicy",
     "PruningSchedule",
     "PruningSummaries",
+    "PruningWarning",
     "Sensitivity",
     "SequentialAttentionSchedule",
     "SoftmaxAttention",

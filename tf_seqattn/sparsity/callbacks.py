@@ -1,10 +1,12 @@
 """The callback that counts steps, updates masks and resets the optimizer."""
 
+import itertools
 import logging
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from tf_seqattn import tfmot_api
@@ -20,16 +22,23 @@ from tf_seqattn.keras_api import (
     submodules,
 )
 from tf_seqattn.sparsity import optimizer_reset
+from tf_seqattn.sparsity.after_pruning import keeps_best_weights
 from tf_seqattn.sparsity.layer_summary import summary
+from tf_seqattn.sparsity.progress import is_pruned_for_good, shortfall
+from tf_seqattn.sparsity.pruning_warning import warn
 from tf_seqattn.sparsity.schedules import (
     next_phase_change,
     phase_at,
+    phase_changes,
     steps_before_phase,
     update_at,
 )
 from tf_seqattn.sparsity.wrapper import pruned_layers
 
 logger = logging.getLogger("tf_seqattn")
+
+# Fewer steps than these make a phase that only disturbs.
+_SENSIBLE_PHASE = 20
 
 # How the iterators that Keras 3 trains on say that they are at their end.
 _NO_MORE_DATA = (StopIteration, tf.errors.OutOfRangeError)
@@ -82,13 +91,24 @@ class UpdatePruningStep(Callback):
             pruning.step()
             train_step(batch)
 
+    A model with a `train_step` of its own may train by other optimizers than the one
+    it was compiled with, such as a GAN. Pass them as `optimizer`.
+
     Args:
       reset_optimizer: whether to reset the optimizer at phase changes (appendix C.1
         calls it crucial). Schedules of tfmot have no phases and reset nothing.
+      optimizer: the optimizer to reset, or a list of several; by default the one that
+        the model was compiled with.
 
     Raises:
       ValueError: when training begins, if the model has no pruned layer (naming the
         remedy), is not built or runs with `steps_per_execution="auto"`.
+
+    Warns:
+      PruningWarning: when training begins, of phases that are too short and of
+        callbacks that would keep the weights of a dense model (see `AfterPruning`);
+        at the first phase change, if the optimizer has taken no step; when training
+        ends before its schedule.
 
     Example:
 
@@ -100,16 +120,15 @@ class UpdatePruningStep(Callback):
     >>> history = pruned.fit(x, x, verbose=0, callbacks=[UpdatePruningStep()])
     """
 
-    def __init__(self, reset_optimizer: bool = True):
+    def __init__(self, reset_optimizer: bool = True, optimizer=None):
         super().__init__()
         self.reset_optimizer = reset_optimizer
+        self.optimizer = optimizer
         self._layers: list = []
         self._groups: list | None = None
-        self._optimizer = None
-        self._slots: list | None = None
+        self._optimizers: list[_Optimizer] = []
         self._executed_steps = 1
         self._whole_function: Callable | None = None
-        self._is_new_optimizer = False
 
     @classmethod
     def for_loop(cls, model, optimizer=None, reset_optimizer: bool = True):
@@ -117,16 +136,16 @@ class UpdatePruningStep(Callback):
 
         Args:
           model: the pruned model (or layer), built.
-          optimizer: its optimizer; `model.optimizer` by default.
+          optimizer: its optimizer, or a list of several; `model.optimizer` by default.
           reset_optimizer: as in the constructor.
 
         Raises:
           ValueError: as when training begins.
         """
         check_layer(model, "model")
-        pruning = cls(reset_optimizer)
+        pruning = cls(reset_optimizer, optimizer)
         pruning.set_model(model)
-        pruning._begin(optimizer or getattr(model, "optimizer", None))
+        pruning._begin()
         return pruning
 
     def step(self, steps: int = 1):
@@ -159,8 +178,8 @@ class UpdatePruningStep(Callback):
                 'steps_per_execution="auto" changes under way, so phases could not '
                 "begin where they should. Compile with a number instead."
             )
-        _check_no_tfmot_callback(sys._getframe(1), self.model)
-        self._begin(self.model.optimizer)
+        self._begin()
+        _check_other_callbacks(sys._getframe(1), self._layers)
         self._executed_steps = steps_per_execution(self.model)
         self._reuse_train_function()
         if is_keras3(self.model) and self._executed_steps > 1:
@@ -189,6 +208,7 @@ class UpdatePruningStep(Callback):
         for layer in self._layers:
             layer.steps_are_counted = False
         self._put_train_function_aside()
+        _warn_of_shortfall(self._layers, self.model.stop_training)
         summary(self.model, print_fn=logger.info)
 
     def on_test_begin(self, logs=None):
@@ -198,19 +218,24 @@ class UpdatePruningStep(Callback):
 
     # Steps, masks and the optimizer.
 
-    def _begin(self, optimizer):
+    def _begin(self):
         self._layers = check_prunable(self.model)
         self._groups = None
-        self._optimizer = optimizer
-        self._slots = None
-        if self.reset_optimizer and optimizer is None:
+        given = self.optimizer or getattr(self.model, "optimizer", None)
+        optimizers = list(given) if isinstance(given, (list, tuple)) else [given]
+        self._optimizers = [_Optimizer(o) for o in optimizers if o is not None]
+        if self.reset_optimizer and not self._optimizers:
             raise ValueError(
                 "There is no optimizer to reset at phase changes: compile the model or "
                 "pass `optimizer`, or set `reset_optimizer=False`."
             )
         if self.reset_optimizer:
-            check_one_keras([self.model, optimizer], "optimizer")
-            self._is_new_optimizer = optimizer_reset.prepare(optimizer)
+            check_one_keras([self.model, *optimizers], "optimizer")
+            for optimizer in self._optimizers:
+                optimizer.prepare()
+        _warn_of_short_phases(self._layers)
+        self._steps_since_check = 0
+        self._warned_of_idle = False
         for layer in self._layers:
             layer.steps_are_counted = True
         # Traced now: Keras warns where the first batches wait for a callback. And
@@ -225,8 +250,7 @@ class UpdatePruningStep(Callback):
         if self._groups is None:
             # Only now: another callback may have restored a backup in the meantime.
             self._groups = _group_by_schedule(self._layers)
-            if self._is_new_optimizer:
-                self._continue_learning_rate()
+            self._continue_learning_rate()
         phase_begins = False
         for group in self._groups:
             done = group.layers[0].steps_begun
@@ -241,16 +265,24 @@ class UpdatePruningStep(Callback):
             phase_begins |= done > 0 and before != now
         self._count_steps(tf.constant(steps, tf.int64))
         if phase_begins and self.reset_optimizer:
-            self._reset_optimizer()
+            self._check_optimizers_step()
+            for optimizer in self._optimizers:
+                optimizer.reset(self.model.variables)
+            self._steps_since_check = 0
+        self._steps_since_check += steps
 
-    def _reset_optimizer(self):
-        if not optimizer_reset.is_built(self._optimizer):
-            return
-        if self._slots is None:
-            self._slots = optimizer_reset.initial_slots(
-                self._optimizer, self.model.trainable_variables
+    def _check_optimizers_step(self):
+        """Warns once where steps were counted but an optimizer has taken none."""
+        idle = [o for o in self._optimizers if not o.has_moved()]
+        if idle and self._steps_since_check and not self._warned_of_idle:
+            self._warned_of_idle = True
+            names = ", ".join(type(o.optimizer).__name__ for o in idle)
+            warn(
+                f"A phase begins after {self._steps_since_check} training steps, in "
+                f"which the optimizer that is reset there ({names}) has taken none. "
+                "If the training step uses another optimizer, pass it: "
+                "sa.UpdatePruningStep(optimizer=...), or a list of several."
             )
-        optimizer_reset.reset(self._optimizer, self._slots)
 
     def _continue_learning_rate(self):
         """Lets the learning rate of an optimizer that was restored go on.
@@ -260,7 +292,8 @@ class UpdatePruningStep(Callback):
         """
         done = max(layer.steps_begun for layer in self._layers)
         before = max(steps_before_phase(g.schedule, done) for g in self._groups)
-        optimizer_reset.restore_offset(self._optimizer, done, before)
+        for optimizer in self._optimizers:
+            optimizer.continue_learning_rate(done, before)
 
     # Executions of several steps.
 
@@ -299,22 +332,23 @@ class UpdatePruningStep(Callback):
     def _counted(self, train: Callable, iterator, steps: int):
         """Runs `steps` steps, or as many as there are data for, and counts them."""
         self._advance(steps)
-        before = self._steps_taken()
+        before = [o.steps_taken() for o in self._optimizers]
         ran = 0
         try:
             logs = train(iterator)
-            ran = self._steps_taken() - before
+            ran = max(
+                (
+                    optimizer.steps_taken() - taken
+                    for optimizer, taken in zip(self._optimizers, before, strict=True)
+                ),
+                default=0,
+            )
             return logs
         finally:
             # A training step of one's own may move another optimizer.
             ended = isinstance(sys.exc_info()[1], _NO_MORE_DATA)
             if ran < steps and (ran or ended):
                 self._count_steps(tf.constant(ran - steps, tf.int64))
-
-    def _steps_taken(self) -> int:
-        if self._optimizer is None:
-            return 0
-        return optimizer_reset.steps_taken(self._optimizer)
 
     def _steps_within_phase(self) -> int:
         """How many steps of the next execution belong to the phase it begins in."""
@@ -382,15 +416,104 @@ def _update_masks(layers, sparsity):
         layer.update_masks(sparsity)
 
 
-def _check_no_tfmot_callback(frame, model):
-    """Raises where a callback of tfmot stands in the list of the running `fit`.
+class _Optimizer:
+    """An optimizer that is reset at phase changes.
 
-    It would find none of our layers and do nothing, in silence. Keras gives a
-    callback no access to the list, but the list is the caller.
+    Attributes:
+      optimizer: of Keras 2 or Keras 3.
+    """
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+        self._slots: list | None = None
+        self._is_new = False
+        self._steps_at_first = self.steps_taken()
+
+    def prepare(self) -> None:
+        """Makes it ready to be reset, before its step is traced."""
+        self._is_new = optimizer_reset.prepare(self.optimizer)
+
+    def steps_taken(self) -> int:
+        """Number of steps since it was new, or was reset."""
+        if not optimizer_reset.is_built(self.optimizer):
+            return 0
+        return optimizer_reset.steps_taken(self.optimizer)
+
+    def has_moved(self) -> bool:
+        """Whether it has taken a step since training began or it was reset."""
+        return self.steps_taken() != self._steps_at_first
+
+    def reset(self, variables: list) -> None:
+        """Makes it as new, once it has slots: see `optimizer_reset`."""
+        if not optimizer_reset.is_built(self.optimizer):
+            return
+        if self._slots is None:
+            self._slots = optimizer_reset.initial_slots(self.optimizer, variables)
+        optimizer_reset.reset(self.optimizer, self._slots)
+        self._steps_at_first = 0
+
+    def continue_learning_rate(self, done: int, before: int) -> None:
+        """Lets a learning-rate schedule that is new to us go on after `done` steps."""
+        if self._is_new:
+            optimizer_reset.restore_offset(self.optimizer, done, before)
+
+
+def _warn_of_shortfall(layers: list, stopped: bool) -> None:
+    """Warns where training ends before the schedule does, once for each model.
+
+    Args:
+      layers: the pruned layers.
+      stopped: whether a callback stopped the training.
+    """
+    lacking = shortfall(layers)
+    if lacking is None:
+        return
+    if layers[0].warned_of_its_end:
+        logger.info("Training ended too early: %s.", lacking)
+        return
+    layers[0].warned_of_its_end = True
+    cause = (
+        " A callback stopped it: let that one begin when the model is pruned, by "
+        "sa.AfterPruning(callback)."
+        if stopped
+        else ""
+    )
+    warn(
+        f"Training ended too early: {lacking}.{cause} {lacking.remedy} Further calls "
+        "of `fit` go on from here."
+    )
+
+
+def _warn_of_short_phases(layers: list) -> None:
+    """Warns of phases in which a network cannot settle.
+
+    The first phase may be short, as it is from a trained checkpoint.
+    """
+    schedules = {repr(s): s for s in (layer.pruning_schedule for layer in layers)}
+    for schedule in schedules.values():
+        lengths = np.diff([*itertools.islice(phase_changes(schedule), 1000)]).tolist()
+        if lengths and min(lengths) < _SENSIBLE_PHASE:
+            warn(
+                f"The phases of {schedule!r} have {min(lengths)} to {max(lengths)} "
+                f"steps: in fewer than {_SENSIBLE_PHASE} the network cannot settle. "
+                "Give the schedule more steps, or fewer `cycles`."
+            )
+
+
+def _check_other_callbacks(frame, layers) -> None:
+    """Checks the callbacks beside this one in the list of the running `fit`.
+
+    Keras gives a callback no access to the list, but the list is the caller.
+
+    Args:
+      frame: the caller of `on_train_begin`.
+      layers: the pruned layers.
+
+    Raises:
+      ValueError: for a callback of tfmot, which would find none of our layers and do
+        nothing, in silence.
     """
     siblings = getattr(frame.f_locals.get("self"), "callbacks", None) or []
-    if any(tfmot_api.is_wrapper(layer) for layer in submodules(model)):
-        return
     for callback in siblings:
         if tfmot_api.is_callback(callback):
             name = type(callback).__name__
@@ -398,3 +521,11 @@ def _check_no_tfmot_callback(frame, model):
                 f"tfmot's callback {name} does not know the layers of tf_seqattn and "
                 f"would do nothing. Use sa.{name} in its place."
             )
+    hasty = [type(c).__name__ for c in siblings if keeps_best_weights(c)]
+    if hasty and not is_pruned_for_good(layers):
+        names = " and ".join(hasty)
+        warn(
+            f"{names} may keep the weights of an epoch in which the model is not "
+            "pruned yet: it scores better then. Let it begin when the model is pruned: "
+            f"sa.AfterPruning({hasty[0]}(...))."
+        )

@@ -17,13 +17,16 @@ from tf_seqattn.keras_api import (
     submodules,
     uncompile,
 )
-from tf_seqattn.kernels.layer_kernels import why_not_divided
 from tf_seqattn.model_editing import clone, replace_sublayers
-from tf_seqattn.sparsity.allocation import check_targets, retargeted
-from tf_seqattn.sparsity.policies import MinimumBlocks, why_unprunable
+from tf_seqattn.sparsity.allocation import check_targets
+from tf_seqattn.sparsity.layer_options import LayerOptions, check_layers
+from tf_seqattn.sparsity.policies import why_unprunable
 from tf_seqattn.sparsity.wrapper import PrunableLayer
 
 logger = logging.getLogger("tf_seqattn")
+
+# How many layers a line of the log names.
+_NAMES_SHOWN = 5
 
 
 def prune_scope():
@@ -40,13 +43,8 @@ def prune_scope():
     return custom_object_scope(REGISTERED)
 
 
-def _check_not_pruned(model):
+def _check_not_pruned_by_tfmot(model):
     for layer in submodules(model):
-        if isinstance(layer, PrunableLayer):
-            raise ValueError(
-                f"{model.name!r} is pruned already (layer {layer.name!r}). Use it as "
-                "it is, or `sa.strip_pruning(model)` first to prune it anew."
-            )
         if tfmot_api.is_wrapper(layer):
             raise ValueError(
                 f"{model.name!r} holds a layer pruned by tfmot ({layer.name!r}). Use "
@@ -57,11 +55,11 @@ def _check_not_pruned(model):
 class _Pruning:
     """One call of `prune`: wraps layers, each once, and notes those left alone."""
 
-    def __init__(self, policy, wrapper_arguments, targets):
-        self.policy = policy
-        self.wrapper_arguments = wrapper_arguments
-        self.targets = targets
+    def __init__(self, options: LayerOptions):
+        self.options = options
         self.left_alone: dict[str, str] = {}
+        # Those of them that hold a matrix, so that one may wonder.
+        self.left_with_kernel: list[str] = []
         self.wrapped = 0
         self._done: dict[int, tuple] = {}
 
@@ -73,6 +71,9 @@ class _Pruning:
         return self._done[id(layer)][1]
 
     def _visit(self, layer):
+        if isinstance(layer, PrunableLayer):
+            self.wrapped += 1
+            return layer
         if isinstance(layer, classes("InputLayer")):
             return layer.__class__.from_config(layer.get_config())
         if is_graph_model(layer):
@@ -86,41 +87,39 @@ class _Pruning:
         if len(sublayers(layer)) > 1 and not isinstance(layer, classes("Wrapper")):
             replace_sublayers(layer, self)
         else:
-            self.left_alone[layer.name] = reason
+            self._leave(layer, reason)
         return layer
 
     def _wrap(self, layer):
-        without = why_not_divided(layer, self.wrapper_arguments["block_size"])
-        if without is not None:
-            self.left_alone[layer.name] = without
-            return layer
-        if not self.policy.allow_pruning(layer):
-            reason = getattr(self.policy, "reason", None)
-            default = f"left out by {type(self.policy).__name__}"
-            self.left_alone[layer.name] = reason(layer) if reason else default
-            return layer
-        if self.targets.get(layer.name) == 0:
-            self.left_alone[layer.name] = "`sparsity` gives it 0"
+        if not self.options.allow_pruning(layer):
+            self._leave(layer, self.options.reason(layer))
             return layer
         self.wrapped += 1
-        arguments = _with_target(self.wrapper_arguments, layer, self.targets)
-        return PrunableLayer(layer, **arguments)
+        return PrunableLayer(layer, **self.options.arguments(layer))
+
+    def _leave(self, layer, reason: str):
+        self.left_alone[layer.name] = reason
+        if any(len(weight.shape) > 1 for weight in layer.weights):
+            self.left_with_kernel.append(layer.name)
 
     def report(self):
-        """Lists the layers left alone, once."""
+        """Lists the layers left alone: in one line, and the reasons at INFO."""
+        lines = "".join(f"\n  {n}: {why}" for n, why in self.left_alone.items())
+        if self.left_alone and not self.wrapped:
+            logger.warning("Nothing is pruned by sa.prune:%s", lines)
+            return
+        if self.left_with_kernel:
+            first = ", ".join(self.left_with_kernel[:_NAMES_SHOWN])
+            more = len(self.left_with_kernel) - _NAMES_SHOWN
+            logger.warning(
+                "sa.prune wrapped %d layers and left %d with a kernel alone (%s). "
+                "sa.summary(model) says why.",
+                self.wrapped,
+                len(self.left_with_kernel),
+                f"{first} and {more} more" if more > 0 else first,
+            )
         if self.left_alone:
-            lines = "".join(f"\n  {n}: {why}" for n, why in self.left_alone.items())
-            level = logging.INFO if self.wrapped else logging.WARNING
-            start = "Layers left alone" if self.wrapped else "Nothing is pruned"
-            logger.log(level, "%s by sa.prune:%s", start, lines)
-
-
-def _with_target(arguments: dict, layer, targets: dict[str, float]) -> dict:
-    """The wrapper's arguments, with the layer's own target in the schedule."""
-    if layer.name not in targets:
-        return arguments
-    schedule = retargeted(arguments["pruning_schedule"], targets[layer.name])
-    return {**arguments, "pruning_schedule": schedule}
+            logger.info("Layers left alone by sa.prune:%s", lines)
 
 
 def _check_built(model):
@@ -148,6 +147,7 @@ def prune(
     importance=None,
     pruning_policy=None,
     sparsity=None,
+    layers=None,
     **kwargs,
 ):
     """Wraps a layer, a list of layers or a model for pruning.
@@ -159,6 +159,9 @@ def prune(
 
     With `OneShotSchedule(s, prune_step=0)` a trained model is pruned at once, without
     training: follow it by `strip_pruning`.
+
+    A layer that is wrapped already stays as it is, so that several calls can give
+    layers their own choices; so does `layers` in one call.
 
     Under `tf.distribute`, call it inside `strategy.scope()`.
 
@@ -177,6 +180,13 @@ def prune(
         target sparsity that each has in place of the schedule's, such as
         `erdos_renyi_allocation` returns. Layers that it does not name follow the
         schedule as it is (the paper's uniform sparsity); those given 0 are left alone.
+      layers: the choices of single layers, in place of those for all: a mapping from
+        the name of a layer, a glob of names or a class to a mapping of arguments of
+        `PrunableLayer` and `sparsity`, or to None for layers to be left alone, such as
+        `{"dense_*": {"block_size": (8, 8)}, keras.layers.Conv2D: {"importance":
+        sa.Magnitude()}, "head": None}`. A layer follows one key only: its name goes
+        before a glob, and a glob before a class; of several globs, or classes, the
+        first one counts. It goes before `sparsity`.
       **kwargs: further arguments of `PrunableLayer`, such as `balanced=True`: every
         column of blocks keeps equally many, which packs best (`sa.pack`), or
         `pattern="2:4"`: single entries in place of blocks, 2 of every 4 inputs.
@@ -185,9 +195,10 @@ def prune(
       The wrapped layer, list or model: the same object for a subclassed model.
 
     Raises:
-      ValueError: for anything that is none of Keras, is pruned already or is an
-        unbuilt subclassed model; for a name in `sparsity` that no pruned layer has;
-        and what `PrunableLayer` raises.
+      ValueError: for anything but layers and models of Keras, a model pruned by tfmot
+        or an unbuilt subclassed model; for a name in `sparsity`, or a key in `layers`,
+        that no pruned layer has; for an unknown option in `layers`; and what
+        `PrunableLayer` raises.
 
     Example:
 
@@ -207,29 +218,31 @@ def prune(
     is_list = isinstance(to_prune, (list, tuple))
     for item in to_prune if is_list else [to_prune]:
         check_layer(item, "to_prune")
-        _check_not_pruned(item)
+        _check_not_pruned_by_tfmot(item)
     check_one_keras(to_prune if is_list else [to_prune], "to_prune")
     is_model = isinstance(to_prune, MODELS)
+    if isinstance(to_prune, PrunableLayer):
+        return to_prune
     is_one = not is_list and not is_model and why_unprunable(to_prune) is None
-    default = MinimumBlocks((1, 1) if kwargs.get("pattern") else block_size)
-    targets = {}
+    options = LayerOptions(arguments, pruning_policy, layers, is_single=is_one)
+    if layers is not None:
+        check_layers(layers, to_prune, options)
     if sparsity is not None:
-        everywhere = pruning_policy or (None if is_one else default)
-        targets = check_targets(sparsity, to_prune, everywhere)
-    if is_one:
-        if pruning_policy is None or pruning_policy.allow_pruning(to_prune):
-            return PrunableLayer(to_prune, **_with_target(arguments, to_prune, targets))
-    if not is_list and not is_model and len(sublayers(to_prune)) == 1:
-        if pruning_policy is None:
-            PrunableLayer(to_prune, **arguments)  # Raises, naming the layer.
-    policy = pruning_policy or default
-    arguments.setdefault("min_blocks", getattr(policy, "min_blocks", 1))
-    pruning = _Pruning(policy, arguments, targets)
+        options.targets = check_targets(sparsity, to_prune, options)
+    is_leaf = not is_list and not is_model and len(sublayers(to_prune)) == 1
+    if is_leaf and not is_one and pruning_policy is None:
+        # Nothing to prune: a wrapper that says so, or an error if it is not known.
+        wrapper = PrunableLayer(to_prune, **arguments)
+        if not kwargs.get("pattern"):
+            reason = why_unprunable(to_prune)
+            logger.warning("Nothing is pruned by sa.prune: %s", reason)
+        return wrapper
+    pruning = _Pruning(options)
     if is_list:
         result = [pruning(layer) for layer in to_prune]
     else:
         if is_model:
-            policy.ensure_model_supports_pruning(to_prune)
+            (pruning_policy or options).ensure_model_supports_pruning(to_prune)
         if is_model and not is_graph_model(to_prune):
             _check_built(to_prune)
             uncompile(to_prune)

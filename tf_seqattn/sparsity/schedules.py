@@ -10,8 +10,10 @@ import abc
 import bisect
 import enum
 import functools
+import itertools
 import logging
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -120,6 +122,15 @@ def final_sparsity(schedule) -> float | None:
     return None
 
 
+def end_step(schedule) -> int | None:
+    """Returns the step at which a schedule ends, or None where it does not say so."""
+    for name in ("end_step", "prune_step"):
+        value = getattr(schedule, name, None)
+        if value is not None and value >= 0:
+            return int(value)
+    return None
+
+
 def phase_at(schedule, step: int) -> Phase | None:
     """Returns the phase of a schedule at `step`; None for tfmot's, which have none."""
     return schedule.phase(step) if isinstance(schedule, PruningSchedule) else None
@@ -142,6 +153,24 @@ def next_phase_change(schedule, step: int) -> float:
     return math.inf
 
 
+def phase_changes(schedule, step: int = 1) -> Iterator[int]:
+    """Yields the steps after `step` at which phases begin; a schedule may be endless.
+
+    Args:
+      schedule: any `PruningSchedule`, of tf_seqattn or tfmot.
+      step: training step.
+
+    Example:
+
+    >>> list(phase_changes(ACDCSchedule(0.5, end_step=100, cycles=1)))
+    [10, 35, 85]
+    """
+    change = next_phase_change(schedule, step)
+    while change < math.inf:
+        yield int(change)
+        change = next_phase_change(schedule, int(change))
+
+
 def steps_before_phase(schedule, step: int) -> int:
     """Returns the number of training steps before the phase that `step` belongs to.
 
@@ -151,8 +180,8 @@ def steps_before_phase(schedule, step: int) -> int:
     2
     """
     begin = 1
-    while (change := next_phase_change(schedule, begin)) <= step:
-        begin = int(change)
+    for change in itertools.takewhile(lambda c: c <= step, phase_changes(schedule)):
+        begin = change
     return begin - 1
 
 

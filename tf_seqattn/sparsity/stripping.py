@@ -13,6 +13,8 @@ from tf_seqattn.keras_api import (
     uncompile,
 )
 from tf_seqattn.model_editing import clone, copy_layer, replace_sublayers
+from tf_seqattn.sparsity.progress import shortfall
+from tf_seqattn.sparsity.pruning_warning import warn
 from tf_seqattn.sparsity.wrapper import PrunableLayer, pruned_layers
 
 
@@ -118,6 +120,10 @@ def strip_pruning(model):
     Returns:
       The plain model, layer or list, not compiled.
 
+    Warns:
+      PruningWarning: where a kernel is not at the target of its schedule, because the
+        training ended before the schedule did.
+
     Raises:
       ValueError: for anything that is none of Keras, or a model pruned by tfmot.
 
@@ -135,10 +141,13 @@ def strip_pruning(model):
     >>> int(tf.math.count_nonzero(strip_pruning(pruned).layers[0].kernel))
     8
     """
+    items = model if isinstance(model, (list, tuple)) else [model]
+    for item in items:
+        check_layer(item, "model")
+    _warn_of_shortfall([layer for item in items for layer in pruned_layers(item)])
     stripping = _Stripping()
     if isinstance(model, (list, tuple)):
         return [stripping.folded(layer) for layer in model]
-    check_layer(model, "model")
     for layer in submodules(model):
         if tfmot_api.is_wrapper(layer):
             raise ValueError(
@@ -153,3 +162,10 @@ def strip_pruning(model):
         stripped = stripping.folded(model)
     stripping.set_weights()
     return stripped
+
+
+def _warn_of_shortfall(layers: list[PrunableLayer]) -> None:
+    """Warns, once for all layers, where they are stripped before they are pruned."""
+    lacking = shortfall(layers)
+    if lacking is not None:
+        warn(f"The model is stripped too early: {lacking}. {lacking.remedy}")

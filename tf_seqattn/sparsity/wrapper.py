@@ -5,6 +5,7 @@ import dataclasses
 import logging
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.saved_model import save_context
 
@@ -27,7 +28,7 @@ from tf_seqattn.keras_api import (
 from tf_seqattn.kernels import blocks, layer_kernels
 from tf_seqattn.sparsity import n_of_m, support
 from tf_seqattn.sparsity.importance import Importance, SoftmaxAttention
-from tf_seqattn.sparsity.policies import why_too_small
+from tf_seqattn.sparsity.policies import why_too_small, why_unprunable
 from tf_seqattn.sparsity.schedules import (
     SequentialAttentionSchedule,  # noqa: F401  (the example)
     final_sparsity,
@@ -145,8 +146,10 @@ class PrunableLayer:
 
     Args:
       layer: a layer of Keras 2 or Keras 3: Dense, Conv1D/2D/3D and transposed,
-        EinsumDense, MultiHeadAttention, LSTM, GRU, Embedding, or one with tfmot's
-        `get_prunable_weights()`. The wrapper is a layer of the same Keras.
+        EinsumDense, MultiHeadAttention, LSTM, GRU, Embedding, LocallyConnected1D/2D, or
+        one with tfmot's `get_prunable_weights()`. The wrapper is a layer of the same
+        Keras. Around a layer of Keras that holds no kernel, such as MaxPooling2D, it
+        does nothing: `sa.summary` gives the reason.
       pruning_schedule: a `PruningSchedule` of tf_seqattn or tfmot.
       block_size: (rows, columns) of a block: inputs by outputs of the kernel read as
         a matrix; a convolution is read as (H * W * C_in, C_out). None stands for all
@@ -165,7 +168,8 @@ class PrunableLayer:
         of an output, the N of highest importance stay. The mask of the others decays
         from 1 to 0 as the sparsity rises to its target, which must be 1 - N / M. The
         mask has the size of the kernel then. Inputs are the rows of the matrix: in a
-        convolution the channels, which M should divide.
+        convolution the channels, which M should divide, and in a depthwise convolution
+        the entries of the window.
       **kwargs: passed to `keras.layers.Layer`.
 
     Raises:
@@ -213,10 +217,9 @@ class PrunableLayer:
                 "strip it first with `sa.strip_pruning`."
             )
         layer_kernels.check_plain(layer)
-        if not layer_kernels.is_supported(layer):
-            layer_kernels.find_kernels(
-                layer
-            )  # Raises, naming the layer and the remedy.
+        if not self._has_known_kernels(layer):
+            # Raises, naming the layer and the remedy.
+            layer_kernels.find_kernels(layer)
         without = layer_kernels.why_not_divided(layer, block_size)
         if without is not None:
             raise ValueError(
@@ -242,12 +245,18 @@ class PrunableLayer:
         self.logits: list[tf.Variable] = []
         self.masks: list[tf.Variable] = []
         self.steps_are_counted = False
+        self.warned_of_its_end = False
         self._pruned: list[PrunedKernel] = []
         if layer.built:
             with tf.name_scope(self.name):
                 self._create_pruning_variables()
             self.built = True
             self._prune_without_training()
+
+    @staticmethod
+    def _has_known_kernels(layer) -> bool:
+        """Whether it is known which kernels a layer has, which may be none."""
+        return layer_kernels.is_supported(layer) or layer_kernels.holds_no_kernel(layer)
 
     # Building.
 
@@ -260,9 +269,11 @@ class PrunableLayer:
         self._create_pruning_variables()
 
     def _create_pruning_variables(self):
-        found = layer_kernels.find_kernels(self.layer)
+        found = self._find_kernels()
         if not any(kernel.is_divided(self.block_size) for kernel in found):
-            self.left_dense[self.layer.name] = "it has no kernel that can be pruned"
+            self.left_dense[self.layer.name] = (
+                why_unprunable(self.layer) or "it has no kernel that can be pruned"
+            )
         for kernel in found:
             if kernel.is_divided(self.block_size):
                 self._create_kernel_variables(kernel)
@@ -271,6 +282,13 @@ class PrunableLayer:
         self.pruning_step = add_counter(self, "pruning_step")
         for name, reason in self.left_dense.items():
             logger.info("%s of layer %s stays dense: %s", name, self.layer.name, reason)
+
+    def _find_kernels(self) -> list[layer_kernels.Kernel]:
+        if layer_kernels.holds_no_kernel(self.layer):
+            return []
+        if self.pattern is not None:
+            return layer_kernels.find_entries(self.layer)
+        return layer_kernels.find_kernels(self.layer)
 
     def _create_kernel_variables(self, kernel: layer_kernels.Kernel):
         grid = kernel.grid(self.block_size)
@@ -395,11 +413,26 @@ class PrunableLayer:
         best = n_of_m.keep_n_of_m(scores, kept, group)
         return n_of_m.decaying_mask(best, sparsity, 1 - kept / group)
 
+    def is_at_target(self, pruned: PrunedKernel) -> bool:
+        """Whether the mask of one kernel is as sparse as the schedule's end wants it.
+
+        True for a schedule that does not say how it ends.
+        """
+        final = final_sparsity(self.pruning_schedule)
+        if final is None:
+            return True
+        mask = stored(pruned.mask)
+        wanted = self._new_mask(
+            tf.ones_like(mask), tf.zeros_like(mask), tf.constant(final, tf.float32)
+        )
+        return bool(np.count_nonzero(mask) <= np.count_nonzero(wanted))
+
     def _prune_without_training(self):
         """Applies what the schedule asks for at step 0, before any training."""
         sparsity = update_at(self.pruning_schedule, 0)
         if sparsity:
-            self.update_masks(sparsity)
+            # In float32, as in training: the number of blocks is rounded.
+            self.update_masks(tf.constant(sparsity, tf.float32))
 
     # What Keras asks of a wrapper.
 
@@ -484,6 +517,9 @@ class _PrunableLayer3(PrunableLayer, keras3.layers.Wrapper):
 
     def __init__(self, layer, *args, **kwargs):
         super().__init__(layer, *args, **kwargs)
+        shape = getattr(layer, "_input_shape_arg", None)
+        if shape is not None and getattr(self, "_input_shape_arg", None) is None:
+            self._input_shape_arg = shape
         # The wrapper is called as its layer is: with which tensors, by which names.
         for attribute in _CALL_SIGNATURE:
             setattr(self, attribute, getattr(layer, attribute))
