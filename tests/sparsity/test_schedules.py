@@ -12,7 +12,10 @@ from tf_seqattn import tfmot_api
 from tf_seqattn.sparsity.schedules import update_at
 
 SCHEDULES = [
+    sa.SequentialAttentionSchedule.imagenet(0.9, end_step=1000),
     sa.SequentialAttentionSchedule(0.9, end_step=1000),
+    sa.SequentialAttentionSchedule(0.9, 1000, begin_step=100, frequency=7),
+    sa.SequentialAttentionSchedule.criteo(0.9, end_step=1000),
     sa.SequentialAttentionSchedule(
         0.8, 700, begin_step=100, cycles=10, dense_fraction=0.2,
         finetune_fraction=0.2, exponent=2.0, frequency=3,

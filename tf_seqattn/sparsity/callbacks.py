@@ -30,6 +30,7 @@ from tf_seqattn.sparsity.schedules import (
     next_phase_change,
     phase_at,
     phase_changes,
+    resets_optimizer,
     steps_before_phase,
     update_at,
 )
@@ -74,11 +75,11 @@ class UpdatePruningStep(Callback):
     """Counts training steps, updates the masks, resets the optimizer.
 
     Before every training step, the step of each pruned layer advances and its mask
-    follows the schedule. Where a phase begins, the optimizer is reset: its slots get
-    their initial values and Adam's bias correction starts again, while the
-    learning-rate schedule goes on. Training a pruned model without this callback
-    raises. The order of callbacks does not matter. The same callback serves the `fit`
-    of Keras 2 and of Keras 3.
+    follows the schedule. Where a phase of a schedule with cycles begins, the optimizer
+    is reset: its slots get their initial values and Adam's bias correction starts
+    again, while the learning-rate schedule goes on. Training a pruned model without
+    this callback raises. The order of callbacks does not matter. The same callback
+    serves the `fit` of Keras 2 and of Keras 3.
 
     With `steps_per_execution=K` the masks are updated once per execution, to what
     the schedule wants at its last step; an execution that would cross a phase change
@@ -95,8 +96,10 @@ class UpdatePruningStep(Callback):
     it was compiled with, such as a GAN. Pass them as `optimizer`.
 
     Args:
-      reset_optimizer: whether to reset the optimizer at phase changes (appendix C.1
-        calls it crucial). Schedules of tfmot have no phases and reset nothing.
+      reset_optimizer: whether to reset the optimizer at phase changes; by default as
+        each schedule has it (`PruningSchedule.resets_optimizer`). The paper's schedules
+        with cycles do (appendix C.1); those whose sparsity rises once do not. Schedules
+        of tfmot have no phases and reset nothing.
       optimizer: the optimizer to reset, or a list of several; by default the one that
         the model was compiled with.
 
@@ -120,7 +123,7 @@ class UpdatePruningStep(Callback):
     >>> history = pruned.fit(x, x, verbose=0, callbacks=[UpdatePruningStep()])
     """
 
-    def __init__(self, reset_optimizer: bool = True, optimizer=None):
+    def __init__(self, reset_optimizer: bool | None = None, optimizer=None):
         super().__init__()
         self.reset_optimizer = reset_optimizer
         self.optimizer = optimizer
@@ -131,7 +134,7 @@ class UpdatePruningStep(Callback):
         self._whole_function: Callable | None = None
 
     @classmethod
-    def for_loop(cls, model, optimizer=None, reset_optimizer: bool = True):
+    def for_loop(cls, model, optimizer=None, reset_optimizer: bool | None = None):
         """Returns the callback ready for a custom training loop.
 
         Args:
@@ -224,12 +227,12 @@ class UpdatePruningStep(Callback):
         given = self.optimizer or getattr(self.model, "optimizer", None)
         optimizers = list(given) if isinstance(given, (list, tuple)) else [given]
         self._optimizers = [_Optimizer(o) for o in optimizers if o is not None]
-        if self.reset_optimizer and not self._optimizers:
+        if self._any_resets() and not self._optimizers:
             raise ValueError(
                 "There is no optimizer to reset at phase changes: compile the model or "
                 "pass `optimizer`, or set `reset_optimizer=False`."
             )
-        if self.reset_optimizer:
+        if self._any_resets():
             check_one_keras([self.model, *optimizers], "optimizer")
             for optimizer in self._optimizers:
                 optimizer.prepare()
@@ -245,13 +248,23 @@ class UpdatePruningStep(Callback):
         )
         _group_by_schedule(self._layers)
 
+    def _resets(self, schedule) -> bool:
+        """Whether the optimizer is reset where a phase of a schedule begins."""
+        if self.reset_optimizer is None:
+            return resets_optimizer(schedule)
+        return self.reset_optimizer
+
+    def _any_resets(self) -> bool:
+        return any(self._resets(layer.pruning_schedule) for layer in self._layers)
+
     def _advance(self, steps: int):
         """Begins `steps` training steps that run as one execution."""
         if self._groups is None:
             # Only now: another callback may have restored a backup in the meantime.
             self._groups = _group_by_schedule(self._layers)
-            self._continue_learning_rate()
-        phase_begins = False
+            if self._any_resets():
+                self._continue_learning_rate()
+        resets = False
         for group in self._groups:
             done = group.layers[0].steps_begun
             for step in range(done + 1, done + steps + 1):
@@ -262,9 +275,10 @@ class UpdatePruningStep(Callback):
                 phase_at(group.schedule, done),
                 phase_at(group.schedule, done + 1),
             )
-            phase_begins |= done > 0 and before != now
+            changes = done > 0 and before != now
+            resets |= changes and self._resets(group.schedule)
         self._count_steps(tf.constant(steps, tf.int64))
-        if phase_begins and self.reset_optimizer:
+        if resets:
             self._check_optimizers_step()
             for optimizer in self._optimizers:
                 optimizer.reset(self.model.variables)

@@ -43,6 +43,10 @@ _ACTIVATIONS = {
 }
 
 
+# What ranks the blocks of `SoftmaxAttention`.
+RANKS = ("attention", "effective")
+
+
 class Importance(abc.ABC):
     """Base of the three importances; subclass it for a criterion of your own.
 
@@ -116,14 +120,18 @@ class Importance(abc.ABC):
 class SoftmaxAttention(Importance):
     """One trainable logit per block, softmax over the blocks (section 3).
 
-    The attention multiplies the block in the forward pass and ranks it when
-    blocks must go. It is 1 everywhere at the start, so wrapping a trained layer
+    The attention multiplies the block in the forward pass and, with the block's norm,
+    ranks it when blocks must go. `SoftmaxAttention.paper()` ranks by the attention
+    alone. It is 1 everywhere at the start, so wrapping a trained layer
     does not change what it computes.
 
     Args:
       activation: what turns logits into attention. "softmax" (the paper's, mean 1);
         "exp", the unnormalised softmax of lemma 2.1; "sigmoid", scaled to 1 at
         logit 0; "identity", the mask itself, starting at 1 (lemma 2.2 with `l1`).
+      rank: what ranks a block: "effective", the norm of what the layer computes with,
+        which is its attention times its Frobenius norm, or "attention" alone, as in
+        the paper.
       clip: "density" clips the attention to `[d, 1 / d]`, `d = 1 - target sparsity`
         (appendix C.1, which prints `[n d, n / d]`: that is read here as bounds on the
         mean-1 attention, the reading taken throughout); a pair of floats gives
@@ -150,7 +158,12 @@ class SoftmaxAttention(Importance):
         clip: str | tuple[float, float] | None = "density",
         l1: float = 0.0,
         l2: float = 0.0,
+        rank: str = "effective",
     ):
+        if rank not in RANKS:
+            raise ValueError(
+                f"`rank` must be one of {sorted(RANKS)}. Received: rank={rank!r}"
+            )
         if activation not in _ACTIVATIONS:
             raise ValueError(
                 f"`activation` must be one of {sorted(_ACTIVATIONS)}. "
@@ -170,6 +183,7 @@ class SoftmaxAttention(Importance):
                     f"`{name}` must not be negative. Received: {name}={value!r}"
                 )
         self.activation = activation
+        self.rank = rank
         self.clip = clip
         self.l1 = float(l1)
         self.l2 = float(l2)
@@ -195,11 +209,12 @@ class SoftmaxAttention(Importance):
 
     def scores(self, kernel, logits, grid):
         attention = self.attention(logits)
+        norms = blocks.block_norms(kernel, grid)
+        if self.rank == "effective":
+            return tf.abs(attention) * norms
         # Untrained logits rank nothing; the blocks' norms then do.
         untrained = tf.reduce_all(logits == tf.reshape(logits, [-1])[0])
-        return tf.cond(
-            untrained, lambda: blocks.block_norms(kernel, grid), lambda: attention
-        )
+        return tf.where(untrained, norms, attention)
 
     def penalty(self, logits):
         if not self.l1 and not self.l2:
@@ -213,7 +228,22 @@ class SoftmaxAttention(Importance):
             "clip": self.clip,
             "l1": self.l1,
             "l2": self.l2,
+            "rank": self.rank,
         }
+
+    @classmethod
+    def from_config(cls, config):
+        # Files written before there was a choice ranked by the attention.
+        return cls(**{"rank": "attention", **config})
+
+    @classmethod
+    def paper(cls, l2: float = 0.0) -> "SoftmaxAttention":
+        """Returns the paper's importance: blocks are ranked by the attention alone.
+
+        Args:
+          l2: weight of an L2 penalty on the logits.
+        """
+        return cls(l2=l2, rank="attention")
 
 
 @register

@@ -14,7 +14,7 @@ import itertools
 import logging
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -51,6 +51,14 @@ class PruningSchedule(tfmot_api.schedule_module().PruningSchedule):  # type: ign
     @abc.abstractmethod
     def phase(self, step: int) -> Phase:
         """Returns the `Phase` of training step `step`."""
+
+    @property
+    def resets_optimizer(self) -> bool:
+        """Whether `sa.UpdatePruningStep()` resets the optimizer where a phase begins.
+
+        The paper calls that crucial for schedules with cycles (appendix C.1).
+        """
+        return True
 
     def next_phase_change(self, step: int) -> float:
         """Returns the first step after `step` of another phase, or infinity.
@@ -169,6 +177,14 @@ def phase_changes(schedule, step: int = 1) -> Iterator[int]:
     while change < math.inf:
         yield int(change)
         change = next_phase_change(schedule, int(change))
+
+
+def resets_optimizer(schedule) -> bool:
+    """Whether a schedule, of tf_seqattn or tfmot, wants a new optimizer in each phase.
+
+    tfmot's have no phases.
+    """
+    return isinstance(schedule, PruningSchedule) and schedule.resets_optimizer
 
 
 def steps_before_phase(schedule, step: int) -> int:
@@ -411,9 +427,10 @@ def power_rise(progress, power: float):
 class _CyclicSchedule(_PhasedSchedule):
     """Dense start, cycles, sparse end: what two recipes of section 4.2 share.
 
-    The cycles and one further half cycle (the extension of the last cycle) fill
-    the steps between the dense start and the sparse end. With the ImageNet values,
-    7 cycles between 10 % and 85 %, a cycle is 10 % of training and the extension 5 %.
+    The cycles and, by default, one further half cycle (the extension of the last
+    cycle) fill the steps between the dense start and the sparse end. With the ImageNet
+    values, 7 cycles between 10 % and 85 %, a cycle is 10 % of training and the
+    extension 5 %.
     """
 
     def __init__(
@@ -425,11 +442,13 @@ class _CyclicSchedule(_PhasedSchedule):
         dense_fraction: float = 0.10,
         finetune_fraction: float = 0.15,
         frequency: int = 1,
+        extend_last_cycle: bool = True,
     ):
         self.target_sparsity = _check_sparsity(target_sparsity)
         self.begin_step = _check_integer("begin_step", begin_step, 0)
         self.end_step = _check_integer("end_step", end_step, 1)
         self.cycles = _check_integer("cycles", cycles, 1)
+        self.extend_last_cycle = bool(extend_last_cycle)
         self.frequency = _check_integer("frequency", frequency, 1)
         _check_order(self.begin_step, self.end_step)
         _check_fractions(dense_fraction, finetune_fraction)
@@ -440,9 +459,10 @@ class _CyclicSchedule(_PhasedSchedule):
         steps = self.end_step - self.begin_step
         first = self.begin_step + self.dense_fraction * steps
         last = self.end_step - self.finetune_fraction * steps
-        cycle = (last - first) / (self.cycles + 0.5)
+        extension = 0.5 if self.extend_last_cycle else 0.0
+        cycle = (last - first) / (self.cycles + extension)
         bounds = [first + index * cycle for index in range(self.cycles)] + [last]
-        edges = [(float(self.begin_step), Phase.DENSE)]
+        edges = [(float(self.begin_step), Phase.DENSE)] if self.dense_fraction else []
         for index in range(self.cycles):
             is_last = index == self.cycles - 1
             edges += self._cycle(bounds[index], bounds[index + 1], is_last)
@@ -468,30 +488,44 @@ class _CyclicSchedule(_PhasedSchedule):
             "dense_fraction": self.dense_fraction,
             "finetune_fraction": self.finetune_fraction,
             "frequency": self.frequency,
+            "extend_last_cycle": self.extend_last_cycle,
         }
 
 
 @register
 class SequentialAttentionSchedule(_CyclicSchedule):
-    """The schedule of SequentialAttention++ (sections 3.1 and 4.2, figure 2).
+    """The schedule of sequential attention: by default the recipe that we recommend.
 
-    First a dense phase; then `cycles` cycles of sparsification, sparse and dense
-    phases of equal length, the last of which (with its extension) is a single
-    sparsification phase; then a sparse phase to the end. During sparsification the
-    sparsity is `s(t) = s (1 - exp(-c t)) / (1 - exp(-c))`, `t` from 0 to 1.
+    Given a target and an end alone, the sparsity rises once, as
+    `s (1 - (1 - t)^3)`, over the first three quarters of the steps; then the mask
+    stays. No block comes back and the optimizer is never reset, so that attention has
+    all of the training to learn from. `docs/questions/phases.md` gives the evidence.
 
-    The defaults are the ImageNet recipe. The Criteo recipe is `cycles=10,
-    dense_fraction=0.20, finetune_fraction=0.20`.
+    `SequentialAttentionSchedule.imagenet` and `.criteo` are the recipes of the paper
+    (section 4.2). Any of `cycles`, `dense_fraction`, `finetune_fraction` and `exponent`
+    asks for the paper's kind of schedule too, with the values of its ImageNet recipe
+    for those not given. It begins with a dense phase; then there are `cycles` cycles of
+    sparsification, sparse and dense phases of equal length, the last of which is a
+    single sparsification phase; then a sparse phase to the end. Within a sparsification
+    phase the sparsity rises as `s (1 - exp(-c t)) / (1 - exp(-c))` (section 3.1). The
+    optimizer is reset where a phase begins (appendix C.1).
 
     Args:
       target_sparsity: share of the blocks to remove, in [0, 1).
-      end_step: training step at which the schedule ends.
+      end_step: training step at which the schedule ends: all steps of the training,
+        such as `epochs * len(data)`.
       begin_step: step at which it begins; before it the layer is dense.
       cycles: number of cycles.
       dense_fraction: share of the steps in the first dense phase.
       finetune_fraction: share of the steps in the last sparse phase.
       exponent: `c`, how early in a sparsification phase the blocks go; 0 is linear.
-      frequency: steps between two mask updates while sparsifying.
+      frequency: steps between two mask updates while sparsifying. By default it is 1
+        in the paper's kind of schedule, and elsewhere cuts the rise into 200 updates.
+      extend_last_cycle: whether the last cycle is longer by half a cycle, as on
+        ImageNet.
+
+    Attributes:
+      follows_paper: whether it is the paper's kind of schedule.
 
     Raises:
       ValueError: naming the argument, for a value outside its range.
@@ -499,10 +533,11 @@ class SequentialAttentionSchedule(_CyclicSchedule):
     Example:
 
     >>> schedule = SequentialAttentionSchedule(0.9, end_step=1000)
+    >>> [round(schedule.sparsity(step), 3) for step in (0, 375, 750, 1000)]
+    [0.0, 0.787, 0.9, 0.9]
+    >>> schedule = SequentialAttentionSchedule.imagenet(0.9, end_step=1000)
     >>> schedule.phase(50).name, schedule.phase(110).name, schedule.phase(990).name
     ('DENSE', 'SPARSIFICATION', 'SPARSE')
-    >>> round(schedule.sparsity(990), 3)
-    0.9
     """
 
     def __init__(
@@ -510,23 +545,63 @@ class SequentialAttentionSchedule(_CyclicSchedule):
         target_sparsity: float,
         end_step: int,
         begin_step: int = 0,
-        cycles: int = 7,
-        dense_fraction: float = 0.10,
-        finetune_fraction: float = 0.15,
-        exponent: float = 4.0,
-        frequency: int = 1,
+        cycles: int | None = None,
+        dense_fraction: float | None = None,
+        finetune_fraction: float | None = None,
+        exponent: float | None = None,
+        frequency: int | None = None,
+        extend_last_cycle: bool = True,
     ):
+        shape = {
+            "cycles": cycles,
+            "dense_fraction": dense_fraction,
+            "finetune_fraction": finetune_fraction,
+            "exponent": exponent,
+        }
+        given = {name: value for name, value in shape.items() if value is not None}
+        self.follows_paper = bool(given)
+        full: dict[str, Any] = {**(_IMAGENET if given else _RECOMMENDED), **given}
+        self.exponent = full.pop("exponent")
+        if self.exponent is not None:
+            _check_exponent(self.exponent)
+        if frequency is None:
+            rise = (1 - full["finetune_fraction"]) * (end_step - begin_step)
+            frequency = 1 if given else updates_apart(round(rise))
         super().__init__(
             target_sparsity,
             end_step,
             begin_step,
-            cycles,
-            dense_fraction,
-            finetune_fraction,
-            frequency,
+            frequency=frequency,
+            extend_last_cycle=extend_last_cycle,
+            **full,
         )
-        _check_exponent(exponent)
-        self.exponent = float(exponent)
+
+    @classmethod
+    def imagenet(
+        cls, target_sparsity: float, end_step: int, begin_step: int = 0
+    ) -> "SequentialAttentionSchedule":
+        """Returns the paper's recipe for ImageNet: 7 cycles, 10 % dense, 15 % sparse.
+
+        The last cycle is longer by half a cycle.
+        """
+        return cls(target_sparsity, end_step, begin_step, **_IMAGENET)
+
+    @classmethod
+    def criteo(
+        cls, target_sparsity: float, end_step: int, begin_step: int = 0
+    ) -> "SequentialAttentionSchedule":
+        """Returns the paper's recipe for Criteo: 10 cycles, 20 % dense, 20 % sparse.
+
+        All cycles are equally long.
+        """
+        return cls(
+            target_sparsity, end_step, begin_step, **_CRITEO, extend_last_cycle=False
+        )
+
+    @property
+    def resets_optimizer(self) -> bool:
+        """Whether the optimizer is reset where a phase begins: in the paper's kind."""
+        return self.follows_paper
 
     def _cycle(self, start, end, is_last):
         if is_last:
@@ -539,10 +614,37 @@ class SequentialAttentionSchedule(_CyclicSchedule):
         ]
 
     def _rise(self, progress, xp):
+        if self.exponent is None:
+            return power_rise(progress, 3.0)
         return exponential_rise(progress, self.exponent, xp)
 
     def _arguments(self):
-        return {**super()._arguments(), "exponent": self.exponent}
+        arguments = {**super()._arguments(), "exponent": self.exponent}
+        if not self.follows_paper:
+            arguments |= dict.fromkeys(_RECOMMENDED)
+        return arguments
+
+
+# Shapes of `SequentialAttentionSchedule`. In that which we recommend the one cycle is a
+# single rise; the other two are those of section 4.2.
+_RECOMMENDED: dict[str, Any] = {
+    "cycles": 1,
+    "dense_fraction": 0.0,
+    "finetune_fraction": 0.25,
+    "exponent": None,
+}
+_IMAGENET: dict[str, Any] = {
+    "cycles": 7,
+    "dense_fraction": 0.10,
+    "finetune_fraction": 0.15,
+    "exponent": 4.0,
+}
+_CRITEO: dict[str, Any] = {
+    "cycles": 10,
+    "dense_fraction": 0.20,
+    "finetune_fraction": 0.20,
+    "exponent": 4.0,
+}
 
 
 @register
@@ -632,6 +734,11 @@ class GradualSchedule(_PhasedSchedule):
         if frequency is None:
             frequency = updates_apart(self.end_step - self.begin_step)
         self.frequency = _check_integer("frequency", frequency, 1)
+
+    @property
+    def resets_optimizer(self) -> bool:
+        """False: nothing changes at once where a phase begins."""
+        return False
 
     def _rise(self, progress, xp):
         if self.exponent is not None:

@@ -30,7 +30,7 @@ from tf_seqattn.sparsity import n_of_m, support
 from tf_seqattn.sparsity.importance import Importance, SoftmaxAttention
 from tf_seqattn.sparsity.policies import why_too_small, why_unprunable
 from tf_seqattn.sparsity.schedules import (
-    SequentialAttentionSchedule,  # noqa: F401  (the example)
+    SequentialAttentionSchedule,
     final_sparsity,
     update_at,
 )
@@ -101,9 +101,19 @@ def _check_pattern(pattern, block_size, balanced, schedule) -> tuple[int, int]:
     return 1, 1
 
 
-def _check_importance(importance) -> Importance:
+def default_importance(schedule) -> Importance:
+    """The importance that goes with a schedule where none is given.
+
+    It is the paper's where the schedule is, so that named recipes are complete.
+    """
+    if isinstance(schedule, SequentialAttentionSchedule) and schedule.follows_paper:
+        return SoftmaxAttention.paper()
+    return SoftmaxAttention()
+
+
+def _check_importance(importance, schedule) -> Importance:
     if importance is None:
-        return SoftmaxAttention()
+        return default_importance(schedule)
     if not isinstance(importance, Importance):
         hint = " Pass an instance." if isinstance(importance, type) else ""
         raise ValueError(
@@ -157,7 +167,8 @@ class PrunableLayer:
         "heads" prunes whole heads of MultiHeadAttention: a block is all rows of the
         output projection that read one head, so that without it nothing reads the
         head's query, key and value, and `sa.pack` removes all four.
-      importance: what to score; `SoftmaxAttention()` by default.
+      importance: what to score; `SoftmaxAttention()` by default, or the paper's
+        `SoftmaxAttention.paper()` where the schedule is one of the paper's.
       min_blocks: a kernel of fewer blocks is left dense (and said so at INFO), and so,
         where this is above 1, is one smaller than a block.
       zero_pruned_weights: set the weights of dropped blocks to zero, as ACDC does on
@@ -236,7 +247,7 @@ class PrunableLayer:
             block_size = _check_pattern(pattern, block_size, balanced, pruning_schedule)
         self.pattern = pattern
         self.block_size = layer_kernels.check_block_size_or_heads(block_size)
-        self.importance = _check_importance(importance)
+        self.importance = _check_importance(importance, pruning_schedule)
         self.min_blocks = int(min_blocks)
         self.zero_pruned_weights = bool(zero_pruned_weights)
         self.balanced = bool(balanced)

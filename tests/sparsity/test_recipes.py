@@ -1,0 +1,128 @@
+"""What a user gets who names a target and an end, and the paper's recipes by name."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_seqattn as sa
+from tf_seqattn.kernels.blocks import BlockGrid, block_norms
+
+
+def phases(schedule, last):
+    return [schedule.phase(step) for step in range(last + 1)]
+
+
+def changes(schedule, last):
+    """Number of times that a phase begins."""
+    found = phases(schedule, last)
+    return sum(a != b for a, b in zip(found, found[1:], strict=False))
+
+
+def test_the_recommended_schedule_rises_once_and_then_stays():
+    schedule = sa.SequentialAttentionSchedule(0.9, end_step=1000)
+    assert changes(schedule, 1000) == 1
+    assert schedule.phase(1) == sa.Phase.SPARSIFICATION
+    assert schedule.phase(750) == sa.Phase.SPARSE
+    levels = np.array([schedule.sparsity(step) for step in range(1001)])
+    cubic = 0.9 * (1 - (1 - np.minimum(np.arange(1001) / 750, 1)) ** 3)
+    np.testing.assert_allclose(levels, cubic, atol=1e-12)
+    assert not schedule.resets_optimizer
+
+
+def test_a_short_and_a_late_training():
+    short = sa.SequentialAttentionSchedule(0.9, end_step=40)
+    assert short.frequency == 1 and short.phase(30) == sa.Phase.SPARSE
+    late = sa.SequentialAttentionSchedule(0.9, end_step=500, begin_step=100)
+    assert late.phase(99) == sa.Phase.DENSE
+    assert late.sparsity(99) == 0 and late.sparsity(400) == 0.9
+
+
+def test_recipes_of_the_paper():
+    imagenet = sa.SequentialAttentionSchedule.imagenet(0.9, 1000)
+    assert imagenet == sa.SequentialAttentionSchedule(
+        0.9, 1000, cycles=7, dense_fraction=0.10, finetune_fraction=0.15
+    )
+    criteo = sa.SequentialAttentionSchedule.criteo(0.9, 1000)
+    starts = [s.start for s in criteo.segments if s.phase == sa.Phase.SPARSIFICATION]
+    # Ten cycles of 60 steps between 20 and 80 %: no half cycle is added.
+    assert starts == list(range(200, 800, 60))
+    assert criteo.phase(799) == sa.Phase.SPARSIFICATION
+    assert criteo.phase(800) == sa.Phase.SPARSE
+    assert imagenet.resets_optimizer and criteo.resets_optimizer
+
+
+@pytest.mark.parametrize(
+    "given", [{"cycles": 7}, {"finetune_fraction": 0.15}, {"exponent": 4.0}]
+)
+def test_an_argument_of_the_paper_asks_for_its_kind_of_schedule(given):
+    schedule = sa.SequentialAttentionSchedule(0.9, 1000, **given)
+    assert schedule == sa.SequentialAttentionSchedule.imagenet(0.9, 1000)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        sa.SequentialAttentionSchedule(0.9, 1000),
+        sa.SequentialAttentionSchedule(0.9, 1000, begin_step=10, frequency=3),
+        sa.SequentialAttentionSchedule.criteo(0.9, 1000),
+    ],
+    ids=repr,
+)
+def test_a_schedule_is_restored_from_its_configuration(schedule):
+    copy = type(schedule).from_config(schedule.get_config()["config"])
+    assert copy == schedule and copy.segments == schedule.segments
+    assert copy.follows_paper == schedule.follows_paper
+
+
+def test_the_importance_goes_with_the_schedule(keras):
+    def chosen(schedule):
+        return sa.PrunableLayer(keras.layers.Dense(8), schedule).importance
+
+    effective = sa.SoftmaxAttention()
+    assert chosen(sa.SequentialAttentionSchedule(0.9, 100)) == effective
+    assert chosen(sa.GradualSchedule(0.9, 100)) == effective
+    paper = sa.SequentialAttentionSchedule.criteo(0.9, 1000)
+    assert chosen(paper) == sa.SoftmaxAttention.paper() != effective
+
+
+def test_blocks_are_ranked_by_the_norm_of_what_is_computed():
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(4, 6)).astype("float32")
+    grid, logits = BlockGrid((4, 6), (2, 2)), rng.normal(size=(2, 3)).astype("float32")
+    importance = sa.SoftmaxAttention(clip=None)
+    multipliers = importance.multipliers(kernel, tf.constant(logits), grid, None)
+    effective = kernel * np.kron(multipliers, np.ones((2, 2), "float32"))
+    np.testing.assert_allclose(
+        importance.scores(tf.constant(kernel), tf.constant(logits), grid),
+        block_norms(effective, grid),
+        rtol=1e-5,
+    )
+
+
+def test_a_file_from_before_the_choice_ranks_by_the_attention():
+    old = {"activation": "softmax", "clip": "density", "l1": 0.0, "l2": 0.0}
+    assert sa.SoftmaxAttention.from_config(old) == sa.SoftmaxAttention.paper()
+    new = sa.SoftmaxAttention()
+    assert sa.SoftmaxAttention.from_config(new.get_config()) == new
+
+
+def steps_of_the_optimizer(keras, schedule, **arguments):
+    """Steps of Adam since it was new, after 12 steps of training."""
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8)])
+    policy = sa.MinimumBlocks((2, 2), min_blocks=1)
+    pruned = sa.prune(model, schedule, (2, 2), pruning_policy=policy)
+    pruned.compile("adam", "mse")
+    x = np.random.default_rng(0).normal(size=(12, 8)).astype("float32")
+    callback = sa.UpdatePruningStep(**arguments)
+    pruned.fit(x, x, batch_size=1, verbose=0, callbacks=[callback])
+    return int(np.asarray(pruned.optimizer.iterations))
+
+
+@pytest.mark.filterwarnings("ignore::tf_seqattn.PruningWarning")
+def test_the_callback_resets_where_the_schedule_says_so(keras):
+    rises = sa.SequentialAttentionSchedule(0.5, end_step=12)
+    cycles = sa.SequentialAttentionSchedule(0.5, 12, cycles=1)
+    assert steps_of_the_optimizer(keras, rises) == 12
+    assert steps_of_the_optimizer(keras, cycles) < 12
+    assert steps_of_the_optimizer(keras, rises, reset_optimizer=True) < 12
+    assert steps_of_the_optimizer(keras, cycles, reset_optimizer=False) == 12
