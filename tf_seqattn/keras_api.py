@@ -20,9 +20,6 @@ from tf_keras.src import backend as backend2
 
 PACKAGE = "tf_seqattn"
 
-# What the examples in the docstrings are built with.
-keras = keras2
-
 _KERAS_OF_PACKAGE = {"tf_keras": keras2, "keras": keras3}
 
 

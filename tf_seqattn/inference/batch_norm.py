@@ -7,7 +7,6 @@ import numpy as np
 from tf_seqattn.keras_api import (
     classes,
     input_shape,
-    keras,  # noqa: F401  (the example)
     keras_of,
     layers_after,
     layers_before,

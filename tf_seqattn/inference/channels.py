@@ -16,7 +16,6 @@ import numpy as np
 from tf_seqattn.keras_api import (
     classes,
     input_shape,
-    keras,  # noqa: F401  (the example)
     layers_after,
     layers_before,
     output_layers,

@@ -12,7 +12,6 @@ from tf_seqattn.keras_api import (
     build_attention,
     build_like,
     classes,
-    keras,  # noqa: F401  (the example)
     projections,
 )
 

@@ -30,7 +30,6 @@ from tf_seqattn.keras_api import (
     classes,
     is_graph_model,
     is_keras_class,
-    keras,  # noqa: F401  (the example)
     keras_of,
     projections,
     sublayers,
@@ -360,7 +359,6 @@ def pack(
 
     Example:
 
-    >>> import numpy as np
     >>> model = keras.Sequential([keras.layers.Dense(64, input_shape=(64,))])
     >>> kernel = np.kron(np.eye(4), np.ones((16, 16)))
     >>> model.set_weights([kernel, np.zeros(64)])

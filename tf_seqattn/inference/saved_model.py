@@ -20,7 +20,6 @@ from tf_seqattn.inference.signatures import (
     save,
     serving_function,
 )
-from tf_seqattn.keras_api import keras  # noqa: F401  (the example)
 
 logger = logging.getLogger("tf_seqattn")
 

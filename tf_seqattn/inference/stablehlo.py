@@ -18,7 +18,7 @@ from tf_seqattn.inference.agreement import (
 from tf_seqattn.inference.layer_plan import LayerPlan
 from tf_seqattn.inference.packed_model import pack_with_plans, print_plans, stripped
 from tf_seqattn.inference.signatures import input_specs
-from tf_seqattn.keras_api import arguments, keras  # noqa: F401  (the example)
+from tf_seqattn.keras_api import arguments
 
 logger = logging.getLogger("tf_seqattn")
 

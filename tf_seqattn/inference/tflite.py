@@ -39,7 +39,6 @@ from tf_seqattn.keras_api import (
     classes,
     computing_in_float32,
     is_keras3,
-    keras,  # noqa: F401  (the example)
     named_in_scope,
     sublayers,
 )

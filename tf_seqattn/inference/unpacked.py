@@ -5,7 +5,6 @@ import contextlib
 from tf_seqattn.inference.layer_plan import LayerPlan
 from tf_seqattn.keras_api import (
     is_keras_class,
-    keras,  # noqa: F401  (the example)
     stored,
 )
 from tf_seqattn.kernels.blocks import to_matrix
@@ -27,7 +26,6 @@ def unpacked_plans(layer) -> list[LayerPlan]:
 
     Example:
 
-    >>> import numpy as np
     >>> layer = keras.layers.Embedding(32, 16, name="words")
     >>> layer.build((None,))
     >>> layer.set_weights([np.kron(np.eye(2), np.ones((16, 8)))])

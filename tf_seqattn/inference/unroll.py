@@ -12,7 +12,6 @@ from typing import Any
 import tensorflow as tf
 
 from tf_seqattn.keras_api import (
-    keras,  # noqa: F401  (the example)
     looping_by,
     named_in_scope,
     sublayers,

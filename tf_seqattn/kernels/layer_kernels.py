@@ -10,7 +10,6 @@ from tf_seqattn.keras_api import (
     classes,
     is_keras_class,
     is_variable,
-    keras,  # noqa: F401  (the example)
     projections,
     sublayers,
     why_kernel_is_changed,

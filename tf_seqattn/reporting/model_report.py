@@ -131,7 +131,6 @@ def report(
     Example:
 
     >>> import tempfile
-    >>> from tf_seqattn.keras_api import keras
     >>> model = keras.Sequential([keras.layers.Dense(4, input_shape=(4,))])
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     report(model, f"{folder}/model.html").name

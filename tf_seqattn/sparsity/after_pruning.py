@@ -24,7 +24,6 @@ class AfterPruning(Callback):
 
     Example:
 
-    >>> from tf_seqattn.keras_api import keras
     >>> stop = keras.callbacks.EarlyStopping(patience=3, restore_best_weights=True)
     >>> callbacks = [AfterPruning(stop)]  # beside sa.UpdatePruningStep()
     """

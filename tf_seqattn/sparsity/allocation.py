@@ -20,7 +20,6 @@ from tf_seqattn.keras_api import (
     MODELS,
     check_layer,
     classes,
-    keras,  # noqa: F401  (the examples)
     stored,
     sublayers,
 )

@@ -16,7 +16,6 @@ from tf_seqattn.keras_api import (
     check_one_keras,
     compilation_of,
     is_keras3,
-    keras,  # noqa: F401  (the example)
     single_step_function,
     steps_per_execution,
     submodules,

@@ -7,7 +7,6 @@ from typing import Any
 
 from tf_seqattn.keras_api import (
     LAYERS,
-    keras,  # noqa: F401  (the example)
     sublayers,
 )
 from tf_seqattn.kernels.layer_kernels import why_not_divided

@@ -9,7 +9,6 @@ from tf_seqattn.keras_api import (
     METRICS,
     MODELS,
     check_layer,
-    keras,  # noqa: F401  (the example)
     sublayers,
 )
 from tf_seqattn.kernels import layer_kernels

@@ -13,7 +13,6 @@ import tensorflow as tf
 from tf_seqattn.keras_api import (
     is_keras3,
     is_variable,
-    keras,  # noqa: F401  (the example)
     keras2,
     keras3,
     keras_of,

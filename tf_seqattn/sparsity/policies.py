@@ -3,7 +3,6 @@
 from tf_seqattn.keras_api import (
     classes,
     is_keras_class,
-    keras,  # noqa: F401  (the example)
 )
 from tf_seqattn.kernels import layer_kernels
 from tf_seqattn.kernels.blocks import BlockGrid

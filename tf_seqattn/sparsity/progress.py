@@ -57,7 +57,6 @@ def shortfall(layers: Sequence[PrunableLayer]) -> Shortfall | None:
 
     Example:
 
-    >>> from tf_seqattn.keras_api import keras
     >>> from tf_seqattn.sparsity.schedules import OneShotSchedule
     >>> dense = keras.layers.Dense(8)
     >>> dense.build((None, 8))

@@ -12,7 +12,6 @@ from tf_seqattn.keras_api import (
     classes,
     custom_object_scope,
     is_graph_model,
-    keras,  # noqa: F401  (the example)
     sublayers,
     submodules,
     uncompile,

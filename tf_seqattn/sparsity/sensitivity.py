@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import tensorflow as tf
 
-from tf_seqattn.keras_api import check_layer, compilation_of, keras, stored
+from tf_seqattn.keras_api import check_layer, compilation_of, keras2, stored
 from tf_seqattn.kernels import blocks
 from tf_seqattn.sparsity import support
 from tf_seqattn.sparsity.allocation import PlannedKernel, kernels_by_layer
@@ -215,7 +215,7 @@ def sensitivity(
     importance = importance or Magnitude()
     found = kernels_by_layer(model, block_size, pruning_policy)
     metrics = _evaluation(model, data, evaluate)
-    progress = keras.utils.Progbar(
+    progress = keras2.utils.Progbar(
         len(found) * len(values), verbose=verbose, unit_name="evaluation"
     )
     dense = metrics()

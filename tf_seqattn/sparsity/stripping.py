@@ -8,7 +8,6 @@ from tf_seqattn.keras_api import (
     build_like,
     check_layer,
     is_graph_model,
-    keras,  # noqa: F401  (the example)
     submodules,
     uncompile,
 )

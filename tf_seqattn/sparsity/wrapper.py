@@ -16,7 +16,6 @@ from tf_seqattn.keras_api import (
     build_attention,
     change_initial_value,
     check_layer,
-    keras,  # noqa: F401  (the example)
     keras2,
     keras3,
     keras_of,
