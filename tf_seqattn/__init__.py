@@ -12,10 +12,12 @@ sa.export_tflite(sparse, "model.tflite")
 ```
 """
 
-from tf_seqattn import inference, sparsity
+from tf_seqattn import inference, renamed_modules, sparsity
 from tf_seqattn.inference import *  # noqa: F403
 from tf_seqattn.reporting import report
 from tf_seqattn.sparsity import *  # noqa: F403
+
+renamed_modules.install()
 
 __version__ = "0.1.0"
 __all__ = ["inference", "report", "sparsity", *inference.__all__, *sparsity.__all__]
