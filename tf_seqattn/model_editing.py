@@ -14,10 +14,18 @@ from tf_seqattn.keras_api import (
 
 
 def copy_layer(layer):
-    """A new layer of the same configuration, or None where it has none."""
+    """A new layer of the same configuration, or None where the layer itself must do.
+
+    That is so without a configuration, and where Keras refuses to read it, as that of a
+    `Lambda` with a Python function: what holds no weights can be shared.
+    """
     try:
         return layer.__class__.from_config(layer.get_config())
     except (NotImplementedError, TypeError):
+        return None
+    except ValueError:
+        if layer.weights:
+            raise
         return None
 
 

@@ -1,6 +1,8 @@
 """prune and strip_pruning on every kind of model."""
 
+import contextlib
 import logging
+import pathlib
 
 import numpy as np
 import pytest
@@ -358,3 +360,54 @@ def test_layers_without_configuration_are_stripped_in_place():
     stripped = sa.strip_pruning(pruned)
     assert not sa.pruned_layers(stripped)
     np.testing.assert_allclose(stripped(X), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("is_functional", [True, False])
+def test_a_lambda_is_shared(is_functional):
+    double = layers.Lambda(lambda x: 2 * x)
+    if is_functional:
+        inputs = keras.Input((8,))
+        outputs = layers.Dense(4)(double(layers.Dense(8)(inputs)))
+        model = keras.Model(inputs, outputs)
+    else:
+        model = keras.Sequential(
+            [keras.Input((8,)), layers.Dense(8), double, layers.Dense(4)]
+        )
+    schedule = sa.OneShotSchedule(0.5, prune_step=0)
+    pruned = sa.prune(model, schedule, (2, 2), pruning_policy=sa.PruningPolicy())
+    expected = pruned(X)
+    assert float(tf.reduce_max(tf.abs(expected))) > 0
+    stripped = sa.strip_pruning(pruned)
+    np.testing.assert_allclose(stripped(X), expected, rtol=1e-5)
+    np.testing.assert_allclose(sa.pack(stripped)(X), expected, rtol=1e-5)
+
+
+def test_code_in_a_file_is_not_run(tmp_path, keras):
+    if keras.__name__ == "tf_keras":
+        pytest.skip("Keras 2 asks for `safe_mode` as well, in its own file format")
+    run = str(tmp_path / "run")
+    hostile = lambda x, run=run: open(run, "w").close() or x  # noqa: E731
+    model = keras.Sequential(
+        [
+            keras.Input((8,)),
+            keras.layers.Dense(8),
+            keras.layers.Lambda(hostile),
+        ]
+    )
+    schedule = sa.OneShotSchedule(0.5, prune_step=0)
+    pruned = sa.prune(model, schedule, (2, 2), pruning_policy=sa.PruningPolicy())
+    (tmp_path / "run").unlink(missing_ok=True)
+    path = tmp_path / "hostile.keras"
+    pruned.save(path)
+    for scope in (contextlib.nullcontext(), sa.prune_scope()):
+        with scope, pytest.raises(ValueError, match="arbitrary code execution"):
+            keras.models.load_model(path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_safe_mode_is_never_switched_off():
+    package = pathlib.Path(sa.__file__).parent
+    for path in package.rglob("*.py"):
+        text = path.read_text()
+        assert "safe_mode=False" not in text, path
+        assert "enable_unsafe_deserialization" not in text, path

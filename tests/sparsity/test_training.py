@@ -1,5 +1,8 @@
 """UpdatePruningStep: steps, masks, phases, in fit and in a loop of one's own."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -251,3 +254,15 @@ def test_callbacks_can_be_given_in_tfmots_way():
         callback.on_train_batch_begin(batch=batch)
     callback.on_epoch_end(batch=3)
     assert sa.pruned_layers(model)[0].steps_begun == 3
+
+
+def test_a_trained_model_is_freed():
+    def layers_of_a_training():
+        model = pruned_model()
+        model.fit(data(), verbose=0, callbacks=[sa.UpdatePruningStep()])
+        return [weakref.ref(layer) for layer in sa.pruned_layers(model)]
+
+    left = layers_of_a_training()
+    keras.backend.clear_session()
+    gc.collect()
+    assert left and not any(layer() for layer in left)

@@ -7,6 +7,7 @@ from tf_seqattn.sparsity.allocation import (
     global_allocation,
     uniform_allocation,
 )
+from tf_seqattn.sparsity.backup import BackupAndRestore
 from tf_seqattn.sparsity.callbacks import UpdatePruningStep
 from tf_seqattn.sparsity.importance import (
     Importance,
@@ -34,6 +35,7 @@ from tf_seqattn.sparsity.wrapper import PrunableLayer, pruned_layers
 __all__ = [
     "ACDCSchedule",
     "AfterPruning",
+    "BackupAndRestore",
     "BlockGrid",
     "GradualSchedule",
     "Importance",

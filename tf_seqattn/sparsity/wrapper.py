@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import weakref
 from typing import Any
 
 import numpy as np
@@ -367,14 +368,17 @@ class PrunableLayer:
         which a model may forget to pass on, it cannot be missed. The check runs when
         the training step is traced, so it costs nothing afterwards.
         """
+        # TensorFlow keeps every custom gradient that it traced for good.
+        wrapper = weakref.ref(self)
 
         @tf.custom_gradient
         def check(value):
             def gradient(upstream):
                 # Saving traces this gradient too, to store it; that trains nothing.
                 saving = save_context.in_save_context()
-                if not (self.steps_are_counted or saving):
-                    raise RuntimeError(NOT_COUNTED.format(name=self.name))
+                layer = wrapper()
+                if layer is not None and not (layer.steps_are_counted or saving):
+                    raise RuntimeError(NOT_COUNTED.format(name=layer.name))
                 return upstream
 
             return tf.identity(value), gradient
