@@ -72,6 +72,7 @@ def export_saved_model(
     Example:
 
     >>> import pathlib, tempfile
+    >>> import numpy as np
     >>> model = keras.Sequential([keras.layers.Dense(64, input_shape=(64,))])
     >>> model.set_weights([np.kron(np.eye(4), np.ones((16, 16))), np.zeros(64)])
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "served"

@@ -212,7 +212,10 @@ def _converted(converter, layout, quantization, batches, original) -> bytes:
 
 # How the converter names an operation that it has no operator for: in the line of an
 # error, with the scopes that it stands in, the innermost first.
-_ERROR_LINE = re.compile(r"error: (?:loc\((.*)\): )?'(?:tf|tfl)\.(\w+)' op (.*)")
+_ERROR_LINE = re.compile(
+    r"error: (?:loc\((.*)\): )?(?:failed to legalize operation )?"
+    r"'(?:tf|tfl)\.(\w+)'(?: op)? (.*)"
+)
 _SCOPE = re.compile(r'fused\["(\w+):", "([^"@]+)')
 _ABOUT_LOOPS = (
     "such as a loop that fills a list (`tf.map_fn`, `tf.scan`, `tf.while_loop`) with "
