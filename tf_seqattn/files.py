@@ -29,7 +29,7 @@ def _followed(path: Path) -> pathlib.Path:
         raise ValueError(f"`path` leads nowhere: {error}") from error
 
 
-def _check_parent(target: pathlib.Path, path: Path):
+def _check_parent(target: pathlib.Path, path: Path) -> None:
     parent = target.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ValueError(
@@ -128,7 +128,7 @@ def check_folder_path(
     return pathlib.Path(path)
 
 
-def _sync(path: Path):
+def _sync(path: Path) -> None:
     """Brings a file, or the entries of a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -153,7 +153,7 @@ def naming_the_path(path: Path) -> Iterator[None]:
         raise OSError(error.errno, cause, str(path)) from error
 
 
-def write_whole(path: Path, content: bytes | str):
+def write_whole(path: Path, content: bytes | str) -> None:
     """Writes a file so that there is all of it or what was there before.
 
     A file that is replaced keeps its mode, and a symbolic link its place: what it leads
@@ -191,7 +191,7 @@ def write_whole(path: Path, content: bytes | str):
         _sync(target.parent)
 
 
-def write_json(path: Path, value: Any):
+def write_json(path: Path, value: Any) -> None:
     """Writes a value as JSON, indented, by `write_whole`.
 
     Args:
@@ -217,7 +217,7 @@ def replace_folder(
     write: Callable[[pathlib.Path], object],
     marker: str,
     others: Collection[str] = (),
-):
+) -> None:
     """Writes a folder so that there is all of it or what was there before.
 
     It is written beside its place. Then the old folder is renamed, the new one takes

@@ -8,7 +8,7 @@ TensorFlow backend. Which of the two an object belongs to is decided by its clas
 import contextlib
 import functools
 import re
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Any, TypeVar
 
 import keras as keras3
@@ -19,6 +19,17 @@ from keras.src.models.functional import Functional, functional_like_constructor
 from tf_keras.src import backend as backend2
 
 PACKAGE = "tf_seqattn"
+
+# Neither Keras has types that mypy could read. These names say what a value is, of
+# either Keras.
+Layer = Any
+Model = Any
+Optimizer = Any
+Variable = Any  # a `tf.Variable` or a `keras.Variable`
+Library = Any  # the module `tf_keras` or `keras`
+Logs = dict[str, Any] | None  # the metrics that a callback gets
+# Runs one execution of training on the data of an iterator.
+TrainFunction = Callable[[Iterator[Any]], Logs]
 
 _KERAS_OF_PACKAGE = {"tf_keras": keras2, "keras": keras3}
 
@@ -40,7 +51,7 @@ MODELS = (keras2.Model, keras3.Model)
 METRICS = (keras2.metrics.Metric, keras3.metrics.Metric)
 
 
-def keras_of(value):
+def keras_of(value: Any) -> Library:
     """The module, `tf_keras` or `keras`, whose class `value` is of; None if neither."""
     for kind in type(value).__mro__:
         package = kind.__module__.partition(".")[0]
@@ -49,7 +60,7 @@ def keras_of(value):
     return None
 
 
-def is_keras3(value) -> bool:
+def is_keras3(value: Any) -> bool:
     """Whether `value` is an object of Keras 3."""
     return keras_of(value) is keras3
 
@@ -73,7 +84,7 @@ def register(kind: _Class) -> _Class:
     return kind
 
 
-def register_pair(kinds: dict) -> dict:
+def register_pair(kinds: dict[Library, type]) -> dict[Library, type]:
     """Registers one class for each Keras, both under the name of their common base.
 
     Args:
@@ -90,7 +101,7 @@ def register_pair(kinds: dict) -> dict:
     return kinds
 
 
-def registered_object(name: str):
+def registered_object(name: str) -> Any:
     """The class registered with either Keras under `name`, or None."""
     for library in (keras2, keras3):
         found = library.saving.get_registered_object(name)
@@ -100,7 +111,7 @@ def registered_object(name: str):
 
 
 @contextlib.contextmanager
-def custom_object_scope(objects: dict):
+def custom_object_scope(objects: dict[str, Any]) -> Iterator[None]:
     """A scope in which both Kerases find classes by their names.
 
     Args:
@@ -119,7 +130,7 @@ def custom_object_scope(objects: dict):
 # Checks of what a user passes.
 
 
-def check_layer(value, argument: str):
+def check_layer(value: Any, argument: str) -> None:
     """Raises a clear error unless `value` is a layer or model of one Keras.
 
     Args:
@@ -145,7 +156,7 @@ def check_layer(value, argument: str):
     check_one_keras(sublayers(value), argument)
 
 
-def check_one_keras(values, argument: str):
+def check_one_keras(values: Iterable[Any], argument: str) -> None:
     """Raises a ValueError where objects, or what layers hold, are of both Kerases."""
     library = None
     for value in values:
@@ -172,20 +183,20 @@ class Callback(keras3.callbacks.Callback, keras2.callbacks.Callback):
 
     _supports_tf_logs = True
 
-    def __init__(self):
+    def __init__(self) -> None:
         # Keras 3 leaves out the constructor of Keras 2, which would set `model`.
         super().__init__()
         self.validation_data = None
         self._chief_worker_only = None
 
 
-def compilation_of(model):
+def compilation_of(model: Model) -> object:
     """An object that every `compile` makes anew."""
     name = "_compile_config" if is_keras3(model) else "_steps_per_execution"
     return getattr(model, name, None)
 
 
-def steps_per_execution(model) -> int:
+def steps_per_execution(model: Model) -> int:
     """How many steps of training run between two calls of the callbacks."""
     if is_keras3(model):
         return model.steps_per_execution
@@ -193,11 +204,11 @@ def steps_per_execution(model) -> int:
     return 1 if steps is None else int(steps.numpy())
 
 
-def single_step_function(model) -> Callable:
+def single_step_function(model: Model) -> TrainFunction:
     """What runs one step of a Keras 3 model on an iterator, and returns its logs."""
     function = model._make_function(model.train_step)
 
-    def run(iterator):
+    def run(iterator: Iterator[Any]) -> Logs:
         # Keras reads it when it traces.
         steps, model.steps_per_execution = model.steps_per_execution, 1
         try:
@@ -211,7 +222,7 @@ def single_step_function(model) -> Callable:
 # Models and what they hold.
 
 
-def is_graph_model(model) -> bool:
+def is_graph_model(model: Model) -> bool:
     """Whether `model` is Sequential or functional: a graph that can be cloned.
 
     In Keras 3 a functional model of a class with a constructor of its own, such as the
@@ -228,12 +239,12 @@ def is_graph_model(model) -> bool:
     return isinstance(model, keras2.Sequential) or model._is_graph_network
 
 
-def sublayers(layer) -> list:
+def sublayers(layer: Layer) -> list[Layer]:
     """All layers below `layer`, itself first, each once."""
     return list({id(found): found for found in layer._flatten_layers()}.values())
 
 
-def submodules(layer) -> list:
+def submodules(layer: Layer) -> list[Layer]:
     """`sublayers`, in Keras 2 with what plain `tf.Module`s hold as well."""
     if is_keras3(layer):
         return sublayers(layer)
@@ -256,20 +267,27 @@ def named_in_scope(scope: str, names: Set[str]) -> list[str]:
     return [next(n for n in pair if n in names) for pair in plain if names & {*pair}]
 
 
-def build_like(layer, original):
+def build_like(layer: Layer, original: Layer) -> None:
     """Builds a Keras 3 layer from the shapes that `original` was built from."""
     if is_keras3(layer) and not layer.built and original.get_build_config():
         layer.build_from_config(original.get_build_config())
 
 
-def projections(layer) -> dict:
+def projections(layer: Layer) -> dict[str, Layer]:
     """The projections of an attention layer by name; none before they are made."""
     names = ("query", "key", "value", "output")
     found = {name: getattr(layer, f"_{name}_dense", None) for name in names}
     return {name: dense for name, dense in found.items() if dense is not None}
 
 
-def build_attention(layer, query=None, value=None, key=None, *_, **__):
+def build_attention(
+    layer: Layer,
+    query: Any = None,
+    value: Any = None,
+    key: Any = None,
+    *_: Any,
+    **__: Any,
+) -> None:
     """Builds the projections of a `MultiHeadAttention` of Keras 2.
 
     Keras 2 leaves that to the first call, or what it read from a file to the next one.
@@ -301,7 +319,7 @@ def build_attention(layer, query=None, value=None, key=None, *_, **__):
                     projection.build(shapes[name])
 
 
-def why_kernel_is_changed(layer) -> str:
+def why_kernel_is_changed(layer: Layer) -> str:
     """Why a Keras 3 layer computes with something else than its kernel, or ""."""
     if getattr(layer, "quantization_mode", None):
         return f"is quantized ({layer.quantization_mode})"
@@ -310,7 +328,7 @@ def why_kernel_is_changed(layer) -> str:
     return ""
 
 
-def input_shape(layer) -> tuple:
+def input_shape(layer: Layer) -> tuple[Any, ...]:
     """Shape of what a layer of a graph model reads.
 
     Raises:
@@ -319,7 +337,7 @@ def input_shape(layer) -> tuple:
     return tuple(layer.input.shape) if is_keras3(layer) else layer.input_shape
 
 
-def output_shape(layer) -> tuple:
+def output_shape(layer: Layer) -> tuple[Any, ...]:
     """Shape of what a layer of a graph model gives, that of the first output.
 
     Raises:
@@ -331,13 +349,13 @@ def output_shape(layer) -> tuple:
     return shape[0] if isinstance(shape, list) else shape
 
 
-def _graph_nodes(model) -> list:
+def _graph_nodes(model: Model) -> list[Any]:
     """The calls of which the graph of a Keras 3 model consists."""
     functional = getattr(model, "_functional", None) or model
     return [node for at in functional._nodes_by_depth.values() for node in at]
 
 
-def layers_before(model, layer) -> list[list]:
+def layers_before(model: Model, layer: Layer) -> list[list[Layer]]:
     """For every call of a layer in a graph model, the layers it reads."""
     if is_keras3(model):
         nodes = [n for n in _graph_nodes(model) if n.operation is layer]
@@ -346,7 +364,7 @@ def layers_before(model, layer) -> list[list]:
     return [f if isinstance(f, list) else [f] for f in found]
 
 
-def layers_after(model, layer) -> list:
+def layers_after(model: Model, layer: Layer) -> list[Layer]:
     """The layers of a graph model that read a layer, once for every time they do."""
     if is_keras3(model):
         return [
@@ -358,7 +376,7 @@ def layers_after(model, layer) -> list:
     return [node.outbound_layer for node in layer._outbound_nodes]
 
 
-def output_layers(model) -> list:
+def output_layers(model: Model) -> list[Layer]:
     """The layers whose outputs are those of a graph model."""
     if is_keras3(model):
         return [output._keras_history.operation for output in model.outputs]
@@ -380,7 +398,7 @@ def _specs_of_shapes(value: Any, name: str, dtype: str) -> Any:
     return [_specs_of_shapes(v, f"{name}_{i}", dtype) for i, v in enumerate(value)]
 
 
-def _called_with(model: Any) -> list[Any] | None:
+def _called_with(model: Model) -> list[Any] | None:
     """The arguments of the first call of a model without a graph, as specifications."""
     if is_keras3(model):
         # It remembers the shapes, and no dtypes.
@@ -393,7 +411,7 @@ def _called_with(model: Any) -> list[Any] | None:
     return None if called_with is None else list(called_with[0])
 
 
-def input_specs(model) -> list[tf.TensorSpec] | None:
+def input_specs(model: Model) -> list[tf.TensorSpec] | None:
     """Specification of every input, the batch size unknown; None if nobody knows."""
     if getattr(model, "inputs", None):
         return [tf.TensorSpec(i.shape, i.dtype, i.name) for i in model.inputs]
@@ -411,7 +429,7 @@ def input_specs(model) -> list[tf.TensorSpec] | None:
     ]
 
 
-def arguments(model: Any, values: list[Any]) -> list[Any]:
+def arguments(model: Model, values: list[Any]) -> list[Any]:
     """Values for the inputs of a model, in the order of `input_specs`, for its call.
 
     Returns:
@@ -434,9 +452,9 @@ def arguments(model: Any, values: list[Any]) -> list[Any]:
 
 
 @contextlib.contextmanager
-def open_to_change(layer):
+def open_to_change(layer: Layer) -> Iterator[None]:
     """Within it, attributes of a built layer may be given other layers."""
-    tracker = getattr(layer, "_tracker", None)
+    tracker: Any = getattr(layer, "_tracker", None)
     locked = tracker is not None and tracker.locked
     if locked:
         tracker.unlock()
@@ -447,7 +465,7 @@ def open_to_change(layer):
             tracker.lock()
 
 
-def replace_in_graph(model, replace: Callable):
+def replace_in_graph(model: Model, replace: Callable[[Layer], Layer]) -> None:
     """Replaces, in place, the layers that the graph of a Keras 3 model calls.
 
     Args:
@@ -456,7 +474,7 @@ def replace_in_graph(model, replace: Callable):
     """
     if not isinstance(model, Functional):
         return
-    successors: dict[int, Any] = {}
+    successors: dict[int, Layer] = {}
     for node in _graph_nodes(model):
         before = node.operation
         after = replace(before) if isinstance(before, LAYERS) else before
@@ -479,7 +497,7 @@ def replace_in_graph(model, replace: Callable):
     tracking.__setattr__(model, "_operations", operations)
 
 
-def replace_tracked(owner, before, after):
+def replace_tracked(owner: Layer, before: Layer, after: Layer) -> None:
     """Counts `after` among the layers of `owner`, at the place of `before`.
 
     To be called before an attribute changes hands. Keras 2 finds the layers in the
@@ -493,7 +511,7 @@ def replace_tracked(owner, before, after):
         owner._tracker.replace_tracked_value("layers", before, after)
 
 
-def uncompile(model):
+def uncompile(model: Model) -> None:
     """Undoes `compile`."""
     model.train_function = None
     model.test_function = None
@@ -507,13 +525,13 @@ def uncompile(model):
         model._is_compiled = False
 
 
-def _mixes_precisions(layer) -> bool:
+def _mixes_precisions(layer: Layer) -> bool:
     return layer.compute_dtype != layer.variable_dtype == "float32" and not getattr(
         layer, "quantization_mode", None
     )
 
 
-def _set_precision(layer, policy):
+def _set_precision(layer: Layer, policy: Any) -> None:
     if is_keras3(layer):
         # Not by the property, which would write into a policy that layers share.
         layer._dtype_policy = policy
@@ -522,7 +540,7 @@ def _set_precision(layer, policy):
 
 
 @contextlib.contextmanager
-def computing_in_float32(model):
+def computing_in_float32(model: Model) -> Iterator[None]:
     """Within it, layers of mixed precision compute in float32, as their weights are.
 
     Layers made within it do so as well, whatever the policy of the process.
@@ -553,7 +571,7 @@ def computing_in_float32(model):
 
 
 @contextlib.contextmanager
-def looping_by(model: Any, loop: Callable[..., Any]) -> Iterator[None]:
+def looping_by(model: Model, loop: Callable[..., Any]) -> Iterator[None]:
     """Within it, recurrent layers run their steps by a function of ours.
 
     Args:
@@ -581,12 +599,12 @@ def looping_by(model: Any, loop: Callable[..., Any]) -> Iterator[None]:
 # Variables.
 
 
-def is_variable(value) -> bool:
+def is_variable(value: Any) -> bool:
     """Whether `value` is a variable of TensorFlow or of Keras 3."""
     return isinstance(value, (tf.Variable, keras3.Variable))
 
 
-def stored(variable):
+def stored(variable: Variable) -> tf.Tensor:
     """What a variable holds, in its own precision whatever is computed in."""
     if not isinstance(variable, keras3.Variable):
         return tf.convert_to_tensor(variable)
@@ -596,7 +614,9 @@ def stored(variable):
     return tf.convert_to_tensor(variable._value)
 
 
-def change_initial_value(variable, function: Callable):
+def change_initial_value(
+    variable: Variable, function: Callable[[tf.Tensor], tf.Tensor]
+) -> None:
     """Assigns `function(value)`, also to a variable that Keras 3 has yet to make."""
     if isinstance(variable, keras3.Variable) and variable._value is None:
         initializer = variable._initializer
@@ -608,7 +628,9 @@ def change_initial_value(variable, function: Callable):
         variable.assign(tf.cast(function(value), value.dtype))
 
 
-def add_float(layer, name: str, shape, initial: float, trainable: bool):
+def add_float(
+    layer: Layer, name: str, shape: tuple[int, ...], initial: float, trainable: bool
+) -> Variable:
     """Adds a float32 variable to a layer, float32 under every precision policy.
 
     Where it is not trainable, its replicas under `tf.distribute` are kept equal by
@@ -618,17 +640,26 @@ def add_float(layer, name: str, shape, initial: float, trainable: bool):
     return _add_weight(layer, name, shape, "float32", constant, trainable)
 
 
-def add_weight(layer, name: str, shape, initializer="glorot_uniform"):
+def add_weight(
+    layer: Layer, name: str, shape: tuple[int, ...], initializer: Any = "glorot_uniform"
+) -> Variable:
     """Adds a trainable variable of the layer's own dtype."""
     return _add_weight(layer, name, shape, None, initializer, trainable=True)
 
 
-def add_counter(layer, name: str):
+def add_counter(layer: Layer, name: str) -> Variable:
     """Adds an int64 scalar that starts at 0 to a layer."""
     return _add_weight(layer, name, (), "int64", "zeros", trainable=False)
 
 
-def _add_weight(layer, name, shape, dtype, initializer, trainable):
+def _add_weight(
+    layer: Layer,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: str | None,
+    initializer: Any,
+    trainable: bool,
+) -> Variable:
     arguments = {
         "shape": shape,
         "dtype": dtype,

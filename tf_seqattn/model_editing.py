@@ -1,8 +1,13 @@
 """Putting other layers into a model: what pruning, stripping and packing share."""
 
+from collections.abc import Callable
+from typing import Any
+
 from tf_seqattn.keras_api import (
     LAYERS,
     METRICS,
+    Layer,
+    Model,
     is_keras3,
     is_keras_class,
     keras_of,
@@ -12,8 +17,10 @@ from tf_seqattn.keras_api import (
     uncompile,
 )
 
+Replace = Callable[[Layer], Layer]
 
-def copy_layer(layer):
+
+def copy_layer(layer: Layer) -> Layer | None:
     """A new layer of the same configuration, or None where the layer itself must do.
 
     That is so without a configuration, and where Keras refuses to read it, as that of a
@@ -29,10 +36,10 @@ def copy_layer(layer):
         return None
 
 
-def clone(model, replace):
+def clone(model: Model, replace: Replace) -> Model:
     """A graph model rebuilt with `replace(layer)` for each layer, sharing weights."""
 
-    def replace_layer(layer):
+    def replace_layer(layer: Layer) -> Layer:
         # Operations of Keras 3 that are no layers have nothing to be replaced.
         return replace(layer) if isinstance(layer, LAYERS) else layer
 
@@ -58,7 +65,7 @@ def clone(model, replace):
     return copy
 
 
-def _call_as_recorded(layer, *args, **kwargs):
+def _call_as_recorded(layer: Layer, *args: Any, **kwargs: Any) -> Any:
     """Calls a layer with what the one it replaces was called with in Keras 3.
 
     That records `mask=None` for layers that take a mask, which another may not.
@@ -75,20 +82,20 @@ _PRIVATE_IN_KERAS3 = frozenset(
 )
 
 
-def _is_private(owner, attribute: str) -> bool:
+def _is_private(owner: Layer, attribute: str) -> bool:
     if is_keras3(owner):
         return attribute in _PRIVATE_IN_KERAS3 or attribute.startswith("_self_un")
     return attribute.startswith(_PRIVATE_IN_KERAS2)
 
 
-def replace_sublayers(owner, replace):
+def replace_sublayers(owner: Layer, replace: Replace) -> None:
     """Replaces, in place, the layers held by the attributes of `owner`.
 
     Lists, tuples and dictionaries of layers are replaced as a whole, since Keras
     cannot save a tracked list that was changed in the middle.
     """
 
-    def replace_one(layer):
+    def replace_one(layer: Layer) -> Layer:
         replaced = replace(layer)
         if replaced is not layer:
             replace_tracked(owner, layer, replaced)
@@ -104,14 +111,14 @@ def replace_sublayers(owner, replace):
         replace_in_graph(owner, replace_one)
 
 
-def set_layer(owner, attribute: str, layer):
+def set_layer(owner: Layer, attribute: str, layer: Layer) -> None:
     """Puts a layer in the place of the one that an attribute of `owner` holds."""
     with open_to_change(owner):
         replace_tracked(owner, getattr(owner, attribute), layer)
         setattr(owner, attribute, layer)
 
 
-def _replaced(value, replace):
+def _replaced(value: Any, replace: Replace) -> Any:
     """`value` with every layer in it replaced; the same object if none changed."""
     if isinstance(value, METRICS):
         return value

@@ -9,9 +9,27 @@ import importlib.util
 import pathlib
 import sys
 from types import ModuleType
+from typing import Any, Protocol
+
+import tensorflow as tf
 
 _PACKAGE = "tensorflow_model_optimization"
 _SCHEDULES = f"{_PACKAGE}.python.core.sparsity.keras.pruning_schedule"
+
+
+class Schedule(Protocol):
+    """What is asked of every pruning schedule, ours or tfmot's."""
+
+    def __call__(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `(should_prune, sparsity)` at a step."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the class name and the constructor's arguments."""
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Schedule":
+        """Makes a schedule from its arguments."""
+
 
 # What schedules call the sparsity they end with: ours and tfmot's `ConstantSparsity`,
 # then tfmot's `PolynomialDecay`.

@@ -9,12 +9,14 @@ the lower and right edges are partial where the sizes do not divide.
 import dataclasses
 import functools
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 
-def check_block_size(block_size) -> tuple[int | None, int | None]:
+def check_block_size(block_size: Sequence[int | None]) -> tuple[int | None, int | None]:
     """Returns `block_size` as a pair of positive ints, one of which may be None.
 
     Args:
@@ -74,7 +76,7 @@ class BlockGrid:
     row_axes: tuple[int, ...] = ()
     column_axes: tuple[int, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         shape = tuple(int(size) for size in self.kernel_shape)
         if len(shape) < 2:
             raise ValueError(
@@ -259,11 +261,13 @@ def scale_blocks(kernel: tf.Tensor, values: tf.Tensor, grid: BlockGrid) -> tf.Te
     """
 
     @tf.custom_gradient
-    def scale(kernel, values):
+    def scale(
+        kernel: tf.Tensor, values: tf.Tensor
+    ) -> tuple[tf.Tensor, Callable[..., tuple[tf.Tensor, tf.Tensor]]]:
         cast_values = tf.cast(values, kernel.dtype)
         scaled = _scale_matrix(to_matrix(kernel, grid), cast_values, grid)
 
-        def gradient(upstream):
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             # A later derivative sees ordinary operations.
             upstream_matrix = to_matrix(upstream, grid)
             kernel_gradient = _scale_matrix(upstream_matrix, cast_values, grid)
@@ -284,7 +288,7 @@ def _entry_fractions(grid: BlockGrid) -> np.ndarray:
     return entries / entries.sum()
 
 
-def entry_sparsity(mask, grid: BlockGrid) -> float:
+def entry_sparsity(mask: npt.ArrayLike, grid: BlockGrid) -> float:
     """Share of the kernel's entries (not blocks) that a block mask removes.
 
     Example:

@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_seqattn.keras_api import (
+    Layer,
     classes,
     is_keras_class,
     is_variable,
@@ -19,6 +20,7 @@ from tf_seqattn.kernels.einsum import kernel_axes
 
 # In the place of a block size: a block is what an attention makes of one head.
 HEADS = "heads"
+BlockSize = tuple[int | None, int | None] | str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Kernel:
         where the kernel reads no heads.
     """
 
-    owner: Any
+    owner: Layer
     attribute: str
     name: str
     row_axes: tuple[int, ...] = ()
@@ -50,7 +52,7 @@ class Kernel:
         value = self.owner.__dict__[self.attribute]
         return value if self.index is None else value[self.index]
 
-    def replace(self, value):
+    def replace(self, value: tf.Tensor) -> Callable[[], None]:
         """Puts `value` where the variable is; returns what undoes it.
 
         The instance dictionary is written directly: Keras would stop tracking the
@@ -65,25 +67,25 @@ class Kernel:
             replaced[self.index] = value
             attributes[self.attribute] = replaced
 
-        def restore():
+        def restore() -> None:
             attributes[self.attribute] = before
 
         return restore
 
-    def is_divided(self, block_size) -> bool:
+    def is_divided(self, block_size: BlockSize) -> bool:
         """Whether `block_size` cuts the kernel: "heads" only where it reads heads."""
         return not is_heads(block_size) or self.head_rows is not None
 
-    def grid(self, block_size) -> BlockGrid:
+    def grid(self, block_size: BlockSize) -> BlockGrid:
         """The kernel's `BlockGrid` for blocks of `block_size`, which may be "heads"."""
-        if is_heads(block_size):
-            block_size = (self.head_rows, None)
+        # `BlockGrid` replaces None by the size of the matrix.
+        sizes: Any = (self.head_rows, None) if is_heads(block_size) else block_size
         return BlockGrid(
-            tuple(self.variable.shape), block_size, self.row_axes, self.column_axes
+            tuple(self.variable.shape), sizes, self.row_axes, self.column_axes
         )
 
 
-def check_plain(layer):
+def check_plain(layer: Layer) -> None:
     """Raises a ValueError where a layer computes with more, or less, than its kernel.
 
     Both are of Keras 3.
@@ -96,12 +98,12 @@ def check_plain(layer):
         )
 
 
-def is_heads(block_size) -> bool:
+def is_heads(block_size: object) -> bool:
     """Whether a block size stands for whole heads."""
     return isinstance(block_size, str) and block_size == HEADS
 
 
-def check_block_size_or_heads(block_size):
+def check_block_size_or_heads(block_size: BlockSize) -> BlockSize:
     """Returns what `check_block_size` does, or "heads" as it is.
 
     Raises:
@@ -117,20 +119,32 @@ def check_block_size_or_heads(block_size):
     return check_block_size(block_size)
 
 
-def _plain(owner, attribute="kernel", prefix="", **axes) -> list[Kernel]:
+def _plain(
+    owner: Layer,
+    attribute: str = "kernel",
+    prefix: str = "",
+    row_axes: tuple[int, ...] = (),
+    column_axes: tuple[int, ...] = (),
+) -> list[Kernel]:
     check_plain(owner)
     name = prefix + attribute
     # In Keras 3 many kernels are properties, of an attribute with an underscore.
     if attribute not in owner.__dict__ and f"_{attribute}" in owner.__dict__:
         attribute = f"_{attribute}"
-    return [Kernel(owner, attribute, name, **axes)]
+    return [Kernel(owner, attribute, name, row_axes, column_axes)]
 
 
-def _einsum_dense(layer, prefix=""):
-    return _plain(layer, prefix=prefix, **kernel_axes(layer.equation))
+def _einsum_dense(layer: Layer, prefix: str = "") -> list[Kernel]:
+    axes = kernel_axes(layer.equation)
+    return _plain(
+        layer,
+        prefix=prefix,
+        row_axes=axes["row_axes"],
+        column_axes=axes["column_axes"],
+    )
 
 
-def _transposed_convolution(layer, prefix=""):
+def _transposed_convolution(layer: Layer, prefix: str = "") -> list[Kernel]:
     # Stored as (spatial..., outputs, inputs).
     rank = layer.rank
     return _plain(
@@ -141,7 +155,7 @@ def _transposed_convolution(layer, prefix=""):
     )
 
 
-def _locally_connected(layer, prefix=""):
+def _locally_connected(layer: Layer, prefix: str = "") -> list[Kernel]:
     if layer.implementation == 3:
         return []  # Only the entries that are used, as a vector.
     rank = layer.kernel.shape.rank
@@ -151,7 +165,7 @@ def _locally_connected(layer, prefix=""):
     return _plain(layer, prefix=prefix, row_axes=axes[:rows], column_axes=axes[rows:])
 
 
-def _attention(layer, prefix=""):
+def _attention(layer: Layer, prefix: str = "") -> list[Kernel]:
     parts = projections(layer)
     if not parts:
         raise ValueError(
@@ -167,13 +181,13 @@ def _attention(layer, prefix=""):
     return [*found[:-1], dataclasses.replace(output, head_rows=size)]
 
 
-def _cell(cell, prefix=""):
+def _cell(cell: Layer, prefix: str = "") -> list[Kernel]:
     return _plain(cell, prefix=prefix) + _plain(
         cell, attribute="recurrent_kernel", prefix=prefix
     )
 
 
-def _recurrent(layer, prefix=""):
+def _recurrent(layer: Layer, prefix: str = "") -> list[Kernel]:
     cells = getattr(layer.cell, "cells", None)
     if cells is None:
         return find_kernels(layer.cell, prefix)
@@ -184,7 +198,7 @@ def _recurrent(layer, prefix=""):
     ]
 
 
-def _bidirectional(layer, prefix=""):
+def _bidirectional(layer: Layer, prefix: str = "") -> list[Kernel]:
     return find_kernels(layer.forward_layer, f"{prefix}forward/") + find_kernels(
         layer.backward_layer, f"{prefix}backward/"
     )
@@ -193,7 +207,7 @@ def _bidirectional(layer, prefix=""):
 _DEPTHWISE = classes("DepthwiseConv1D", "DepthwiseConv2D")
 _ATTENTION = classes("MultiHeadAttention", "GroupQueryAttention")
 # First match wins: subclasses stand before their bases.
-_FINDERS: list[tuple[tuple[type, ...], Callable]] = [
+_FINDERS: list[tuple[tuple[Any, ...], Callable[..., list[Kernel]]]] = [
     (
         _DEPTHWISE,
         lambda layer, prefix="": [],
@@ -230,17 +244,17 @@ _FINDERS: list[tuple[tuple[type, ...], Callable]] = [
 ]
 
 
-def _find_declared(layer, prefix="") -> list[Kernel]:
+def _find_declared(layer: Layer, prefix: str = "") -> list[Kernel]:
     """Kernels that a custom layer names by `get_prunable_weights()`."""
-    places: dict[int, tuple] = {}
+    places: dict[int, tuple[Layer, str, int | None]] = {}
     for owner in sublayers(layer):
         for attribute, value in owner.__dict__.items():
             if is_variable(value):
                 places.setdefault(id(value), (owner, attribute, None))
             # Keras' own lists of weights are private; a user's list is not.
             elif isinstance(value, (list, tuple)) and not attribute.startswith("_"):
-                for index, item in enumerate(value):
-                    places.setdefault(id(item), (owner, attribute, index))
+                for position, item in enumerate(value):
+                    places.setdefault(id(item), (owner, attribute, position))
     found = []
     for weight in layer.get_prunable_weights():
         if id(weight) not in places:
@@ -258,14 +272,14 @@ def _find_declared(layer, prefix="") -> list[Kernel]:
     return found
 
 
-def is_supported(layer) -> bool:
+def is_supported(layer: Layer) -> bool:
     """Whether a layer's kernels can be found (it may still have none)."""
     if hasattr(layer, "get_prunable_weights"):
         return True
     return any(isinstance(layer, kinds) for kinds, _ in _FINDERS)
 
 
-def find_kernels(layer, prefix: str = "") -> list[Kernel]:
+def find_kernels(layer: Layer, prefix: str = "") -> list[Kernel]:
     """Finds the kernels of a built layer.
 
     Args:
@@ -300,7 +314,7 @@ def find_kernels(layer, prefix: str = "") -> list[Kernel]:
     )
 
 
-def find_entries(layer) -> list[Kernel]:
+def find_entries(layer: Layer) -> list[Kernel]:
     """Finds the kernels of a built layer whose single entries can be pruned.
 
     These are the ones of `find_kernels` and those of depthwise convolutions. An output
@@ -328,7 +342,7 @@ def find_entries(layer) -> list[Kernel]:
     return _plain(layer, name, row_axes=window, column_axes=outputs)
 
 
-def holds_no_kernel(layer) -> bool:
+def holds_no_kernel(layer: Layer) -> bool:
     """Whether a layer of Keras itself, such as a pooling, has nothing to prune.
 
     Args:
@@ -350,7 +364,7 @@ def holds_no_kernel(layer) -> bool:
     )
 
 
-def divided_kernels(layer, block_size) -> list[Kernel]:
+def divided_kernels(layer: Layer, block_size: BlockSize) -> list[Kernel]:
     """The kernels of a built layer that are cut into blocks of `block_size`.
 
     Args:
@@ -375,7 +389,7 @@ def divided_kernels(layer, block_size) -> list[Kernel]:
     return [k for k in find_kernels(layer) if k.is_divided(block_size)]
 
 
-def why_not_divided(layer, block_size) -> str | None:
+def why_not_divided(layer: Layer, block_size: BlockSize | None) -> str | None:
     """Why a layer, built or not, has no blocks of `block_size`, or None where it has.
 
     Example:
