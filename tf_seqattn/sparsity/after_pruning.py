@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tf_seqattn.keras_api import Callback, keras2, keras3
+from tf_seqattn.keras_api import Callback, Logs, Model, keras2, keras3
 from tf_seqattn.sparsity.progress import is_pruned_for_good
 from tf_seqattn.sparsity.wrapper import pruned_layers
 
@@ -28,7 +28,7 @@ class AfterPruning(Callback):
     >>> callbacks = [AfterPruning(stop)]  # beside sa.UpdatePruningStep()
     """
 
-    def __init__(self, callback):
+    def __init__(self, callback: Any) -> None:
         if not isinstance(
             callback, (keras2.callbacks.Callback, keras3.callbacks.Callback)
         ):
@@ -50,51 +50,51 @@ class AfterPruning(Callback):
         )
         return self._is_pruned
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if self._may_see():
             self.callback.on_epoch_end(epoch, logs)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         if self._may_see():
             self.callback.on_train_batch_end(batch, logs)
 
     # All else passes.
 
-    def set_params(self, params):
+    def set_params(self, params: dict[str, Any]) -> None:
         super().set_params(params)
         self.callback.set_params(params)
 
-    def set_model(self, model):
+    def set_model(self, model: Model) -> None:
         super().set_model(model)
         self.callback.set_model(model)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         self._is_pruned = False
         self.callback.on_train_begin(logs)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         self.callback.on_train_end(logs)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self.callback.on_epoch_begin(epoch, logs)
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         self.callback.on_train_batch_begin(batch, logs)
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs: Logs = None) -> None:
         self.callback.on_test_begin(logs)
 
-    def on_test_end(self, logs=None):
+    def on_test_end(self, logs: Logs = None) -> None:
         self.callback.on_test_end(logs)
 
-    def on_test_batch_begin(self, batch, logs=None):
+    def on_test_batch_begin(self, batch: int, logs: Logs = None) -> None:
         self.callback.on_test_batch_begin(batch, logs)
 
-    def on_test_batch_end(self, batch, logs=None):
+    def on_test_batch_end(self, batch: int, logs: Logs = None) -> None:
         self.callback.on_test_batch_end(batch, logs)
 
 
-def keeps_best_weights(callback) -> bool:
+def keeps_best_weights(callback: Any) -> bool:
     """Whether a callback of Keras keeps the weights of the best epoch.
 
     Example:

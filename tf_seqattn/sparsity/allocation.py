@@ -11,13 +11,15 @@ import dataclasses
 import difflib
 import math
 import numbers
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from tf_seqattn import tfmot_api
 from tf_seqattn.keras_api import (
     MODELS,
+    Layer,
+    Model,
     check_layer,
     classes,
     stored,
@@ -25,15 +27,18 @@ from tf_seqattn.keras_api import (
 )
 from tf_seqattn.kernels import layer_kernels
 from tf_seqattn.kernels.blocks import BlockGrid, block_norms
+from tf_seqattn.kernels.layer_kernels import BlockSize
 from tf_seqattn.sparsity.policies import (
     MinimumBlocks,
+    PruningPolicy,
     why_too_small,
     why_unprunable,
 )
 from tf_seqattn.sparsity.wrapper import PrunableLayer
+from tf_seqattn.tfmot_api import Schedule
 
 
-def retargeted(schedule, target: float):
+def retargeted(schedule: Schedule, target: float) -> Schedule:
     """Returns a copy of a schedule that ends with another sparsity.
 
     Args:
@@ -61,7 +66,9 @@ def retargeted(schedule, target: float):
     )
 
 
-def prunable_layers(to_prune, policy) -> Iterator:
+def prunable_layers(
+    to_prune: Layer | Sequence[Layer], policy: PruningPolicy | None
+) -> Iterator[Layer]:
     """Yields the layers that `sa.prune` wraps, in the order in which they are found.
 
     Args:
@@ -82,7 +89,11 @@ def prunable_layers(to_prune, policy) -> Iterator:
                 yield layer
 
 
-def check_targets(sparsity, to_prune, policy) -> dict[str, float]:
+def check_targets(
+    sparsity: Mapping[str, float],
+    to_prune: Layer | Sequence[Layer],
+    policy: PruningPolicy | None,
+) -> dict[str, float]:
     """Returns the targets by name of layer, checked against what is to be pruned.
 
     Args:
@@ -114,7 +125,12 @@ def check_targets(sparsity, to_prune, policy) -> dict[str, float]:
     return {name: float(target) for name, target in sparsity.items()}
 
 
-def _unknown_names(unknown, pruned, to_prune, policy) -> str:
+def _unknown_names(
+    unknown: list[str],
+    pruned: set[str],
+    to_prune: Layer | Sequence[Layer],
+    policy: PruningPolicy | None,
+) -> str:
     items = to_prune if isinstance(to_prune, (list, tuple)) else [to_prune]
     present = {layer.name: layer for item in items for layer in sublayers(item)}
     lines = []
@@ -154,7 +170,9 @@ class PlannedKernel:
         return [*window, rows // math.prod(window), columns]
 
 
-def kernels_by_layer(model, block_size, policy) -> dict[str, list[PlannedKernel]]:
+def kernels_by_layer(
+    model: Model, block_size: BlockSize, policy: PruningPolicy | None
+) -> dict[str, list[PlannedKernel]]:
     """The kernels that `sa.prune` would prune, by the name of their layer.
 
     Args:
@@ -199,7 +217,7 @@ def kernels_by_layer(model, block_size, policy) -> dict[str, list[PlannedKernel]
     return found
 
 
-def _check_overall(sparsity):
+def _check_overall(sparsity: float) -> None:
     if not 0.0 <= sparsity < 1.0:
         raise ValueError(
             "`sparsity` must be in [0, 1): the overall share of weights to remove, "
@@ -208,7 +226,10 @@ def _check_overall(sparsity):
 
 
 def uniform_allocation(
-    model, sparsity: float, block_size=(16, 16), pruning_policy=None
+    model: Model,
+    sparsity: float,
+    block_size: BlockSize = (16, 16),
+    pruning_policy: PruningPolicy | None = None,
 ) -> dict[str, float]:
     """The same sparsity for every layer: the paper's, and what `sa.prune` does itself.
 
@@ -236,7 +257,9 @@ def uniform_allocation(
     return dict.fromkeys(found, float(sparsity))
 
 
-def _scaled_densities(raw, entries, density: float) -> np.ndarray:
+def _scaled_densities(
+    raw: np.ndarray, entries: np.ndarray, density: float
+) -> np.ndarray:
     """`min(1, e * raw)` with the `e` at which the kept entries make up `density`."""
     raw, entries = np.asarray(raw, float), np.asarray(entries, float)
     is_dense = np.zeros(len(raw), bool)
@@ -252,7 +275,10 @@ def _scaled_densities(raw, entries, density: float) -> np.ndarray:
 
 
 def erdos_renyi_allocation(
-    model, sparsity: float, block_size=(16, 16), pruning_policy=None
+    model: Model,
+    sparsity: float,
+    block_size: BlockSize = (16, 16),
+    pruning_policy: PruningPolicy | None = None,
 ) -> dict[str, float]:
     """Larger layers are pruned more: the Erdos-Renyi-kernel allocation (ERK).
 
@@ -286,7 +312,7 @@ def erdos_renyi_allocation(
     """
     _check_overall(sparsity)
     found = kernels_by_layer(model, block_size, pruning_policy)
-    entries = [sum(k.entries for k in group) for group in found.values()]
+    entries = np.array([sum(k.entries for k in group) for group in found.values()])
     kept = [sum(sum(k.sizes) for k in group) for group in found.values()]
     raw = np.array(kept) / entries
     densities = _scaled_densities(raw, entries, 1.0 - sparsity)
@@ -303,7 +329,10 @@ def _mean_squares(kernel: PlannedKernel) -> np.ndarray:
 
 
 def global_allocation(
-    model, sparsity: float, block_size=(16, 16), pruning_policy=None
+    model: Model,
+    sparsity: float,
+    block_size: BlockSize = (16, 16),
+    pruning_policy: PruningPolicy | None = None,
 ) -> dict[str, float]:
     """What ranking the blocks of all layers together, by their magnitude, leaves each.
 

@@ -8,7 +8,7 @@ import pathlib
 import shutil
 from typing import Any
 
-from tf_seqattn.keras_api import Callback, keras3, keras_of
+from tf_seqattn.keras_api import Callback, Logs, Model, keras3, keras_of
 
 logger = logging.getLogger("tf_seqattn")
 
@@ -40,17 +40,17 @@ class BackupAndRestore(Callback):
 
     def __init__(
         self,
-        backup_dir: str | os.PathLike,
+        backup_dir: str | os.PathLike[str],
         save_freq: str | int = "epoch",
         delete_checkpoint: bool = True,
-    ):
+    ) -> None:
         super().__init__()
         self.backup_dir = os.fspath(backup_dir)
         self.save_freq = save_freq
         self.delete_checkpoint = delete_checkpoint
         self._backup: Any = None
 
-    def set_model(self, model):
+    def set_model(self, model: Model) -> None:
         super().set_model(model)
         library = keras_of(model)
         kind = _Backup3 if library is keras3 else library.callbacks.BackupAndRestore
@@ -62,22 +62,22 @@ class BackupAndRestore(Callback):
         self._backup.set_params(self.params)
         self._backup.set_model(model)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         self._backup.on_train_begin(logs)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._backup.on_epoch_begin(epoch, logs)
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         self._backup.on_train_batch_begin(batch, logs)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         self._backup.on_train_batch_end(batch, logs)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self._backup.on_epoch_end(epoch, logs)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         self._backup.on_train_end(logs)
 
 
@@ -87,7 +87,7 @@ class _Backup3(keras3.callbacks.BackupAndRestore):
     Every backup is a folder of its own, `backup-1`, `backup-2` and so on.
     """
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         if not self.model.built:
             raise ValueError(
                 f"Model {self.model.name!r} is not built, so that no backup could be "
@@ -115,7 +115,7 @@ class _Backup3(keras3.callbacks.BackupAndRestore):
         state = json.loads((backup / _STATE).read_text())
         self.model._initial_epoch = state["epoch"]
 
-    def _save_model(self):
+    def _save_model(self) -> None:
         folder = pathlib.Path(self.backup_dir)
         unfinished = folder / "unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)

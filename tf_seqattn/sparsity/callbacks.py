@@ -3,7 +3,8 @@
 import itertools
 import logging
 import sys
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,11 @@ import tensorflow as tf
 from tf_seqattn import tfmot_api
 from tf_seqattn.keras_api import (
     Callback,
+    Logs,
+    Model,
+    Optimizer,
+    TrainFunction,
+    Variable,
     check_layer,
     check_one_keras,
     compilation_of,
@@ -33,7 +39,8 @@ from tf_seqattn.sparsity.schedules import (
     steps_before_phase,
     update_at,
 )
-from tf_seqattn.sparsity.wrapper import pruned_layers
+from tf_seqattn.sparsity.wrapper import PrunableLayer, pruned_layers
+from tf_seqattn.tfmot_api import Schedule
 
 logger = logging.getLogger("tf_seqattn")
 
@@ -44,7 +51,7 @@ _SENSIBLE_PHASE = 20
 _NO_MORE_DATA = (StopIteration, tf.errors.OutOfRangeError)
 
 
-def check_prunable(model) -> list:
+def check_prunable(model: Model) -> list[PrunableLayer]:
     """The pruned layers of a model that is ready to train, or a clear error."""
     layers = pruned_layers(model)
     if not layers:
@@ -122,18 +129,27 @@ class UpdatePruningStep(Callback):
     >>> history = pruned.fit(x, x, verbose=0, callbacks=[UpdatePruningStep()])
     """
 
-    def __init__(self, reset_optimizer: bool | None = None, optimizer=None):
+    def __init__(
+        self,
+        reset_optimizer: bool | None = None,
+        optimizer: Optimizer | Sequence[Optimizer] | None = None,
+    ) -> None:
         super().__init__()
         self.reset_optimizer = reset_optimizer
         self.optimizer = optimizer
-        self._layers: list = []
-        self._groups: list | None = None
+        self._layers: list[PrunableLayer] = []
+        self._groups: list[_Group] | None = None
         self._optimizers: list[_Optimizer] = []
         self._executed_steps = 1
-        self._whole_function: Callable | None = None
+        self._whole_function: TrainFunction | None = None
 
     @classmethod
-    def for_loop(cls, model, optimizer=None, reset_optimizer: bool | None = None):
+    def for_loop(
+        cls,
+        model: Model,
+        optimizer: Optimizer | Sequence[Optimizer] | None = None,
+        reset_optimizer: bool | None = None,
+    ) -> "UpdatePruningStep":
         """Returns the callback ready for a custom training loop.
 
         Args:
@@ -150,7 +166,7 @@ class UpdatePruningStep(Callback):
         pruning._begin()
         return pruning
 
-    def step(self, steps: int = 1):
+    def step(self, steps: int = 1) -> None:
         """Begins a training step: call it before each one in a custom loop.
 
         Args:
@@ -174,7 +190,7 @@ class UpdatePruningStep(Callback):
 
     # The callback's events.
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         if getattr(self.model, "autotune_steps_per_execution", False):
             raise ValueError(
                 'steps_per_execution="auto" changes under way, so phases could not '
@@ -188,21 +204,23 @@ class UpdatePruningStep(Callback):
             self._whole_function = self.model.train_function
             self.model.train_function = self._train_in_parts(self._whole_function)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._end_execution_at_phase_change()
 
-    def on_epoch_end(self, epoch=None, logs=None, batch=None):
+    def on_epoch_end(
+        self, epoch: int | None = None, logs: Logs = None, batch: int | None = None
+    ) -> None:
         # Nothing to do; tfmot's documented custom loop calls it with `batch`.
         del epoch, logs, batch
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         if self._whole_function is None:
             self._advance(steps_per_execution(self.model))
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         self._end_execution_at_phase_change()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         self._set_steps_per_execution(self._executed_steps)
         if self._whole_function is not None:
             self.model.train_function = self._whole_function
@@ -213,14 +231,14 @@ class UpdatePruningStep(Callback):
         _warn_of_shortfall(self._layers, self.model.stop_training)
         summary(self.model, print_fn=logger.info)
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs: Logs = None) -> None:
         # A validation inside `fit` need not stop where a phase does.
         if self._groups is not None:
             self._set_steps_per_execution(self._executed_steps)
 
     # Steps, masks and the optimizer.
 
-    def _begin(self):
+    def _begin(self) -> None:
         self._layers = check_prunable(self.model)
         self._groups = None
         given = self.optimizer or getattr(self.model, "optimizer", None)
@@ -247,7 +265,7 @@ class UpdatePruningStep(Callback):
         )
         _group_by_schedule(self._layers)
 
-    def _resets(self, schedule) -> bool:
+    def _resets(self, schedule: Schedule) -> bool:
         """Whether the optimizer is reset where a phase of a schedule begins."""
         if self.reset_optimizer is None:
             return resets_optimizer(schedule)
@@ -256,13 +274,13 @@ class UpdatePruningStep(Callback):
     def _any_resets(self) -> bool:
         return any(self._resets(layer.pruning_schedule) for layer in self._layers)
 
-    def _advance(self, steps: int):
+    def _advance(self, steps: int) -> None:
         """Begins `steps` training steps that run as one execution."""
         if self._groups is None:
             # Only now: another callback may have restored a backup in the meantime.
             self._groups = _group_by_schedule(self._layers)
             if self._any_resets():
-                self._continue_learning_rate()
+                self._continue_learning_rate(self._groups)
         resets = False
         for group in self._groups:
             done = group.layers[0].steps_begun
@@ -284,7 +302,7 @@ class UpdatePruningStep(Callback):
             self._steps_since_check = 0
         self._steps_since_check += steps
 
-    def _check_optimizers_step(self):
+    def _check_optimizers_step(self) -> None:
         """Warns once where steps were counted but an optimizer has taken none."""
         idle = [o for o in self._optimizers if not o.has_moved()]
         if idle and self._steps_since_check and not self._warned_of_idle:
@@ -297,24 +315,24 @@ class UpdatePruningStep(Callback):
                 "sa.UpdatePruningStep(optimizer=...), or a list of several."
             )
 
-    def _continue_learning_rate(self):
+    def _continue_learning_rate(self, groups: "list[_Group]") -> None:
         """Lets the learning rate of an optimizer that was restored go on.
 
         What `BackupAndRestore` of Keras 3 writes holds the optimizer's steps since the
         last phase change but not those before, which are counted by the layers.
         """
         done = max(layer.steps_begun for layer in self._layers)
-        before = max(steps_before_phase(g.schedule, done) for g in self._groups)
+        before = max(steps_before_phase(g.schedule, done) for g in groups)
         for optimizer in self._optimizers:
             optimizer.continue_learning_rate(done, before)
 
     # Executions of several steps.
 
-    def _set_steps_per_execution(self, steps: int):
+    def _set_steps_per_execution(self, steps: int) -> None:
         if steps != steps_per_execution(self.model):
             self.model._steps_per_execution.assign(steps)
 
-    def _end_execution_at_phase_change(self):
+    def _end_execution_at_phase_change(self) -> None:
         """Shortens the next execution so that it ends where a phase does.
 
         Keras 2 reads the variable anew before each execution. Keras 3 counts on the
@@ -323,11 +341,11 @@ class UpdatePruningStep(Callback):
         if self._executed_steps > 1 and self._whole_function is None:
             self._set_steps_per_execution(self._steps_within_phase())
 
-    def _train_in_parts(self, whole: Callable) -> Callable:
+    def _train_in_parts(self, whole: TrainFunction) -> TrainFunction:
         """What runs an execution of Keras 3, step by step where a phase changes."""
         single = single_step_function(self.model)
 
-        def run(iterator):
+        def run(iterator: Iterator[Any]) -> Logs:
             if self._steps_within_phase() == self._executed_steps:
                 return self._counted(whole, iterator, self._executed_steps)
             logs = None
@@ -342,7 +360,9 @@ class UpdatePruningStep(Callback):
 
         return run
 
-    def _counted(self, train: Callable, iterator, steps: int):
+    def _counted(
+        self, train: TrainFunction, iterator: Iterator[Any], steps: int
+    ) -> Logs:
         """Runs `steps` steps, or as many as there are data for, and counts them."""
         self._advance(steps)
         before = [o.steps_taken() for o in self._optimizers]
@@ -369,7 +389,7 @@ class UpdatePruningStep(Callback):
 
     # A second `fit` without the callback.
 
-    def _put_train_function_aside(self):
+    def _put_train_function_aside(self) -> None:
         """Lets a later `fit` without this callback trace, and so raise.
 
         The check of the wrappers runs while the training step is traced; one that is
@@ -382,7 +402,7 @@ class UpdatePruningStep(Callback):
         )
         self.model.train_function = None
 
-    def _reuse_train_function(self):
+    def _reuse_train_function(self) -> None:
         """Puts back what an earlier counted `fit` traced, or starts anew.
 
         Anew after a `compile`, and after a `fit` that failed while it was traced.
@@ -399,13 +419,13 @@ class UpdatePruningStep(Callback):
 class _Group(NamedTuple):
     """Layers that follow the same schedule and are at the same step."""
 
-    schedule: Any
-    layers: tuple
-    update_masks: Callable  # of the sparsity, a float32 scalar
+    schedule: Schedule
+    layers: tuple[PrunableLayer, ...]
+    update_masks: Callable[[tf.Tensor], None]  # of the sparsity, a float32 scalar
 
 
-def _group_by_schedule(layers) -> list[_Group]:
-    groups: dict[str, list] = {}
+def _group_by_schedule(layers: Sequence[PrunableLayer]) -> list[_Group]:
+    groups: dict[str, list[PrunableLayer]] = {}
     for layer in layers:
         key = repr((layer.pruning_schedule.get_config(), layer.steps_begun))
         groups.setdefault(key, []).append(layer)
@@ -418,13 +438,13 @@ def _group_by_schedule(layers) -> list[_Group]:
 
 # Traced once for each tuple of layers.
 @tf.function
-def _count_steps(layers, steps):
+def _count_steps(layers: tuple[PrunableLayer, ...], steps: tf.Tensor) -> None:
     for layer in layers:
         layer.pruning_step.assign_add(steps)
 
 
 @tf.function
-def _update_masks(layers, sparsity):
+def _update_masks(layers: tuple[PrunableLayer, ...], sparsity: tf.Tensor) -> None:
     for layer in layers:
         layer.update_masks(sparsity)
 
@@ -436,9 +456,9 @@ class _Optimizer:
       optimizer: of Keras 2 or Keras 3.
     """
 
-    def __init__(self, optimizer):
+    def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
-        self._slots: list | None = None
+        self._slots: optimizer_reset.Slots | None = None
         self._is_new = False
         self._steps_at_first = self.steps_taken()
 
@@ -456,7 +476,7 @@ class _Optimizer:
         """Whether it has taken a step since training began or it was reset."""
         return self.steps_taken() != self._steps_at_first
 
-    def reset(self, variables: list) -> None:
+    def reset(self, variables: Sequence[Variable]) -> None:
         """Makes it as new, once it has slots: see `optimizer_reset`."""
         if not optimizer_reset.is_built(self.optimizer):
             return
@@ -471,7 +491,7 @@ class _Optimizer:
             optimizer_reset.restore_offset(self.optimizer, done, before)
 
 
-def _warn_of_shortfall(layers: list, stopped: bool) -> None:
+def _warn_of_shortfall(layers: Sequence[PrunableLayer], stopped: bool) -> None:
     """Warns where training ends before the schedule does, once for each model.
 
     Args:
@@ -497,7 +517,7 @@ def _warn_of_shortfall(layers: list, stopped: bool) -> None:
     )
 
 
-def _warn_of_short_phases(layers: list) -> None:
+def _warn_of_short_phases(layers: Sequence[PrunableLayer]) -> None:
     """Warns of phases in which a network cannot settle.
 
     The first phase may be short, as it is from a trained checkpoint.
@@ -513,7 +533,9 @@ def _warn_of_short_phases(layers: list) -> None:
             )
 
 
-def _check_other_callbacks(frame, layers) -> None:
+def _check_other_callbacks(
+    frame: types.FrameType, layers: Sequence[PrunableLayer]
+) -> None:
     """Checks the callbacks beside this one in the list of the running `fit`.
 
     Keras gives a callback no access to the list, but the list is the caller.

@@ -8,6 +8,7 @@ does it add to the loss (`penalty`).
 
 import abc
 import math
+from typing import Any
 
 import tensorflow as tf
 
@@ -96,22 +97,22 @@ class Importance(abc.ABC):
         del logits
         return None
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {}
 
     @classmethod
-    def from_config(cls, config: dict):
+    def from_config(cls, config: dict[str, Any]) -> "Importance":
         """Inverse of `get_config`."""
         return cls(**config)
 
-    def __eq__(self, other):
+    def __eq__(self, other: Any) -> bool:
         return type(self) is type(other) and self.get_config() == other.get_config()
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash((type(self).__name__, repr(self.get_config())))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         listed = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
         return f"{type(self).__name__}({listed})"
 
@@ -159,7 +160,7 @@ class SoftmaxAttention(Importance):
         l1: float = 0.0,
         l2: float = 0.0,
         rank: str = "effective",
-    ):
+    ) -> None:
         if rank not in RANKS:
             raise ValueError(
                 f"`rank` must be one of {sorted(RANKS)}. Received: rank={rank!r}"
@@ -201,13 +202,21 @@ class SoftmaxAttention(Importance):
             return None
         return density, 1.0 / density
 
-    def multipliers(self, kernel, logits, grid, density):
+    def multipliers(
+        self,
+        kernel: tf.Tensor,
+        logits: tf.Tensor,
+        grid: blocks.BlockGrid,
+        density: float | None,
+    ) -> tf.Tensor:
         del kernel, grid
         attention = self.attention(logits)
         bounds = self._bounds(density)
         return tf.clip_by_value(attention, *bounds) if bounds else attention
 
-    def scores(self, kernel, logits, grid):
+    def scores(
+        self, kernel: tf.Tensor, logits: tf.Tensor, grid: blocks.BlockGrid
+    ) -> tf.Tensor:
         attention = self.attention(logits)
         norms = blocks.block_norms(kernel, grid)
         if self.rank == "effective":
@@ -216,13 +225,13 @@ class SoftmaxAttention(Importance):
         untrained = tf.reduce_all(logits == tf.reshape(logits, [-1])[0])
         return tf.where(untrained, norms, attention)
 
-    def penalty(self, logits):
+    def penalty(self, logits: tf.Tensor) -> tf.Tensor | None:
         if not self.l1 and not self.l2:
             return None
         l1 = self.l1 * tf.reduce_sum(tf.abs(self.attention(logits)))
         return l1 + self.l2 * tf.reduce_sum(tf.square(logits))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "activation": self.activation,
             "clip": self.clip,
@@ -232,7 +241,7 @@ class SoftmaxAttention(Importance):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "SoftmaxAttention":
         # Files written before there was a choice ranked by the attention.
         return cls(**{"rank": "attention", **config})
 
@@ -257,7 +266,9 @@ class Magnitude(Importance):
     [[2.0, 2.0]]
     """
 
-    def scores(self, kernel, logits, grid):
+    def scores(
+        self, kernel: tf.Tensor, logits: tf.Tensor | None, grid: blocks.BlockGrid
+    ) -> tf.Tensor:
         del logits
         return blocks.block_norms(kernel, grid)
 
@@ -276,19 +287,27 @@ class PowerPropagation(Importance):
     array([[2., 2.]], dtype=float32)
     """
 
-    def prepare_kernel(self, kernel, grid):
+    def prepare_kernel(self, kernel: tf.Tensor, grid: blocks.BlockGrid) -> tf.Tensor:
         norms = blocks.block_norms(kernel, grid)
         return blocks.scale_blocks(
             kernel, tf.where(norms > 0, tf.math.rsqrt(norms), 0.0), grid
         )
 
-    def multipliers(self, kernel, logits, grid, density):
+    def multipliers(
+        self,
+        kernel: tf.Tensor,
+        logits: tf.Tensor | None,
+        grid: blocks.BlockGrid,
+        density: float | None,
+    ) -> tf.Tensor:
         del logits, density
         squares = blocks.sum_blocks(tf.square(tf.cast(kernel, tf.float32)), grid)
         # The norm of a zero block has no gradient; a tiny floor gives it 0.
         return tf.sqrt(tf.maximum(squares, 1e-30))
 
-    def scores(self, kernel, logits, grid):
+    def scores(
+        self, kernel: tf.Tensor, logits: tf.Tensor | None, grid: blocks.BlockGrid
+    ) -> tf.Tensor:
         del logits
         return blocks.block_norms(kernel, grid)
 

@@ -2,11 +2,12 @@
 
 import difflib
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from tf_seqattn.keras_api import (
     LAYERS,
+    Layer,
     sublayers,
 )
 from tf_seqattn.kernels.layer_kernels import why_not_divided
@@ -53,7 +54,7 @@ class LayerOptions(PruningPolicy):
         policy: PruningPolicy | None = None,
         layers: Mapping[Key, Options | None] | None = None,
         is_single: bool = False,
-    ):
+    ) -> None:
         self._arguments = arguments
         self._policy = policy
         self._layers = dict(layers or {})
@@ -61,7 +62,7 @@ class LayerOptions(PruningPolicy):
         # By name of a layer: those of `sparsity`.
         self.targets: dict[str, float] = {}
 
-    def arguments(self, layer) -> dict[str, Any]:
+    def arguments(self, layer: Layer) -> dict[str, Any]:
         """Returns the arguments of the wrapper of a layer that is pruned."""
         arguments = self._merged(layer)
         target = arguments.pop("sparsity")
@@ -72,15 +73,15 @@ class LayerOptions(PruningPolicy):
         arguments.setdefault("min_blocks", getattr(policy, "min_blocks", 1))
         return arguments
 
-    def allow_pruning(self, layer) -> bool:
+    def allow_pruning(self, layer: Layer) -> bool:
         """Returns whether a layer with a kernel is pruned."""
         return self._why_left_alone(layer) is None
 
-    def reason(self, layer) -> str:
+    def reason(self, layer: Layer) -> str:
         """Returns why a layer with a kernel is left alone."""
         return self._why_left_alone(layer) or ""
 
-    def _why_left_alone(self, layer) -> str | None:
+    def _why_left_alone(self, layer: Layer) -> str | None:
         key = most_specific(self._layers, layer)
         if key is not None and self._layers[key] is None:
             return "`layers` gives it None"
@@ -95,7 +96,7 @@ class LayerOptions(PruningPolicy):
             return reason(layer) if reason else f"left out by {type(policy).__name__}"
         return "its `sparsity` is 0" if arguments["sparsity"] == 0 else None
 
-    def _merged(self, layer) -> dict[str, Any]:
+    def _merged(self, layer: Layer) -> dict[str, Any]:
         """The arguments for all layers, with those of one layer in their place."""
         key = most_specific(self._layers, layer)
         own = self._layers[key] if key is not None else None
@@ -108,14 +109,14 @@ class LayerOptions(PruningPolicy):
             merged.pop("pattern", None)
         return merged
 
-    def _policy_of(self, layer) -> PruningPolicy | None:
+    def _policy_of(self, layer: Layer) -> PruningPolicy | None:
         if self._policy is not None or self._is_single:
             return self._policy
         merged = self._merged(layer)
         return MinimumBlocks((1, 1) if merged.get("pattern") else merged["block_size"])
 
 
-def most_specific(keys, layer) -> Key | None:
+def most_specific(keys: Collection[Key], layer: Layer) -> Key | None:
     """Returns the key that a layer follows: its name, a glob of it, or a class.
 
     Args:
@@ -140,7 +141,11 @@ def most_specific(keys, layer) -> Key | None:
     return matching[0] if matching else None
 
 
-def check_layers(layers, to_prune, options: LayerOptions) -> None:
+def check_layers(
+    layers: Mapping[Key, Options | None],
+    to_prune: Layer | Sequence[Layer],
+    options: LayerOptions,
+) -> None:
     """Checks what a user gave as `layers`, against what is to be pruned.
 
     Args:
@@ -177,7 +182,7 @@ def check_layers(layers, to_prune, options: LayerOptions) -> None:
         raise ValueError(f"`layers` has a key {_shown(key)}, which matches {why}.")
 
 
-def _check_entry(key, own) -> None:
+def _check_entry(key: Any, own: Any) -> None:
     if not isinstance(key, str) and not (
         isinstance(key, type) and issubclass(key, LAYERS)
     ):
@@ -206,7 +211,7 @@ def _check_entry(key, own) -> None:
         )
 
 
-def _why_no_kernel(key: Key, present: list, with_kernel: list) -> str:
+def _why_no_kernel(key: Key, present: list[Layer], with_kernel: list[Layer]) -> str:
     """What a key matches that matches no layer with a kernel."""
     other = [layer for layer in present if most_specific([key], layer)]
     if other:

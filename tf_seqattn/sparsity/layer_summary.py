@@ -2,17 +2,21 @@
 
 import contextlib
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from tf_seqattn.keras_api import (
     METRICS,
     MODELS,
+    Layer,
+    Model,
     check_layer,
     sublayers,
 )
 from tf_seqattn.kernels import layer_kernels
-from tf_seqattn.sparsity.policies import MinimumBlocks, why_unprunable
+from tf_seqattn.sparsity.policies import MinimumBlocks, PruningPolicy, why_unprunable
 from tf_seqattn.sparsity.schedules import final_sparsity, phase_at
 from tf_seqattn.sparsity.wrapper import PrunableLayer, pruned_layers
 from tf_seqattn.text_table import print_table
@@ -20,7 +24,7 @@ from tf_seqattn.text_table import print_table
 _COLUMNS = ("layer", "matrix", "blocks", "kept", "requested", "reached", "zeros", "")
 
 
-def _pruned_rows(layer: PrunableLayer) -> list[dict]:
+def _pruned_rows(layer: PrunableLayer) -> list[dict[str, Any]]:
     rows = []
     schedule = layer.pruning_schedule
     step = layer.steps_begun if layer.built else 0
@@ -52,7 +56,7 @@ def _pruned_rows(layer: PrunableLayer) -> list[dict]:
     return rows
 
 
-def _left_alone_reason(layer, policy) -> str:
+def _left_alone_reason(layer: Layer, policy: PruningPolicy | None) -> str:
     reason = why_unprunable(layer)
     if reason is not None:
         return reason
@@ -61,7 +65,7 @@ def _left_alone_reason(layer, policy) -> str:
     return "not wrapped"
 
 
-def _plain_rows(layer, reason: str) -> list[dict]:
+def _plain_rows(layer: Layer, reason: str) -> list[dict[str, Any]]:
     """Rows of a layer without wrapper: one a kernel, or one for the whole layer."""
     found = []
     if layer.built and layer_kernels.is_supported(layer):
@@ -82,7 +86,7 @@ def _plain_rows(layer, reason: str) -> list[dict]:
     return rows or [{"layer": layer.name, "left_alone": reason}]
 
 
-def _rows(model) -> list[dict]:
+def _rows(model: Model) -> list[dict[str, Any]]:
     wrappers = pruned_layers(model)
     policy = MinimumBlocks(wrappers[0].block_size) if wrappers else None
     inside = {id(inner) for w in wrappers for inner in sublayers(w) if inner is not w}
@@ -106,7 +110,7 @@ def _rows(model) -> list[dict]:
     return rows
 
 
-def _cells(row: dict) -> tuple[str, ...]:
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     if row["left_alone"] is not None:
         matrix, zeros = "", ""
         if "matrix_shape" in row:
@@ -130,7 +134,7 @@ def _cells(row: dict) -> tuple[str, ...]:
     )
 
 
-def _total(rows: list[dict]) -> str:
+def _total(rows: list[dict[str, Any]]) -> str:
     """What all pruned kernels were asked and reached together, by their entries."""
     pruned = [row for row in rows if row["left_alone"] is None]
     entries = [math.prod(row["kernel_shape"]) for row in pruned]
@@ -145,7 +149,9 @@ def _total(rows: list[dict]) -> str:
     )
 
 
-def summary(model, print_fn=print) -> list[dict]:
+def summary(
+    model: Model, print_fn: Callable[[str], object] = print
+) -> list[dict[str, Any]]:
     """Prints which kernels are pruned, how far, and why the others are left alone.
 
     The last line is for all of them: what was requested, and what is reached.

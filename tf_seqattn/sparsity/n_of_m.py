@@ -10,7 +10,7 @@ Transformers", arXiv 2402.04744: mask decay). Plain functions of tensors.
 import tensorflow as tf
 
 
-def check_pattern(pattern) -> tuple[int, int]:
+def check_pattern(pattern: str) -> tuple[int, int]:
     """Returns the `(N, M)` of a pattern "N:M".
 
     Raises:
@@ -64,7 +64,9 @@ def keep_n_of_m(scores: tf.Tensor, kept: int, group: int) -> tf.Tensor:
     return tf.reshape(tf.transpose(chosen, (0, 2, 1)), (-1, outputs))[:inputs]
 
 
-def decaying_mask(support: tf.Tensor, sparsity, final_sparsity: float) -> tf.Tensor:
+def decaying_mask(
+    support: tf.Tensor, sparsity: float | tf.Tensor, final_sparsity: float
+) -> tf.Tensor:
     """1 for what stays; for the rest how much is left until the final sparsity.
 
     Args:

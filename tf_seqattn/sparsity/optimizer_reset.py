@@ -7,10 +7,15 @@ correction would otherwise be spent and its first steps several times too long. 
 learning-rate schedule does not restart: it is read at `iterations + offset`.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
 from tf_seqattn.keras_api import (
+    Optimizer,
+    Variable,
     is_keras3,
     is_variable,
     keras2,
@@ -23,6 +28,8 @@ from tf_seqattn.keras_api import (
 _Schedule2 = keras2.optimizers.schedules.LearningRateSchedule
 _Schedule3 = keras3.optimizers.schedules.LearningRateSchedule
 _SCHEDULES = (_Schedule2, _Schedule3)
+# State variables of an optimizer, each with its initial value.
+Slots = list[tuple[Variable, Any]]
 
 
 class OffsetSchedule:
@@ -40,12 +47,12 @@ class OffsetSchedule:
     0.5
     """
 
-    def __new__(cls, schedule, offset: int = 0):
+    def __new__(cls, schedule: Any, offset: int = 0) -> "OffsetSchedule":
         if cls is OffsetSchedule:
             cls = KINDS[keras_of(schedule)]
         return super().__new__(cls)
 
-    def __init__(self, schedule, offset: int = 0):
+    def __init__(self, schedule: Any, offset: int = 0) -> None:
         self.schedule = schedule
         self.offset = tf.Variable(
             offset,
@@ -55,18 +62,18 @@ class OffsetSchedule:
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )
 
-    def __call__(self, step):
+    def __call__(self, step: Any) -> tf.Tensor:
         step = tf.convert_to_tensor(step)
         return self.schedule(step + tf.cast(self.offset, step.dtype))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "schedule": keras_of(self).optimizers.schedules.serialize(self.schedule),
             "offset": int(self.offset),
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "OffsetSchedule":
         library = keras3 if issubclass(cls, _Schedule3) else keras2
         schedule = library.optimizers.schedules.deserialize(config["schedule"])
         return cls(schedule, config["offset"])
@@ -85,34 +92,34 @@ KINDS = register_pair({keras2: _OffsetSchedule2, keras3: _OffsetSchedule3})
 keras2.saving.get_custom_objects()[OffsetSchedule.__name__] = KINDS[keras2]
 
 
-def _inner(optimizer):
+def _inner(optimizer: Optimizer) -> Optimizer:
     """The optimizer that takes the steps; loss scaling keeps its own state."""
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
-def _is_legacy(optimizer) -> bool:
+def _is_legacy(optimizer: Optimizer) -> bool:
     return isinstance(optimizer, keras2.optimizers.legacy.Optimizer)
 
 
-def _learning_rate(optimizer):
+def _learning_rate(optimizer: Optimizer) -> Any:
     if _is_legacy(optimizer):
         return optimizer._hyper.get("learning_rate")
     return optimizer.__dict__.get("_learning_rate")
 
 
-def _iterations(optimizer):
+def _iterations(optimizer: Optimizer) -> Variable:
     """The variable that counts its steps; with accumulation, those of the batches."""
     return optimizer._iterations if is_keras3(optimizer) else optimizer.iterations
 
 
-def _set_learning_rate(optimizer, value):
+def _set_learning_rate(optimizer: Optimizer, value: Any) -> None:
     if _is_legacy(optimizer):
         optimizer._hyper["learning_rate"] = value
     else:
         optimizer.__dict__["_learning_rate"] = value
 
 
-def prepare(optimizer) -> bool:
+def prepare(optimizer: Optimizer) -> bool:
     """Makes an optimizer ready to be reset. Call it before its step is traced.
 
     Args:
@@ -151,12 +158,12 @@ def prepare(optimizer) -> bool:
     return is_new
 
 
-def steps_taken(optimizer) -> int:
+def steps_taken(optimizer: Optimizer) -> int:
     """Number of steps since the optimizer was new, or was reset."""
     return int(stored(_iterations(_inner(optimizer))))
 
 
-def restore_offset(optimizer, steps: int, before_phase: int):
+def restore_offset(optimizer: Optimizer, steps: int, before_phase: int) -> None:
     """Lets the schedule of an optimizer that was restored from a file go on.
 
     A file of weights in Keras 3 has the optimizer's variables, of which the offset is
@@ -172,7 +179,9 @@ def restore_offset(optimizer, steps: int, before_phase: int):
         schedule.offset.assign(before_phase)
 
 
-def _optimized_variables(optimizer, variables) -> list:
+def _optimized_variables(
+    optimizer: Optimizer, variables: Sequence[Variable]
+) -> list[Variable]:
     """Those of `variables` that the optimizer was built for, in its order."""
     if _is_legacy(optimizer):
         return [v for v in variables if _legacy_key(v) in optimizer._slots]
@@ -191,13 +200,13 @@ def _optimized_variables(optimizer, variables) -> list:
     return [known[key] for key in sorted(order, key=order.get)]
 
 
-def _legacy_key(variable):
+def _legacy_key(variable: Variable) -> Any:
     if hasattr(variable, "_distributed_container"):
         variable = variable._distributed_container()
     return getattr(variable, "_unique_id", None) or variable.ref()
 
 
-def _new_like(optimizer, variables):
+def _new_like(optimizer: Optimizer, variables: Sequence[Variable]) -> Optimizer:
     """A new optimizer of the same configuration, built for `variables`."""
     learning_rate = _learning_rate(optimizer)
     try:
@@ -215,7 +224,7 @@ def _new_like(optimizer, variables):
     return fresh
 
 
-def _slots(optimizer) -> list:
+def _slots(optimizer: Optimizer) -> list[Variable]:
     """All state of the optimizer but its step, learning rate and averages."""
     if _is_legacy(optimizer):
         return [v for v in optimizer.weights if v is not optimizer.iterations]
@@ -232,7 +241,7 @@ def _slots(optimizer) -> list:
     return [v for v in found if id(v) not in kept]
 
 
-def initial_slots(optimizer, variables) -> list:
+def initial_slots(optimizer: Optimizer, variables: Sequence[Variable]) -> Slots:
     """Returns (slot variable, initial value) for all slots of an optimizer.
 
     Args:
@@ -252,7 +261,7 @@ def initial_slots(optimizer, variables) -> list:
     return pairs
 
 
-def is_built(optimizer) -> bool:
+def is_built(optimizer: Optimizer) -> bool:
     """Whether the optimizer has its slots."""
     optimizer = _inner(optimizer)
     if _is_legacy(optimizer):
@@ -261,7 +270,7 @@ def is_built(optimizer) -> bool:
     return bool(getattr(optimizer, built, False))
 
 
-def reset(optimizer, slots):
+def reset(optimizer: Optimizer, slots: Slots) -> None:
     """Makes an optimizer as new, its learning-rate schedule going on.
 
     Args:

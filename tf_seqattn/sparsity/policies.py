@@ -1,11 +1,14 @@
 """Where to prune: tfmot's `PruningPolicy` protocol, and the paper's default."""
 
 from tf_seqattn.keras_api import (
+    Layer,
+    Model,
     classes,
     is_keras_class,
 )
 from tf_seqattn.kernels import layer_kernels
 from tf_seqattn.kernels.blocks import BlockGrid
+from tf_seqattn.kernels.layer_kernels import BlockSize
 
 MIN_BLOCKS = 100
 MIN_HEADS = 2
@@ -28,16 +31,16 @@ class PruningPolicy:
 
     min_blocks = 1
 
-    def allow_pruning(self, layer) -> bool:
+    def allow_pruning(self, layer: Layer) -> bool:
         """Returns whether `layer` is to be pruned."""
         del layer
         return True
 
-    def ensure_model_supports_pruning(self, model):
+    def ensure_model_supports_pruning(self, model: Model) -> None:
         """Raises a ValueError where `model` as a whole cannot be pruned."""
         del model
 
-    def reason(self, layer) -> str:
+    def reason(self, layer: Layer) -> str:
         """Returns why `layer` is left alone, to be shown to the user."""
         del layer
         return f"left out by {type(self).__name__}"
@@ -63,13 +66,15 @@ class MinimumBlocks(PruningPolicy):
     (False, 'kernel has 16 blocks, fewer than 100')
     """
 
-    def __init__(self, block_size=(16, 16), min_blocks: int | None = None):
+    def __init__(
+        self, block_size: BlockSize = (16, 16), min_blocks: int | None = None
+    ) -> None:
         self.block_size = layer_kernels.check_block_size_or_heads(block_size)
         if min_blocks is None:
             min_blocks = MIN_HEADS if layer_kernels.is_heads(block_size) else MIN_BLOCKS
         self.min_blocks = min_blocks
 
-    def allow_pruning(self, layer) -> bool:
+    def allow_pruning(self, layer: Layer) -> bool:
         # An unbuilt layer has no shape yet: its wrapper decides when it is built.
         if not layer.built:
             return True
@@ -78,7 +83,7 @@ class MinimumBlocks(PruningPolicy):
             for kernel in layer_kernels.divided_kernels(layer, self.block_size)
         )
 
-    def reason(self, layer) -> str:
+    def reason(self, layer: Layer) -> str:
         grids = {
             kernel.name: kernel.grid(self.block_size)
             for kernel in layer_kernels.divided_kernels(layer, self.block_size)
@@ -122,7 +127,7 @@ def why_too_small(grid: BlockGrid, min_blocks: int) -> str | None:
     return None
 
 
-def why_unprunable(layer) -> str | None:
+def why_unprunable(layer: Layer) -> str | None:
     """Returns why a layer has nothing to prune, or None where it has a kernel.
 
     Args:

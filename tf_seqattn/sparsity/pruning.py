@@ -1,12 +1,17 @@
 """Wrapping layers and models for pruning."""
 
+import contextlib
 import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tf_seqattn import tfmot_api
 from tf_seqattn.keras_api import (
     METRICS,
     MODELS,
     REGISTERED,
+    Layer,
+    Model,
     check_layer,
     check_one_keras,
     classes,
@@ -16,11 +21,14 @@ from tf_seqattn.keras_api import (
     submodules,
     uncompile,
 )
+from tf_seqattn.kernels.layer_kernels import BlockSize
 from tf_seqattn.model_editing import clone, replace_sublayers
 from tf_seqattn.sparsity.allocation import check_targets
-from tf_seqattn.sparsity.layer_options import LayerOptions, check_layers
-from tf_seqattn.sparsity.policies import why_unprunable
+from tf_seqattn.sparsity.importance import Importance
+from tf_seqattn.sparsity.layer_options import Key, LayerOptions, Options, check_layers
+from tf_seqattn.sparsity.policies import PruningPolicy, why_unprunable
 from tf_seqattn.sparsity.wrapper import PrunableLayer
+from tf_seqattn.tfmot_api import Schedule
 
 logger = logging.getLogger("tf_seqattn")
 
@@ -28,7 +36,7 @@ logger = logging.getLogger("tf_seqattn")
 _NAMES_SHOWN = 5
 
 
-def prune_scope():
+def prune_scope() -> contextlib.AbstractContextManager[None]:
     """Returns a scope in which pruned models load.
 
     The classes are registered with Keras, so that loading works without it once
@@ -42,7 +50,7 @@ def prune_scope():
     return custom_object_scope(REGISTERED)
 
 
-def _check_not_pruned_by_tfmot(model):
+def _check_not_pruned_by_tfmot(model: Model) -> None:
     for layer in submodules(model):
         if tfmot_api.is_wrapper(layer):
             raise ValueError(
@@ -54,22 +62,22 @@ def _check_not_pruned_by_tfmot(model):
 class _Pruning:
     """One call of `prune`: wraps layers, each once, and notes those left alone."""
 
-    def __init__(self, options: LayerOptions):
+    def __init__(self, options: LayerOptions) -> None:
         self.options = options
         self.left_alone: dict[str, str] = {}
         # Those of them that hold a matrix, so that one may wonder.
         self.left_with_kernel: list[str] = []
         self.wrapped = 0
-        self._done: dict[int, tuple] = {}
+        self._done: dict[int, tuple[Layer, Layer]] = {}
 
-    def __call__(self, layer):
+    def __call__(self, layer: Layer) -> Layer:
         """Returns what stands in the place of `layer`; the same for the same layer."""
         if id(layer) not in self._done:
             # The layer is kept beside its successor so that its id stays taken.
             self._done[id(layer)] = (layer, self._visit(layer))
         return self._done[id(layer)][1]
 
-    def _visit(self, layer):
+    def _visit(self, layer: Layer) -> Layer:
         if isinstance(layer, PrunableLayer):
             self.wrapped += 1
             return layer
@@ -89,19 +97,19 @@ class _Pruning:
             self._leave(layer, reason)
         return layer
 
-    def _wrap(self, layer):
+    def _wrap(self, layer: Layer) -> Layer:
         if not self.options.allow_pruning(layer):
             self._leave(layer, self.options.reason(layer))
             return layer
         self.wrapped += 1
         return PrunableLayer(layer, **self.options.arguments(layer))
 
-    def _leave(self, layer, reason: str):
+    def _leave(self, layer: Layer, reason: str) -> None:
         self.left_alone[layer.name] = reason
         if any(len(weight.shape) > 1 for weight in layer.weights):
             self.left_with_kernel.append(layer.name)
 
-    def report(self):
+    def report(self) -> None:
         """Lists the layers left alone: in one line, and the reasons at INFO."""
         lines = "".join(f"\n  {n}: {why}" for n, why in self.left_alone.items())
         if self.left_alone and not self.wrapped:
@@ -121,7 +129,7 @@ class _Pruning:
             logger.info("Layers left alone by sa.prune:%s", lines)
 
 
-def _check_built(model):
+def _check_built(model: Model) -> None:
     unbuilt = [
         layer.name
         for layer in sublayers(model)
@@ -140,15 +148,15 @@ def _check_built(model):
 
 
 def prune(
-    to_prune,
-    pruning_schedule,
-    block_size=(16, 16),
-    importance=None,
-    pruning_policy=None,
-    sparsity=None,
-    layers=None,
-    **kwargs,
-):
+    to_prune: Layer | Sequence[Layer],
+    pruning_schedule: Schedule,
+    block_size: BlockSize = (16, 16),
+    importance: Importance | None = None,
+    pruning_policy: PruningPolicy | None = None,
+    sparsity: Mapping[str, float] | None = None,
+    layers: Mapping[Key, Options | None] | None = None,
+    **kwargs: Any,
+) -> Any:
     """Wraps a layer, a list of layers or a model for pruning.
 
     Weights are never copied. A Sequential or functional model is rebuilt around the

@@ -1,19 +1,25 @@
 """Pictures of schedules and masks."""
 
+from typing import Any
+
 import numpy as np
+
+from tf_seqattn.sparsity.schedules import PruningSchedule
 
 # Colour-blind safe (Okabe and Ito), pale enough to shade a background.
 PHASE_COLOURS = {0: "#56B4E9", 1: "#E69F00", 2: "#009E73"}
 
 
-def _last_change(schedule) -> int:
+def _last_change(schedule: PruningSchedule) -> int:
     step, last = 0, 0
     while (change := schedule.next_phase_change(step)) != float("inf"):
         step = last = int(change)
     return last
 
 
-def plot_schedule(schedule, axes=None, steps: int | None = None):
+def plot_schedule(
+    schedule: PruningSchedule, axes: Any = None, steps: int | None = None
+) -> Any:
     """Draws sparsity against training step, phases shaded (the paper's figure 2).
 
     Args:
@@ -61,7 +67,7 @@ def plot_schedule(schedule, axes=None, steps: int | None = None):
     return axes
 
 
-def schedule_figure(schedule, step: int):
+def schedule_figure(schedule: PruningSchedule, step: int) -> Any:
     """Draws a schedule and where the training stands, away from the screen.
 
     Args:
@@ -83,7 +89,7 @@ def schedule_figure(schedule, step: int):
     return figure
 
 
-def schedule_picture(schedule, step: int) -> np.ndarray:
+def schedule_picture(schedule: PruningSchedule, step: int) -> np.ndarray:
     """`schedule_figure` for TensorBoard: uint8 array (1, height, width, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

@@ -13,14 +13,19 @@ import functools
 import itertools
 import logging
 import math
+import types
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
 from tf_seqattn import tfmot_api
 from tf_seqattn.keras_api import register
+from tf_seqattn.tfmot_api import Schedule
+
+# How far a rise is, or how high: a NumPy scalar, or a float64 tensor for tfmot.
+Progress: TypeAlias = np.float64 | tf.Tensor
 
 
 class Phase(enum.IntEnum):
@@ -69,18 +74,18 @@ class PruningSchedule(tfmot_api.schedule_module().PruningSchedule):  # type: ign
         del step
         return math.inf
 
-    def __eq__(self, other):
+    def __eq__(self, other: Any) -> bool:
         return type(self) is type(other) and self.get_config() == other.get_config()
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(repr(self.get_config()))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         arguments = self.get_config()["config"].items()
         listed = ", ".join(f"{name}={value!r}" for name, value in arguments)
         return f"{type(self).__name__}({listed})"
 
-    def plot(self, axes=None, steps: int | None = None):
+    def plot(self, axes: Any = None, steps: int | None = None) -> Any:
         """Draws sparsity against step with the phases shaded (the paper's figure 2).
 
         Args:
@@ -101,7 +106,7 @@ class PruningSchedule(tfmot_api.schedule_module().PruningSchedule):  # type: ign
         return schedule_plot.plot_schedule(self, axes=axes, steps=steps)
 
 
-def update_at(schedule, step: int) -> float | None:
+def update_at(schedule: Schedule, step: int) -> float | None:
     """Returns the sparsity to apply at `step`, or None where the mask stays.
 
     Args:
@@ -121,7 +126,7 @@ def update_at(schedule, step: int) -> float | None:
     return float(sparsity) if bool(should_prune) else None
 
 
-def final_sparsity(schedule) -> float | None:
+def final_sparsity(schedule: Schedule) -> float | None:
     """Returns the sparsity a schedule ends with, or None where it does not say so."""
     for name in tfmot_api.TARGETS:
         value = getattr(schedule, name, None)
@@ -130,7 +135,7 @@ def final_sparsity(schedule) -> float | None:
     return None
 
 
-def end_step(schedule) -> int | None:
+def end_step(schedule: Schedule) -> int | None:
     """Returns the step at which a schedule ends, or None where it does not say so."""
     for name in ("end_step", "prune_step"):
         value = getattr(schedule, name, None)
@@ -139,12 +144,12 @@ def end_step(schedule) -> int | None:
     return None
 
 
-def phase_at(schedule, step: int) -> Phase | None:
+def phase_at(schedule: Schedule, step: int) -> Phase | None:
     """Returns the phase of a schedule at `step`; None for tfmot's, which have none."""
     return schedule.phase(step) if isinstance(schedule, PruningSchedule) else None
 
 
-def next_phase_change(schedule, step: int) -> float:
+def next_phase_change(schedule: Schedule, step: int) -> float:
     """Returns the first step after `step` of another phase, or infinity.
 
     Args:
@@ -161,7 +166,7 @@ def next_phase_change(schedule, step: int) -> float:
     return math.inf
 
 
-def phase_changes(schedule, step: int = 1) -> Iterator[int]:
+def phase_changes(schedule: Schedule, step: int = 1) -> Iterator[int]:
     """Yields the steps after `step` at which phases begin; a schedule may be endless.
 
     Args:
@@ -179,7 +184,7 @@ def phase_changes(schedule, step: int = 1) -> Iterator[int]:
         change = next_phase_change(schedule, int(change))
 
 
-def resets_optimizer(schedule) -> bool:
+def resets_optimizer(schedule: Schedule) -> bool:
     """Whether a schedule, of tf_seqattn or tfmot, wants a new optimizer in each phase.
 
     tfmot's have no phases.
@@ -187,7 +192,7 @@ def resets_optimizer(schedule) -> bool:
     return isinstance(schedule, PruningSchedule) and schedule.resets_optimizer
 
 
-def steps_before_phase(schedule, step: int) -> int:
+def steps_before_phase(schedule: Schedule, step: int) -> int:
     """Returns the number of training steps before the phase that `step` belongs to.
 
     Example:
@@ -201,7 +206,7 @@ def steps_before_phase(schedule, step: int) -> int:
     return begin - 1
 
 
-def _check_sparsity(target_sparsity) -> float:
+def _check_sparsity(target_sparsity: float) -> float:
     if not 0.0 <= target_sparsity < 1.0:
         raise ValueError(
             "`target_sparsity` must be in [0, 1): the share of blocks to remove, "
@@ -210,7 +215,7 @@ def _check_sparsity(target_sparsity) -> float:
     return float(target_sparsity)
 
 
-def _check_integer(name: str, value, minimum: int) -> int:
+def _check_integer(name: str, value: float, minimum: int) -> int:
     if isinstance(value, bool) or value != int(value) or value < minimum:
         raise ValueError(
             f"`{name}` must be an integer of at least {minimum}. "
@@ -243,7 +248,7 @@ def updates_apart(steps: int) -> int:
     return max(1, steps // 200)
 
 
-def _check_fractions(dense_fraction, finetune_fraction):
+def _check_fractions(dense_fraction: float, finetune_fraction: float) -> None:
     for name, value in (
         ("dense_fraction", dense_fraction),
         ("finetune_fraction", finetune_fraction),
@@ -270,7 +275,7 @@ class _PhasedSchedule(PruningSchedule):
     target_sparsity: float
     frequency: int = 1
 
-    def _rise(self, progress, xp):
+    def _rise(self, progress: Progress, xp: types.ModuleType) -> Progress:
         """Share of the target that is reached, for `progress` in [0, 1].
 
         Args:
@@ -345,7 +350,7 @@ class _PhasedSchedule(PruningSchedule):
             due = elapsed == 0 or step == 1 and segment.start == 0
         return self.sparsity(step) if due else None
 
-    def __call__(self, step) -> tuple[tf.Tensor, tf.Tensor]:
+    def __call__(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns tfmot's pair for an integer tensor `step`.
 
         Args:
@@ -379,7 +384,7 @@ class _PhasedSchedule(PruningSchedule):
         due = tf.where(rising, elapsed % self.frequency == 0, first)
         return begun & due, tf.cast(self.target_sparsity * level, tf.float32)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Returns tfmot's form: `{"class_name": ..., "config": {...}}`."""
         return {
             "class_name": f"tf_seqattn>{type(self).__name__}",
@@ -387,11 +392,13 @@ class _PhasedSchedule(PruningSchedule):
         }
 
     @abc.abstractmethod
-    def _arguments(self) -> dict:
+    def _arguments(self) -> dict[str, Any]:
         """The constructor's arguments."""
 
 
-def exponential_rise(progress, exponent: float, xp):
+def exponential_rise(
+    progress: Progress, exponent: float, xp: types.ModuleType
+) -> Progress:
     """`(1 - exp(-c t)) / (1 - exp(-c))`, the rise of section 3.1; `t` where c is 0.
 
     Args:
@@ -409,7 +416,7 @@ def exponential_rise(progress, exponent: float, xp):
     return (1.0 - xp.exp(-exponent * progress)) / (1.0 - math.exp(-exponent))
 
 
-def power_rise(progress, power: float):
+def power_rise(progress: Progress, power: float) -> Progress:
     """`1 - (1 - t)^power`, the rise of gradual pruning (Zhu and Gupta, 1710.01878).
 
     Args:
@@ -443,7 +450,7 @@ class _CyclicSchedule(_PhasedSchedule):
         finetune_fraction: float = 0.15,
         frequency: int = 1,
         extend_last_cycle: bool = True,
-    ):
+    ) -> None:
         self.target_sparsity = _check_sparsity(target_sparsity)
         self.begin_step = _check_integer("begin_step", begin_step, 0)
         self.end_step = _check_integer("end_step", end_step, 1)
@@ -455,7 +462,7 @@ class _CyclicSchedule(_PhasedSchedule):
         self.dense_fraction = float(dense_fraction)
         self.finetune_fraction = float(finetune_fraction)
 
-    def _plan(self):
+    def _plan(self) -> list[tuple[int, float, Phase]]:
         steps = self.end_step - self.begin_step
         first = self.begin_step + self.dense_fraction * steps
         last = self.end_step - self.finetune_fraction * steps
@@ -467,11 +474,9 @@ class _CyclicSchedule(_PhasedSchedule):
             is_last = index == self.cycles - 1
             edges += self._cycle(bounds[index], bounds[index + 1], is_last)
         edges.append((last, Phase.SPARSE))
-        starts = [round(start) for start, _ in edges] + [math.inf]
-        return [
-            (starts[index], starts[index + 1], phase)
-            for index, (_, phase) in enumerate(edges)
-        ]
+        starts = [round(start) for start, _ in edges]
+        phases = [phase for _, phase in edges]
+        return list(zip(starts, [*starts[1:], math.inf], phases, strict=True))
 
     @abc.abstractmethod
     def _cycle(
@@ -479,7 +484,7 @@ class _CyclicSchedule(_PhasedSchedule):
     ) -> list[tuple[float, Phase]]:
         """(start, phase) of each phase of the cycle from `start` to `end`."""
 
-    def _arguments(self):
+    def _arguments(self) -> dict[str, Any]:
         return {
             "target_sparsity": self.target_sparsity,
             "end_step": self.end_step,
@@ -551,7 +556,7 @@ class SequentialAttentionSchedule(_CyclicSchedule):
         exponent: float | None = None,
         frequency: int | None = None,
         extend_last_cycle: bool = True,
-    ):
+    ) -> None:
         shape = {
             "cycles": cycles,
             "dense_fraction": dense_fraction,
@@ -603,7 +608,9 @@ class SequentialAttentionSchedule(_CyclicSchedule):
         """Whether the optimizer is reset where a phase begins: in the paper's kind."""
         return self.follows_paper
 
-    def _cycle(self, start, end, is_last):
+    def _cycle(
+        self, start: float, end: float, is_last: bool
+    ) -> list[tuple[float, Phase]]:
         if is_last:
             return [(start, Phase.SPARSIFICATION)]
         third = (end - start) / 3
@@ -613,12 +620,12 @@ class SequentialAttentionSchedule(_CyclicSchedule):
             (start + 2 * third, Phase.DENSE),
         ]
 
-    def _rise(self, progress, xp):
+    def _rise(self, progress: Progress, xp: types.ModuleType) -> Progress:
         if self.exponent is None:
             return power_rise(progress, 3.0)
         return exponential_rise(progress, self.exponent, xp)
 
-    def _arguments(self):
+    def _arguments(self) -> dict[str, Any]:
         arguments = {**super()._arguments(), "exponent": self.exponent}
         if not self.follows_paper:
             arguments |= dict.fromkeys(_RECOMMENDED)
@@ -674,7 +681,9 @@ class ACDCSchedule(_CyclicSchedule):
     ['DENSE', 'SPARSE', 'DENSE', 'SPARSE']
     """
 
-    def _cycle(self, start, end, is_last):
+    def _cycle(
+        self, start: float, end: float, is_last: bool
+    ) -> list[tuple[float, Phase]]:
         # The last cycle is half a cycle longer, and only its dense phase is.
         sparse = (end - start) / (3 if is_last else 2)
         return [(start, Phase.SPARSE), (start + sparse, Phase.DENSE)]
@@ -717,7 +726,7 @@ class GradualSchedule(_PhasedSchedule):
         power: float = 3.0,
         exponent: float | None = None,
         frequency: int | None = None,
-    ):
+    ) -> None:
         self.target_sparsity = _check_sparsity(target_sparsity)
         self.begin_step = _check_integer("begin_step", begin_step, 0)
         self.end_step = _check_integer("end_step", end_step, 1)
@@ -740,12 +749,12 @@ class GradualSchedule(_PhasedSchedule):
         """False: nothing changes at once where a phase begins."""
         return False
 
-    def _rise(self, progress, xp):
+    def _rise(self, progress: Progress, xp: types.ModuleType) -> Progress:
         if self.exponent is not None:
             return exponential_rise(progress, self.exponent, xp)
         return power_rise(progress, self.power)
 
-    def _plan(self):
+    def _plan(self) -> list[tuple[int, float, Phase]]:
         planned = [
             (self.begin_step, self.end_step, Phase.SPARSIFICATION),
             (self.end_step, math.inf, Phase.SPARSE),
@@ -754,7 +763,7 @@ class GradualSchedule(_PhasedSchedule):
             planned.insert(0, (0, self.begin_step, Phase.DENSE))
         return planned
 
-    def _arguments(self):
+    def _arguments(self) -> dict[str, Any]:
         return {
             "target_sparsity": self.target_sparsity,
             "end_step": self.end_step,
@@ -787,17 +796,17 @@ class OneShotSchedule(_PhasedSchedule):
     ('DENSE', 'SPARSE')
     """
 
-    def __init__(self, target_sparsity: float, prune_step: int):
+    def __init__(self, target_sparsity: float, prune_step: int) -> None:
         self.target_sparsity = _check_sparsity(target_sparsity)
         self.prune_step = _check_integer("prune_step", prune_step, 0)
 
-    def _plan(self):
+    def _plan(self) -> list[tuple[int, float, Phase]]:
         sparse = (self.prune_step, math.inf, Phase.SPARSE)
         if self.prune_step == 0:
             return [sparse]
         return [(0, self.prune_step, Phase.DENSE), sparse]
 
-    def _arguments(self):
+    def _arguments(self) -> dict[str, Any]:
         return {
             "target_sparsity": self.target_sparsity,
             "prune_step": self.prune_step,

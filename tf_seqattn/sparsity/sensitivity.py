@@ -2,16 +2,21 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 
-from tf_seqattn.keras_api import check_layer, compilation_of, keras2, stored
+from tf_seqattn.keras_api import Model, check_layer, compilation_of, keras2, stored
 from tf_seqattn.kernels import blocks
+from tf_seqattn.kernels.layer_kernels import BlockSize
 from tf_seqattn.sparsity import support
 from tf_seqattn.sparsity.allocation import PlannedKernel, kernels_by_layer
 from tf_seqattn.sparsity.importance import Importance, Magnitude
+from tf_seqattn.sparsity.policies import PruningPolicy
 from tf_seqattn.text_table import print_table
+
+Evaluate = Callable[[Model], float | Mapping[str, float]]
 
 
 @dataclasses.dataclass
@@ -57,10 +62,10 @@ class Sensitivity:
         print_table(titles, rows, lines.append)
         return "\n".join(lines)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.table()
 
-    def plot(self, metric: str | None = None, axes=None):
+    def plot(self, metric: str | None = None, axes: Any = None) -> Any:
         """Draws a metric against sparsity, one curve a layer, early layers dark.
 
         Args:
@@ -107,7 +112,9 @@ class Sensitivity:
 
 
 @contextlib.contextmanager
-def _pruned(group: list[PlannedKernel], scores: list[tf.Tensor], sparsity: float):
+def _pruned(
+    group: list[PlannedKernel], scores: list[tf.Tensor], sparsity: float
+) -> Iterator[None]:
     """Within it, the kernels of one layer are pruned; then they are as before."""
     before = [stored(planned.kernel.variable).numpy() for planned in group]
     try:
@@ -129,7 +136,7 @@ def _scores(planned: PlannedKernel, importance: Importance) -> tf.Tensor:
     return importance.scores(kernel, logits, planned.grid)
 
 
-def _check_sparsities(sparsities) -> tuple[float, ...]:
+def _check_sparsities(sparsities: Sequence[float]) -> tuple[float, ...]:
     values = tuple(sorted(float(sparsity) for sparsity in sparsities))
     if not values or not all(0.0 <= value < 1.0 for value in values):
         raise ValueError(
@@ -139,11 +146,13 @@ def _check_sparsities(sparsities) -> tuple[float, ...]:
     return values
 
 
-def _evaluation(model, data, evaluate) -> Callable[[], dict[str, float]]:
+def _evaluation(
+    model: Model, data: Any, evaluate: Evaluate | None
+) -> Callable[[], dict[str, float]]:
     """What gives the metrics of the model as it is at the moment."""
     if evaluate is not None:
 
-        def given():
+        def given() -> dict[str, float]:
             found = evaluate(model)
             found = found if isinstance(found, Mapping) else {"result": found}
             return {name: float(value) for name, value in found.items()}
@@ -166,13 +175,13 @@ def _evaluation(model, data, evaluate) -> Callable[[], dict[str, float]]:
 
 
 def sensitivity(
-    model,
-    data=None,
-    sparsities=(0.5, 0.7, 0.8, 0.9, 0.95),
-    block_size=(16, 16),
-    importance=None,
-    pruning_policy=None,
-    evaluate=None,
+    model: Model,
+    data: Any = None,
+    sparsities: Sequence[float] = (0.5, 0.7, 0.8, 0.9, 0.95),
+    block_size: BlockSize = (16, 16),
+    importance: Importance | None = None,
+    pruning_policy: PruningPolicy | None = None,
+    evaluate: Evaluate | None = None,
     verbose: int = 1,
 ) -> Sensitivity:
     """Measures how sensitive a trained model is to pruning each layer alone.

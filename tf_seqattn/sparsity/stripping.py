@@ -1,10 +1,15 @@
 """Taking the pruning off: a plain model with zeros in the pruned blocks."""
 
-import tensorflow as tf
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 
 from tf_seqattn import tfmot_api
 from tf_seqattn.keras_api import (
     MODELS,
+    Layer,
+    Model,
     build_like,
     check_layer,
     is_graph_model,
@@ -17,7 +22,7 @@ from tf_seqattn.sparsity.pruning_warning import warn
 from tf_seqattn.sparsity.wrapper import PrunableLayer, pruned_layers
 
 
-def _folded_weights(wrapper: PrunableLayer) -> list[tf.Tensor]:
+def _folded_weights(wrapper: PrunableLayer) -> list[np.ndarray]:
     """The weights of the wrapped layer, with `W * A * mask` for its kernels."""
     effective = {
         id(pruned.kernel.variable): wrapper.effective_kernel(pruned)
@@ -29,7 +34,7 @@ def _folded_weights(wrapper: PrunableLayer) -> list[tf.Tensor]:
     ]
 
 
-def _fold(wrapper: PrunableLayer):
+def _fold(wrapper: PrunableLayer) -> Layer:
     """Stores `W * A * mask` in the wrapped layer itself, and returns that layer."""
     if wrapper.built:
         wrapper.layer.set_weights(_folded_weights(wrapper))
@@ -39,26 +44,26 @@ def _fold(wrapper: PrunableLayer):
 class _Stripping:
     """One call of `strip_pruning`: every layer is copied or folded once."""
 
-    def __init__(self):
-        self.weights: list[tuple] = []
-        self._done: dict[tuple, tuple] = {}
+    def __init__(self) -> None:
+        self.weights: list[tuple[Layer, Layer, Callable[[], list[np.ndarray]]]] = []
+        self._done: dict[tuple[Any, int], tuple[Layer, Layer]] = {}
 
-    def _once(self, function, layer):
+    def _once(self, function: Callable[[Layer], Layer], layer: Layer) -> Layer:
         key = (function, id(layer))
         if key not in self._done:
             # The layer is kept beside its successor so that its id stays taken.
             self._done[key] = (layer, function(layer))
         return self._done[key][1]
 
-    def copied(self, layer):
+    def copied(self, layer: Layer) -> Layer:
         """Returns a plain layer for a new graph; `set_weights` fills the copies."""
         return self._once(self._copy, layer)
 
-    def folded(self, layer):
+    def folded(self, layer: Layer) -> Layer:
         """Returns the layer itself, stripped in place."""
         return self._once(self._fold, layer)
 
-    def _fold(self, layer):
+    def _fold(self, layer: Layer) -> Layer:
         if isinstance(layer, PrunableLayer):
             return _fold(layer)
         if pruned_layers(layer):
@@ -67,7 +72,7 @@ class _Stripping:
             replace_sublayers(layer, self.folded)
         return layer
 
-    def _copy(self, layer):
+    def _copy(self, layer: Layer) -> Layer:
         if isinstance(layer, PrunableLayer):
             copy = copy_layer(layer.layer)
             if copy is None:
@@ -90,7 +95,7 @@ class _Stripping:
             self.weights.append((copy, layer, layer.get_weights))
         return copy
 
-    def set_weights(self):
+    def set_weights(self) -> None:
         """Gives the copies their weights, once the new graph has built them."""
         for layer, original, read in self.weights:
             build_like(layer, original)
@@ -105,7 +110,7 @@ class _Stripping:
                 )
 
 
-def strip_pruning(model):
+def strip_pruning(model: Model) -> Any:
     """Takes the pruning off: the plain model, with zeros in the pruned blocks.
 
     `W * A * mask` is folded into the kernels. A Sequential or functional model comes

@@ -1,10 +1,11 @@
 """Choosing the support: which blocks stay. Plain functions of tensors."""
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 
-def keep_count(num_blocks: int, sparsity) -> tf.Tensor:
+def keep_count(num_blocks: int, sparsity: float | tf.Tensor) -> tf.Tensor:
     """Number of blocks that stay at a sparsity: `round(N * (1 - s))`, at least 1.
 
     Args:
@@ -24,7 +25,10 @@ def keep_count(num_blocks: int, sparsity) -> tf.Tensor:
 
 
 def update_mask(
-    mask: tf.Tensor, scores: tf.Tensor, sparsity, balanced: bool = False
+    mask: tf.Tensor,
+    scores: tf.Tensor,
+    sparsity: float | tf.Tensor,
+    balanced: bool = False,
 ) -> tf.Tensor:
     """Drops the least important active blocks, or revives blocks.
 
@@ -61,7 +65,9 @@ def update_mask(
     return tf.reshape(kept, mask.shape)
 
 
-def _keep_best(mask: tf.Tensor, scores: tf.Tensor, sparsity) -> tf.Tensor:
+def _keep_best(
+    mask: tf.Tensor, scores: tf.Tensor, sparsity: float | tf.Tensor
+) -> tf.Tensor:
     """`update_mask` of blocks that compete within their group.
 
     Args:
@@ -85,7 +91,7 @@ def _keep_best(mask: tf.Tensor, scores: tf.Tensor, sparsity) -> tf.Tensor:
     return tf.reshape(flat, mask.shape)
 
 
-def support_churn(before, after) -> float:
+def support_churn(before: npt.ArrayLike, after: npt.ArrayLike) -> float:
     """Share of a support that was not in an earlier one.
 
     Args:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,10 @@ from tensorflow.python.saved_model import save_context
 
 from tf_seqattn import tfmot_api
 from tf_seqattn.keras_api import (
+    Layer,
+    Library,
+    Model,
+    Variable,
     add_counter,
     add_float,
     build_attention,
@@ -26,6 +31,7 @@ from tf_seqattn.keras_api import (
     submodules,
 )
 from tf_seqattn.kernels import blocks, layer_kernels
+from tf_seqattn.kernels.layer_kernels import BlockSize
 from tf_seqattn.sparsity import n_of_m, support
 from tf_seqattn.sparsity.importance import Importance, SoftmaxAttention
 from tf_seqattn.sparsity.policies import why_too_small, why_unprunable
@@ -34,10 +40,15 @@ from tf_seqattn.sparsity.schedules import (
     final_sparsity,
     update_at,
 )
+from tf_seqattn.tfmot_api import Schedule
 
 logger = logging.getLogger("tf_seqattn")
 
 DEFAULT_BLOCK_SIZE = (16, 16)
+
+# The class of each Keras adds the real base, its own `Wrapper`; mypy needs to know no
+# more than that there is one.
+_SomeLayer: Any = object
 
 NOT_COUNTED = (
     "Layer {name!r} takes part in a training step, but nothing counts its steps, so it "
@@ -64,8 +75,8 @@ class PrunedKernel:
 
     kernel: layer_kernels.Kernel
     grid: blocks.BlockGrid
-    mask: tf.Variable
-    logits: tf.Variable | None
+    mask: Variable
+    logits: Variable | None
 
     @property
     def name(self) -> str:
@@ -73,7 +84,7 @@ class PrunedKernel:
         return self.kernel.name
 
 
-def _check_schedule(schedule):
+def _check_schedule(schedule: Schedule) -> Schedule:
     if not callable(schedule) or not hasattr(schedule, "get_config"):
         raise ValueError(
             "`pruning_schedule` must be a PruningSchedule of tf_seqattn or tfmot, such "
@@ -83,7 +94,9 @@ def _check_schedule(schedule):
     return schedule
 
 
-def _check_pattern(pattern, block_size, balanced, schedule) -> tuple[int, int]:
+def _check_pattern(
+    pattern: str, block_size: BlockSize, balanced: bool, schedule: Schedule
+) -> tuple[int, int]:
     """Returns the blocks of a pattern: single entries."""
     kept, group = n_of_m.check_pattern(pattern)
     if tuple(block_size) not in (DEFAULT_BLOCK_SIZE, (1, 1)) or balanced:
@@ -101,7 +114,7 @@ def _check_pattern(pattern, block_size, balanced, schedule) -> tuple[int, int]:
     return 1, 1
 
 
-def default_importance(schedule) -> Importance:
+def default_importance(schedule: Schedule) -> Importance:
     """The importance that goes with a schedule where none is given.
 
     It is the paper's where the schedule is, so that named recipes are complete.
@@ -111,7 +124,7 @@ def default_importance(schedule) -> Importance:
     return SoftmaxAttention()
 
 
-def _check_importance(importance, schedule) -> Importance:
+def _check_importance(importance: Importance | None, schedule: Schedule) -> Importance:
     if importance is None:
         return default_importance(schedule)
     if not isinstance(importance, Importance):
@@ -124,15 +137,15 @@ def _check_importance(importance, schedule) -> Importance:
     return importance
 
 
-def _serialize_importance(importance: Importance, library) -> dict:
+def _serialize_importance(importance: Importance, library: Library) -> dict[str, Any]:
     name = library.saving.get_registered_name(type(importance))
     return {"class_name": name, "config": importance.get_config()}
 
 
-def _deserialize(config):
+def _deserialize(config: dict[str, Any]) -> Any:
     """Restores an importance or a schedule, ours or tfmot's, from its config."""
     name = config["class_name"]
-    found = registered_object(name) or tfmot_api.schedule_class(name)
+    found: Any = registered_object(name) or tfmot_api.schedule_class(name)
     if found is None:
         raise ValueError(
             f"Unknown schedule or importance {name!r} in the saved layer. Register its "
@@ -142,7 +155,7 @@ def _deserialize(config):
     return found.from_config(config["config"])
 
 
-class PrunableLayer:
+class PrunableLayer(_SomeLayer):
     """Trains a layer whose kernels are pruned block by block.
 
     In every phase the layer computes with `W * A * mask`: its kernel, times the
@@ -203,7 +216,9 @@ class PrunableLayer:
     layer: Any
     name: str
 
-    def __new__(cls, layer=None, *args, **kwargs):
+    def __new__(
+        cls, layer: Layer | None = None, *args: Any, **kwargs: Any
+    ) -> "PrunableLayer":
         if cls is PrunableLayer:
             check_layer(layer, "layer")
             cls = KINDS[keras_of(layer)]
@@ -211,16 +226,16 @@ class PrunableLayer:
 
     def __init__(
         self,
-        layer,
-        pruning_schedule,
-        block_size=DEFAULT_BLOCK_SIZE,
-        importance=None,
+        layer: Layer,
+        pruning_schedule: Schedule,
+        block_size: BlockSize = DEFAULT_BLOCK_SIZE,
+        importance: Importance | None = None,
         min_blocks: int = 1,
         zero_pruned_weights: bool = False,
         balanced: bool = False,
         pattern: str | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         check_layer(layer, "layer")
         if isinstance(layer, PrunableLayer):
             raise ValueError(
@@ -241,7 +256,7 @@ class PrunableLayer:
         # The wrapper computes in float32 and casts once, for the layer it holds.
         kwargs["dtype"] = "float32"
         kwargs.setdefault("trainable", layer.trainable)
-        super().__init__(layer, autocast=False, **kwargs)  # type: ignore[call-arg]
+        super().__init__(layer, autocast=False, **kwargs)
         self.pruning_schedule = _check_schedule(pruning_schedule)
         if pattern is not None:
             block_size = _check_pattern(pattern, block_size, balanced, pruning_schedule)
@@ -253,8 +268,8 @@ class PrunableLayer:
         self.balanced = bool(balanced)
         self.supports_masking = layer.supports_masking
         self.left_dense: dict[str, str] = {}
-        self.logits: list[tf.Variable] = []
-        self.masks: list[tf.Variable] = []
+        self.logits: list[Variable] = []
+        self.masks: list[Variable] = []
         self.steps_are_counted = False
         self.warned_of_its_end = False
         self._pruned: list[PrunedKernel] = []
@@ -265,13 +280,13 @@ class PrunableLayer:
             self._prune_without_training()
 
     @staticmethod
-    def _has_known_kernels(layer) -> bool:
+    def _has_known_kernels(layer: Layer) -> bool:
         """Whether it is known which kernels a layer has, which may be none."""
         return layer_kernels.is_supported(layer) or layer_kernels.holds_no_kernel(layer)
 
     # Building.
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Any = None) -> None:
         if self._pruned or self.left_dense:
             self.built = True
             return
@@ -279,7 +294,7 @@ class PrunableLayer:
         build_attention(self.layer)
         self._create_pruning_variables()
 
-    def _create_pruning_variables(self):
+    def _create_pruning_variables(self) -> None:
         found = self._find_kernels()
         if not any(kernel.is_divided(self.block_size) for kernel in found):
             self.left_dense[self.layer.name] = (
@@ -301,7 +316,7 @@ class PrunableLayer:
             return layer_kernels.find_entries(self.layer)
         return layer_kernels.find_kernels(self.layer)
 
-    def _create_kernel_variables(self, kernel: layer_kernels.Kernel):
+    def _create_kernel_variables(self, kernel: layer_kernels.Kernel) -> None:
         grid = kernel.grid(self.block_size)
         # Who sets a minimum wants small kernels left alone, not an error.
         too_small = why_too_small(grid, self.min_blocks)
@@ -372,8 +387,10 @@ class PrunableLayer:
         wrapper = weakref.ref(self)
 
         @tf.custom_gradient
-        def check(value):
-            def gradient(upstream):
+        def check(
+            value: tf.Tensor,
+        ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+            def gradient(upstream: tf.Tensor) -> tf.Tensor:
                 # Saving traces this gradient too, to store it; that trains nothing.
                 saving = save_context.in_save_context()
                 layer = wrapper()
@@ -386,7 +403,7 @@ class PrunableLayer:
         return check(kernel)
 
     @contextlib.contextmanager
-    def _effective_kernels(self):
+    def _effective_kernels(self) -> Iterator[None]:
         """Within it, the layer's kernels are the effective ones."""
         with contextlib.ExitStack() as undo:
             for pruned in self._pruned:
@@ -395,7 +412,7 @@ class PrunableLayer:
                 undo.callback(pruned.kernel.replace(tf.cast(kernel, dtype)))
             yield
 
-    def _call_layer(self, *args, **kwargs):
+    def _call_layer(self, *args: Any, **kwargs: Any) -> Any:
         """What the layer computes with its effective kernels."""
         for pruned in self._pruned:
             penalty = self.importance.penalty(_stored_logits(pruned))
@@ -406,7 +423,7 @@ class PrunableLayer:
 
     # Pruning.
 
-    def update_masks(self, sparsity):
+    def update_masks(self, sparsity: float | tf.Tensor) -> None:
         """Updates the mask of every kernel to `sparsity`, a scalar in [0, 1)."""
         for pruned in self._pruned:
             kernel = stored(pruned.kernel.variable)
@@ -420,7 +437,9 @@ class PrunableLayer:
                     tf.cast(zeroed, pruned.kernel.variable.dtype)
                 )
 
-    def _new_mask(self, mask, scores, sparsity) -> tf.Tensor:
+    def _new_mask(
+        self, mask: tf.Tensor, scores: tf.Tensor, sparsity: float | tf.Tensor
+    ) -> tf.Tensor:
         if self.pattern is None:
             return support.update_mask(mask, scores, sparsity, self.balanced)
         kept, group = n_of_m.check_pattern(self.pattern)
@@ -441,7 +460,7 @@ class PrunableLayer:
         )
         return bool(np.count_nonzero(mask) <= np.count_nonzero(wanted))
 
-    def _prune_without_training(self):
+    def _prune_without_training(self) -> None:
         """Applies what the schedule asks for at step 0, before any training."""
         sparsity = update_at(self.pruning_schedule, 0)
         if sparsity:
@@ -450,10 +469,10 @@ class PrunableLayer:
 
     # What Keras asks of a wrapper.
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return self.layer.compute_output_shape(input_shape)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "pruning_schedule": self.pruning_schedule.get_config(),
@@ -466,7 +485,9 @@ class PrunableLayer:
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> "PrunableLayer":
         config = dict(config)
         config.pop("dtype", None)
         library = keras3 if issubclass(cls, keras3.layers.Layer) else keras2
@@ -478,8 +499,8 @@ class PrunableLayer:
         return cls(layer, schedule, importance=importance, **config)
 
 
-def _block_size_config(block_size):
-    return block_size if layer_kernels.is_heads(block_size) else list(block_size)
+def _block_size_config(block_size: BlockSize) -> str | list[int | None]:
+    return block_size if isinstance(block_size, str) else list(block_size)
 
 
 def _stored_logits(pruned: PrunedKernel) -> tf.Tensor | None:
@@ -489,19 +510,19 @@ def _stored_logits(pruned: PrunedKernel) -> tf.Tensor | None:
 class _PrunableLayer2(PrunableLayer, keras2.layers.Wrapper):
     """What is of Keras 2 in it."""
 
-    def __init__(self, layer, *args, **kwargs):
+    def __init__(self, layer: Layer, *args: Any, **kwargs: Any) -> None:
         shape = getattr(layer, "_batch_input_shape", None)
         if shape is not None and "input_shape" not in kwargs:
             kwargs.setdefault("batch_input_shape", shape)
         super().__init__(layer, *args, **kwargs)
 
-    def __call__(self, inputs, *args, **kwargs):
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         # Keras builds from the shape of the first input, which does for no attention.
         if not self.built:
             build_attention(self.layer, inputs, *args, **kwargs)
         return super().__call__(inputs, *args, **kwargs)
 
-    def call(self, inputs, *args, **kwargs):
+    def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         # Keras offers `training` and `mask` to any call with **kwargs.
         expects = self.layer._call_spec.arg_names
         for name in ("training", "mask"):
@@ -509,19 +530,19 @@ class _PrunableLayer2(PrunableLayer, keras2.layers.Wrapper):
                 kwargs.pop(name, None)
         return self._call_layer(inputs, *args, **kwargs)
 
-    def compute_mask(self, inputs, mask=None):
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         return self.layer.compute_mask(inputs, mask)
 
     @property
-    def stateful(self):
+    def stateful(self) -> bool:
         return getattr(self.layer, "stateful", False)
 
     @stateful.setter
-    def stateful(self, value):
+    def stateful(self, value: bool) -> None:
         if value:
             self.layer.stateful = value
 
-    def reset_states(self, *args, **kwargs):
+    def reset_states(self, *args: Any, **kwargs: Any) -> Any:
         """Resets the state of a stateful recurrent layer."""
         return self.layer.reset_states(*args, **kwargs)
 
@@ -529,7 +550,7 @@ class _PrunableLayer2(PrunableLayer, keras2.layers.Wrapper):
 class _PrunableLayer3(PrunableLayer, keras3.layers.Wrapper):
     """What is of Keras 3 in it."""
 
-    def __init__(self, layer, *args, **kwargs):
+    def __init__(self, layer: Layer, *args: Any, **kwargs: Any) -> None:
         super().__init__(layer, *args, **kwargs)
         shape = getattr(layer, "_input_shape_arg", None)
         if shape is not None and getattr(self, "_input_shape_arg", None) is None:
@@ -538,25 +559,25 @@ class _PrunableLayer3(PrunableLayer, keras3.layers.Wrapper):
         for attribute in _CALL_SIGNATURE:
             setattr(self, attribute, getattr(layer, attribute))
 
-    def _maybe_build(self, call_spec):
+    def _maybe_build(self, call_spec: Any) -> None:
         # The layer knows which of the arguments it is built from.
         if not self.built:
             self.layer._maybe_build(call_spec)
             self.build()
 
-    def call(self, *args, **kwargs):
+    def call(self, *args: Any, **kwargs: Any) -> Any:
         for pruned in self._pruned:
             # It may have been changed since it was wrapped.
             layer_kernels.check_plain(pruned.kernel.owner)
         return self._call_layer(*args, **kwargs)
 
-    def compute_output_spec(self, *args, **kwargs):
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         return self.layer.compute_output_spec(*args, **kwargs)
 
-    def compute_mask(self, inputs, previous_mask=None):
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         return self.layer.compute_mask(inputs, previous_mask)
 
-    def reset_state(self):
+    def reset_state(self) -> Any:
         """Resets the state of a stateful recurrent layer."""
         return self.layer.reset_state()
 
@@ -573,7 +594,7 @@ _CALL_SIGNATURE = (
 KINDS = register_pair({keras2: _PrunableLayer2, keras3: _PrunableLayer3})
 
 
-def pruned_layers(model) -> list[PrunableLayer]:
+def pruned_layers(model: Model) -> list[PrunableLayer]:
     """Returns every `PrunableLayer` in a model, however deeply nested, each once.
 
     Args:
