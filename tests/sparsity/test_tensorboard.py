@@ -9,6 +9,7 @@ import tf_keras as keras
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import tf_seqattn as sa
+from tf_seqattn import tfmot_api
 
 # Every test runs on Keras 2 and on Keras 3.
 pytestmark = pytest.mark.usefixtures("keras")
@@ -127,3 +128,27 @@ def test_a_model_of_dense_kernels_alone_has_no_total(tmp_path):
     written = events(tmp_path / "pruning")
     assert f"{layer.name}/phase" in written
     assert not {"pruning/sparsity", "pruning/attention_entropy"} & set(written)
+
+
+def test_a_schedule_of_tfmot_beside_ours_leaves_out_the_total_request(tmp_path):
+    theirs = tfmot_api.schedule_class("ConstantSparsity")(0.5, 1, frequency=1)
+    model = keras.Sequential(
+        [
+            keras.layers.Dense(8, input_shape=(8,), name="ours"),
+            keras.layers.Dense(8, name="theirs"),
+        ]
+    )
+    pruned = sa.prune(
+        model, SCHEDULE, (2, 2), pruning_policy=sa.PruningPolicy(),
+        layers={"theirs": {"pruning_schedule": theirs}},
+    )  # fmt: skip
+    pruned.compile("adam", "mse")
+    x = np.zeros((160, 8), "float32")
+    summaries = sa.PruningSummaries(tmp_path, images=False)
+    pruned.fit(
+        x, x, batch_size=4, verbose=0, callbacks=[sa.UpdatePruningStep(), summaries]
+    )
+    written = events(tmp_path / "pruning")
+    assert "prunable_ours/kernel/sparsity_requested" in written
+    assert "pruning/sparsity" in written
+    assert "pruning/sparsity_requested" not in written

@@ -3,7 +3,8 @@
 import contextlib
 import logging
 import os
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -11,15 +12,14 @@ import tensorflow as tf
 # Not `api`, which touches `tf.keras`.
 from tensorboard.plugins.hparams import summary_v2 as hparams_summary
 
-from tf_seqattn.keras_api import Callback, keras_of, stored
+from tf_seqattn.keras_api import Callback, Logs, Model, keras_of, stored
 from tf_seqattn.kernels.blocks import entry_sparsity
-from tf_seqattn.kernels.layer_kernels import is_heads
 from tf_seqattn.sparsity.callbacks import check_prunable
 from tf_seqattn.sparsity.importance import attention_entropy
 from tf_seqattn.sparsity.schedule_plot import picture, schedule_picture
 from tf_seqattn.sparsity.schedules import Phase, PruningSchedule, phase_at
 from tf_seqattn.sparsity.support import support_churn
-from tf_seqattn.sparsity.wrapper import pruned_layers
+from tf_seqattn.sparsity.wrapper import PrunableLayer, PrunedKernel, pruned_layers
 
 logger = logging.getLogger("tf_seqattn")
 
@@ -41,6 +41,12 @@ follows for each pruned layer.
 and **attention_image** of each layer have a square for each block, inputs from top to
 bottom; white is kept, or most attended to. *Histograms*: **attention**.
 """
+
+
+def _requested_sparsity(layer: PrunableLayer) -> float | None:
+    """What a schedule asks for now; None for tfmot's, which do not say it."""
+    sparsity = getattr(layer.pruning_schedule, "sparsity", None)
+    return None if sparsity is None else sparsity(layer.steps_begun)
 
 
 class PruningSummaries(Callback):
@@ -76,12 +82,12 @@ class PruningSummaries(Callback):
 
     def __init__(
         self,
-        log_dir,
-        update_freq="epoch",
+        log_dir: str | os.PathLike[str],
+        update_freq: Literal["epoch"] | int = "epoch",
         images: bool = True,
-        hparams: dict | None = None,
-        **kwargs,
-    ):
+        hparams: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         if not isinstance(log_dir, (str, os.PathLike)) or not str(log_dir):
             raise ValueError(
                 "`log_dir` must be a non-empty path, such as 'logs'. Received: "
@@ -99,7 +105,7 @@ class PruningSummaries(Callback):
         self._phases: dict[str, Phase | None] = {}
         self._supports: dict[str, np.ndarray] = {}
 
-    def set_model(self, model):
+    def set_model(self, model: Model) -> None:
         super().set_model(model)
         # Keras' own, of the same Keras as the model.
         self._board = keras_of(model).callbacks.TensorBoard(
@@ -108,19 +114,19 @@ class PruningSummaries(Callback):
         self._board.set_params(self.params)
         self._board.set_model(model)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._board.on_epoch_begin(epoch, logs)
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         self._board.on_train_batch_begin(batch, logs)
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs: Logs = None) -> None:
         self._board.on_test_begin(logs)
 
-    def on_test_end(self, logs=None):
+    def on_test_end(self, logs: Logs = None) -> None:
         self._board.on_test_end(logs)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         self._board.on_train_begin(logs)
         check_prunable(self.model)
         folder = os.path.join(self.log_dir, "pruning")
@@ -130,7 +136,7 @@ class PruningSummaries(Callback):
             tf.summary.text("pruning/guide", _GUIDE)
         self._write_hparams(first)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         self._board.on_train_batch_end(batch, logs)
         changed, churns = False, []
         for layer in pruned_layers(self.model):
@@ -153,24 +159,24 @@ class PruningSummaries(Callback):
             return False
         return self._step // self.update_freq > before // self.update_freq
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self._board.on_epoch_end(epoch, logs)
         self._write(images=True)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         self._board.on_train_end(logs)
         if self._writer is not None:
             self._writer.close()
 
     @contextlib.contextmanager
-    def _recording(self, step: int):
+    def _recording(self, step: int) -> Iterator[None]:
         # Keras records at multiples of `update_freq` only, of its own counter.
         with self._writer.as_default(step=step), tf.summary.record_if(True):
             yield
 
-    def _write_hparams(self, layer):
+    def _write_hparams(self, layer: PrunableLayer) -> None:
         """Writes what the run was made with, where the HParams tab looks for it."""
-        found = {
+        found: dict[str, bool | int | float | str] = {
             name: value
             for name, value in layer.pruning_schedule.get_config()["config"].items()
             if isinstance(value, (bool, int, float, str))
@@ -178,14 +184,16 @@ class PruningSummaries(Callback):
         found["schedule"] = type(layer.pruning_schedule).__name__
         found["importance"] = type(layer.importance).__name__
         size = layer.block_size
-        found["block_size"] = size if is_heads(size) else " x ".join(map(str, size))
+        found["block_size"] = (
+            size if isinstance(size, str) else " x ".join(map(str, size))
+        )
         trial = os.path.basename(os.path.abspath(self.log_dir))
         writer = tf.summary.create_file_writer(self.log_dir)
         with writer.as_default(), tf.summary.record_if(True):
             hparams_summary.hparams(found | self.hparams, trial_id=trial)
         writer.close()
 
-    def _write_churn(self, layer) -> list[float]:
+    def _write_churn(self, layer: PrunableLayer) -> list[float]:
         churns = []
         for pruned in layer.pruned_kernels:
             name = f"{layer.name}/{pruned.name}"
@@ -197,7 +205,7 @@ class PruningSummaries(Callback):
             self._supports[name] = support
         return churns
 
-    def _write(self, images: bool):
+    def _write(self, images: bool) -> None:
         images = images and self.images
         layers, measured = pruned_layers(self.model), []
         for layer in layers:
@@ -213,17 +221,24 @@ class PruningSummaries(Callback):
                 self._write_whole(layers, measured, images)
         self._writer.flush()
 
-    def _write_whole(self, layers, measured, images: bool):
+    def _write_whole(
+        self,
+        layers: Sequence[PrunableLayer],
+        measured: list[tuple[float, Any]],
+        images: bool,
+    ) -> None:
         """What all layers come to, by the entries of their kernels."""
         kernels = [(la, k) for la in layers for k in la.pruned_kernels]
         sizes = [np.prod(kernel.grid.kernel_shape) for _, kernel in kernels]
         masked, entropies = zip(*measured, strict=True)
         tf.summary.scalar("pruning/sparsity", np.average(masked, weights=sizes))
         schedule, step = layers[0].pruning_schedule, layers[0].steps_begun
+        known = [_requested_sparsity(la) for la, _ in kernels]
+        requested = [sparsity for sparsity in known if sparsity is not None]
+        if len(requested) == len(kernels):
+            mean = np.average(requested, weights=sizes)
+            tf.summary.scalar("pruning/sparsity_requested", mean)
         if isinstance(schedule, PruningSchedule):
-            wanted = [la.pruning_schedule.sparsity(la.steps_begun) for la, _ in kernels]
-            requested = np.average(wanted, weights=sizes)
-            tf.summary.scalar("pruning/sparsity_requested", requested)
             tf.summary.scalar("pruning/phase", int(schedule.phase(step)))
             if images:
                 self._write_schedule(schedule, step)
@@ -231,7 +246,7 @@ class PruningSummaries(Callback):
             mean = np.average(entropies, weights=sizes)
             tf.summary.scalar("pruning/attention_entropy", mean)
 
-    def _write_schedule(self, schedule, step: int):
+    def _write_schedule(self, schedule: PruningSchedule, step: int) -> None:
         try:
             drawn = schedule_picture(schedule, step)
         except ImportError:
@@ -239,21 +254,23 @@ class PruningSummaries(Callback):
         else:
             tf.summary.image("pruning/schedule", drawn)
 
-    def _write_kernel(self, layer, pruned, images: bool) -> tuple:
+    def _write_kernel(
+        self, layer: PrunableLayer, pruned: PrunedKernel, images: bool
+    ) -> tuple[float, Any]:
         """Writes a kernel; returns its sparsity and the entropy of its attention."""
         name = f"{layer.name}/{pruned.name}"
         mask = pruned.mask.numpy()
         sparsity = entry_sparsity(mask, pruned.grid)
         tf.summary.scalar(f"{name}/sparsity", sparsity)
-        wanted = getattr(layer.pruning_schedule, "sparsity", None)
-        if wanted is not None:
-            requested = wanted(layer.steps_begun)
+        requested = _requested_sparsity(layer)
+        if requested is not None:
             tf.summary.scalar(f"{name}/sparsity_requested", requested)
         if images:
             tf.summary.image(f"{name}/mask", picture(mask))
         if pruned.logits is None:
             return sparsity, None
-        attention = layer.importance.attention(stored(pruned.logits))
+        importance: Any = layer.importance
+        attention = importance.attention(stored(pruned.logits))
         entropy = attention_entropy(attention)
         tf.summary.scalar(f"{name}/attention_entropy", entropy)
         tf.summary.histogram(f"{name}/attention", attention)
