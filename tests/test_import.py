@@ -59,7 +59,7 @@ assert tf.keras.layers.Dense.__module__.startswith("keras.src")
 
 
 def test_whoever_asked_for_keras_2_gets_it():
-    """The user's own choice, by the environment, holds and both Kerases work."""
+    """The choice in the environment holds, and Keras 2 and Keras 3 both work."""
     check = """
 assert os.environ["TF_USE_LEGACY_KERAS"] == "1"
 assert tf.keras.layers.Dense.__module__.startswith("tf_keras")

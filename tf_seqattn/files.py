@@ -1,7 +1,7 @@
-"""Writing files and folders so that there is all of one or what was there before.
+"""Writing files and folders atomically.
 
-What is new is written beside its place, brought to the disk, and renamed. A process
-killed at any moment leaves the old content or the new one, never a part of either.
+New content is written beside the old, flushed to the disk and renamed. A process that
+is killed at any moment leaves the old content or the new, never a part of either.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ def check_file_path(path: Path) -> pathlib.Path:
     """Checks, before any work, that a file can be written at a path.
 
     Args:
-      path: of the file. One that exists is going to be replaced.
+      path: path of the file. An existing file will be replaced.
 
     Returns:
       `path` as a `pathlib.Path`.
@@ -77,13 +77,13 @@ def check_folder_path(
 ) -> pathlib.Path:
     """Checks, before any work, that a folder can be written, or replaced, at a path.
 
-    Only an empty folder, or one of the kind that is going to be written, is ever
-    replaced: nothing else in it could be lost.
+    Only an empty folder, or one of the kind that will be written, is ever replaced. So
+    nothing else can be lost.
 
     Args:
-      path: of the folder.
-      marker: name of an entry that tells folders of this kind.
-      others: names of all further entries that they may have.
+      path: path of the folder.
+      marker: name of an entry that every folder of this kind has.
+      others: names of all other entries that it may have.
 
     Returns:
       `path` as a `pathlib.Path`.
@@ -134,7 +134,7 @@ def _sync(path: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        # Some network file systems keep no folder to be synchronized.
+        # Some network file systems cannot synchronize a folder.
         if error.errno != errno.EINVAL:
             raise
     finally:
@@ -143,7 +143,7 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def naming_the_path(path: Path) -> Iterator[None]:
-    """Adds a path, and that it is untouched, to an error of the operating system."""
+    """Adds the path to an error of the operating system, and that it is unchanged."""
     try:
         yield
     except OSError as error:
@@ -154,13 +154,13 @@ def naming_the_path(path: Path) -> Iterator[None]:
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Writes a file so that there is all of it or what was there before.
+    """Writes a file atomically: it has all of the new content, or is unchanged.
 
-    A file that is replaced keeps its mode, and a symbolic link its place: what it leads
-    to is replaced.
+    A replaced file keeps its mode. A symbolic link stays; the file that it points to is
+    replaced.
 
     Args:
-      path: of the file.
+      path: path of the file.
       content: bytes, or text that is written as UTF-8.
 
     Raises:
@@ -195,7 +195,7 @@ def write_json(path: Path, value: Any) -> None:
     """Writes a value as JSON, indented, by `write_whole`.
 
     Args:
-      path: of the file.
+      path: path of the file.
       value: anything that `json.dumps` takes.
 
     Raises:
@@ -218,15 +218,15 @@ def replace_folder(
     marker: str,
     others: Collection[str] = (),
 ) -> None:
-    """Writes a folder so that there is all of it or what was there before.
+    """Writes a folder atomically: it has all of the new content, or is unchanged.
 
     It is written beside its place. Then the old folder is renamed, the new one takes
     its name, and the old one is deleted. A process killed between the two renames
     leaves both folders, whole, in one named `.writing-...` beside the path.
 
     Args:
-      path: of the folder; see `check_folder_path`, which ought to be called before the
-        work, for what may be replaced.
+      path: path of the folder. `check_folder_path` says what may be replaced; call it
+        before the work as well.
       write: called with the path of an empty folder, which it fills. It may check what
         it wrote: if it raises an error, the path is untouched.
       marker: see `check_folder_path`.

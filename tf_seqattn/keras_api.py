@@ -1,8 +1,8 @@
 """The one module that knows the differences between Keras 2 and Keras 3.
 
 Keras 2 is `tf_keras`, which tfmot and TFRS use; Keras 3 is `keras`, served on its
-TensorFlow backend. Which of the two an object belongs to is decided by its class alone:
-`tf.keras` may mean either, so it is never touched here, nor is the environment.
+TensorFlow backend. An object's class alone decides which of the two it belongs to.
+`tf.keras` may mean either, so this module touches neither it nor the environment.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ _KERAS_OF_PACKAGE = {"tf_keras": keras2, "keras": keras3}
 
 
 def classes(*names: str) -> tuple[Any, ...]:
-    """The layer classes of these names, in both Kerases where they have them.
+    """The layer classes of these names, from every version of Keras that has them.
 
     Example:
 
@@ -52,7 +52,7 @@ METRICS = (keras2.metrics.Metric, keras3.metrics.Metric)
 
 
 def keras_of(value: Any) -> Library:
-    """The module, `tf_keras` or `keras`, whose class `value` is of; None if neither."""
+    """The module that the class of `value` comes from: `tf_keras`, `keras` or None."""
     for kind in type(value).__mro__:
         package = kind.__module__.partition(".")[0]
         if package in _KERAS_OF_PACKAGE:
@@ -61,23 +61,23 @@ def keras_of(value: Any) -> Library:
 
 
 def is_keras3(value: Any) -> bool:
-    """Whether `value` is an object of Keras 3."""
+    """Whether the class of `value` comes from Keras 3."""
     return keras_of(value) is keras3
 
 
 def is_keras_class(kind: type) -> bool:
-    """Whether one of the two Kerases wrote the class itself."""
+    """Whether the class itself, not only a base of it, comes from Keras 2 or 3."""
     return kind.__module__.partition(".")[0] in _KERAS_OF_PACKAGE
 
 
-# What `register` and `register_pair` registered, by name.
+# The classes that `register` and `register_pair` registered, by name.
 REGISTERED: dict[str, Any] = {}
 
 _Class = TypeVar("_Class", bound=type)
 
 
 def register(kind: _Class) -> _Class:
-    """Registers a class of ours, so that files of either Keras load it: a decorator."""
+    """Class decorator: registers a class of ours, so that either Keras can load it."""
     for library in (keras2, keras3):
         library.saving.register_keras_serializable(PACKAGE)(kind)
     REGISTERED[kind.__name__] = kind
@@ -112,7 +112,7 @@ def registered_object(name: str) -> Any:
 
 @contextlib.contextmanager
 def custom_object_scope(objects: dict[str, Any]) -> Iterator[None]:
-    """A scope in which both Kerases find classes by their names.
+    """A scope in which both versions of Keras find classes by their names.
 
     Args:
       objects: {name: class}, or the pair of classes that `register_pair` returned.
@@ -157,7 +157,7 @@ def check_layer(value: Any, argument: str) -> None:
 
 
 def check_one_keras(values: Iterable[Any], argument: str) -> None:
-    """Raises a ValueError where objects, or what layers hold, are of both Kerases."""
+    """Raises a ValueError if objects, or the layers they hold, mix Keras 2 and 3."""
     library = None
     for value in values:
         held = [value]
@@ -168,10 +168,10 @@ def check_one_keras(values: Iterable[Any], argument: str) -> None:
             if keras_of(item) not in (None, library):
                 name = getattr(item, "name", type(item).__name__)
                 raise ValueError(
-                    f"`{argument}` mixes both Kerases: {name!r} is of "
-                    f"{keras_of(item).__name__}, the rest of {library.__name__}. Keras "
-                    "2 (tf_keras) and Keras 3 (keras) cannot compute in one model: "
-                    "build all of it with one."
+                    f"`{argument}` mixes Keras 2 (tf_keras) and Keras 3 (keras), which "
+                    f"cannot work in one model: {name!r} comes from "
+                    f"{keras_of(item).__name__}, the rest from {library.__name__}. "
+                    "Build all of it with one of them."
                 )
 
 
@@ -179,19 +179,19 @@ def check_one_keras(values: Iterable[Any], argument: str) -> None:
 
 
 class Callback(keras3.callbacks.Callback, keras2.callbacks.Callback):
-    """A callback that both Kerases take in `fit`."""
+    """A callback for `fit` of Keras 2 and of Keras 3."""
 
     _supports_tf_logs = True
 
     def __init__(self) -> None:
-        # Keras 3 leaves out the constructor of Keras 2, which would set `model`.
+        # Keras 3's constructor does not call Keras 2's, which would set `model` too.
         super().__init__()
         self.validation_data = None
         self._chief_worker_only = None
 
 
 def compilation_of(model: Model) -> object:
-    """An object that every `compile` makes anew."""
+    """An object that every call of `compile` replaces."""
     name = "_compile_config" if is_keras3(model) else "_steps_per_execution"
     return getattr(model, name, None)
 
@@ -205,11 +205,11 @@ def steps_per_execution(model: Model) -> int:
 
 
 def single_step_function(model: Model) -> TrainFunction:
-    """What runs one step of a Keras 3 model on an iterator, and returns its logs."""
+    """Returns a function that runs one training step of a Keras 3 model."""
     function = model._make_function(model.train_step)
 
     def run(iterator: Iterator[Any]) -> Logs:
-        # Keras reads it when it traces.
+        # Keras reads this number when it traces the function.
         steps, model.steps_per_execution = model.steps_per_execution, 1
         try:
             return function(iterator)
@@ -225,8 +225,8 @@ def single_step_function(model: Model) -> TrainFunction:
 def is_graph_model(model: Model) -> bool:
     """Whether `model` is Sequential or functional: a graph that can be cloned.
 
-    In Keras 3 a functional model of a class with a constructor of its own, such as the
-    backbones of KerasHub, is none: it can be changed in place.
+    A functional model of Keras 3 whose class has its own constructor, such as a
+    backbone of KerasHub, does not count: it is changed in place.
     """
     if isinstance(model, keras3.Model):
         if is_keras_class(type(model)):
@@ -240,23 +240,23 @@ def is_graph_model(model: Model) -> bool:
 
 
 def sublayers(layer: Layer) -> list[Layer]:
-    """All layers below `layer`, itself first, each once."""
+    """The layer itself and all layers below it, each once."""
     return list({id(found): found for found in layer._flatten_layers()}.values())
 
 
 def submodules(layer: Layer) -> list[Layer]:
-    """`sublayers`, in Keras 2 with what plain `tf.Module`s hold as well."""
+    """`sublayers`; in Keras 2 also the layers that plain `tf.Module`s hold."""
     if is_keras3(layer):
         return sublayers(layer)
     return [layer, *layer.submodules]
 
 
 def named_in_scope(scope: str, names: Set[str]) -> list[str]:
-    """Those of the layers' names that a name scope of TensorFlow consists of.
+    """The names of layers that occur in a name scope of TensorFlow, in order.
 
     Args:
-      scope: such as that of an operation. Keras 3 may number the names in it.
-      names: of layers.
+      scope: such as the name of an operation. Keras 3 may number the layers in it.
+      names: names of layers.
 
     Example:
 
@@ -274,7 +274,7 @@ def build_like(layer: Layer, original: Layer) -> None:
 
 
 def projections(layer: Layer) -> dict[str, Layer]:
-    """The projections of an attention layer by name; none before they are made."""
+    """The projections of an attention layer by name; empty before they exist."""
     names = ("query", "key", "value", "output")
     found = {name: getattr(layer, f"_{name}_dense", None) for name in names}
     return {name: dense for name, dense in found.items() if dense is not None}
@@ -290,12 +290,12 @@ def build_attention(
 ) -> None:
     """Builds the projections of a `MultiHeadAttention` of Keras 2.
 
-    Keras 2 leaves that to the first call, or what it read from a file to the next one.
+    Keras 2 builds them in the first call, which a layer from a file has yet to get.
 
     Args:
-      layer: any; of another class it is left as it is, and so is an attention that
-        knows no shapes yet.
-      query: what the layer is called with, with `value` and `key`, or None.
+      layer: any layer. Another class, or an attention that does not know its shapes
+        yet, stays as it is.
+      query: argument of the layer's call, with `value` and `key`, or None.
       value: see `query`.
       key: see `query`.
     """
@@ -320,7 +320,7 @@ def build_attention(
 
 
 def why_kernel_is_changed(layer: Layer) -> str:
-    """Why a Keras 3 layer computes with something else than its kernel, or ""."""
+    """Why a Keras 3 layer does not compute with its plain kernel, or ""."""
     if getattr(layer, "quantization_mode", None):
         return f"is quantized ({layer.quantization_mode})"
     if getattr(layer, "lora_rank", None):
@@ -329,19 +329,19 @@ def why_kernel_is_changed(layer: Layer) -> str:
 
 
 def input_shape(layer: Layer) -> tuple[Any, ...]:
-    """Shape of what a layer of a graph model reads.
+    """Shape of the input of a layer in a graph model.
 
     Raises:
-      AttributeError: where no graph was made with it.
+      AttributeError: if the layer is not part of a graph.
     """
     return tuple(layer.input.shape) if is_keras3(layer) else layer.input_shape
 
 
 def output_shape(layer: Layer) -> tuple[Any, ...]:
-    """Shape of what a layer of a graph model gives, that of the first output.
+    """Shape of the first output of a layer in a graph model.
 
     Raises:
-      AttributeError: where no graph was made with it.
+      AttributeError: if the layer is not part of a graph.
     """
     if is_keras3(layer):
         return tuple(tf.nest.flatten(layer.output)[0].shape)
@@ -350,13 +350,13 @@ def output_shape(layer: Layer) -> tuple[Any, ...]:
 
 
 def _graph_nodes(model: Model) -> list[Any]:
-    """The calls of which the graph of a Keras 3 model consists."""
+    """The calls that make up the graph of a Keras 3 model."""
     functional = getattr(model, "_functional", None) or model
     return [node for at in functional._nodes_by_depth.values() for node in at]
 
 
 def layers_before(model: Model, layer: Layer) -> list[list[Layer]]:
-    """For every call of a layer in a graph model, the layers it reads."""
+    """The layers that a layer of a graph model reads from, in each of its calls."""
     if is_keras3(model):
         nodes = [n for n in _graph_nodes(model) if n.operation is layer]
         return [[parent.operation for parent in n.parent_nodes] for n in nodes]
@@ -365,7 +365,7 @@ def layers_before(model: Model, layer: Layer) -> list[list[Layer]]:
 
 
 def layers_after(model: Model, layer: Layer) -> list[Layer]:
-    """The layers of a graph model that read a layer, once for every time they do."""
+    """The layers of a graph model that read from a layer, once for each time."""
     if is_keras3(model):
         return [
             node.operation
@@ -377,7 +377,7 @@ def layers_after(model: Model, layer: Layer) -> list[Layer]:
 
 
 def output_layers(model: Model) -> list[Layer]:
-    """The layers whose outputs are those of a graph model."""
+    """The layers that compute the outputs of a graph model."""
     if is_keras3(model):
         return [output._keras_history.operation for output in model.outputs]
     return list(getattr(model, "_output_layers", ()))
@@ -390,7 +390,7 @@ def _is_shape(value: Any) -> bool:
 
 
 def _specs_of_shapes(value: Any, name: str, dtype: str) -> Any:
-    """Specifications in the nested structure of shapes, their batch size unknown."""
+    """Specifications, nested as the shapes are, with an unknown batch size."""
     if isinstance(value, dict):
         return {key: _specs_of_shapes(v, str(key), dtype) for key, v in value.items()}
     if _is_shape(value):
@@ -401,7 +401,7 @@ def _specs_of_shapes(value: Any, name: str, dtype: str) -> Any:
 def _called_with(model: Model) -> list[Any] | None:
     """The arguments of the first call of a model without a graph, as specifications."""
     if is_keras3(model):
-        # It remembers the shapes, and no dtypes.
+        # Keras 3 remembers the shapes but not the dtypes.
         shapes = (model._build_shapes_dict or {}).values()
         shapes = [shape for shape in shapes if shape is not None]
         if len(shapes) == 1 and not _is_shape(shapes[0]):
@@ -412,13 +412,13 @@ def _called_with(model: Model) -> list[Any] | None:
 
 
 def input_specs(model: Model) -> list[tf.TensorSpec] | None:
-    """Specification of every input, the batch size unknown; None if nobody knows."""
+    """Specification of every input, with any batch size; None before the first call."""
     if getattr(model, "inputs", None):
         return [tf.TensorSpec(i.shape, i.dtype, i.name) for i in model.inputs]
     called_with = _called_with(model)
     if called_with is None:
         return None
-    # Under mixed precision Keras 2 remembers real inputs as it cast them.
+    # Under mixed precision Keras 2 remembers float inputs in the dtype it cast them to.
     return [
         tf.TensorSpec(
             spec.shape,
@@ -430,11 +430,15 @@ def input_specs(model: Model) -> list[tf.TensorSpec] | None:
 
 
 def arguments(model: Model, values: list[Any]) -> list[Any]:
-    """Values for the inputs of a model, in the order of `input_specs`, for its call.
+    """Arranges the values for the inputs of a model as the model's call takes them.
+
+    Args:
+      model: any model.
+      values: one for each input, in the order of `input_specs`.
 
     Returns:
-      What is to be passed as `model(*arguments)`: lists and dictionaries as in the
-      model's graph, or in its first call where it has none.
+      What to pass as `model(*arguments)`: lists and dictionaries as in the model's
+      graph or, without a graph, as in its first call.
 
     Example:
 
@@ -453,7 +457,7 @@ def arguments(model: Model, values: list[Any]) -> list[Any]:
 
 @contextlib.contextmanager
 def open_to_change(layer: Layer) -> Iterator[None]:
-    """Within it, attributes of a built layer may be given other layers."""
+    """Context in which attributes of a built layer may be given other layers."""
     tracker: Any = getattr(layer, "_tracker", None)
     locked = tracker is not None and tracker.locked
     if locked:
@@ -469,8 +473,8 @@ def replace_in_graph(model: Model, replace: Callable[[Layer], Layer]) -> None:
     """Replaces, in place, the layers that the graph of a Keras 3 model calls.
 
     Args:
-      model: any layer; only that of a functional model has a graph.
-      replace: function of a layer that returns what takes its place.
+      model: any layer. Only a functional model has a graph.
+      replace: function that takes a layer and returns its replacement.
     """
     if not isinstance(model, Functional):
         return
@@ -490,18 +494,18 @@ def replace_in_graph(model: Model, replace: Callable[[Layer], Layer]) -> None:
         return
     for found in model._operations_by_depth.values():
         found[:] = [successors.get(id(item), item) for item in found]
-    # This one is tracked by TensorFlow, which saves no list that was changed in the
-    # middle: a new one is set, for TensorFlow and not among the layers of Keras.
+    # TensorFlow tracks this list and cannot save a list that was changed in the middle.
+    # A new one is set, in a way that does not make it a list of layers for Keras.
     operations = [successors.get(id(item), item) for item in model._operations]
     tracking = tf.__internal__.tracking.AutoTrackable
     tracking.__setattr__(model, "_operations", operations)
 
 
 def replace_tracked(owner: Layer, before: Layer, after: Layer) -> None:
-    """Counts `after` among the layers of `owner`, at the place of `before`.
+    """Lists `after` in place of `before` among the layers of `owner`.
 
-    To be called before an attribute changes hands. Keras 2 finds the layers in the
-    attributes themselves; Keras 3 keeps a list, which gives weights their order.
+    Call it before the attribute is set. Keras 2 finds layers by looking at attributes.
+    Keras 3 keeps a list of them, and its order is the order of the weights.
     """
     if not is_keras3(owner) or not owner._tracker.is_in_store("layers", before):
         return
@@ -541,9 +545,10 @@ def _set_precision(layer: Layer, policy: Any) -> None:
 
 @contextlib.contextmanager
 def computing_in_float32(model: Model) -> Iterator[None]:
-    """Within it, layers of mixed precision compute in float32, as their weights are.
+    """Context in which layers of mixed precision compute in float32.
 
-    Layers made within it do so as well, whatever the policy of the process.
+    Their weights are float32 anyway. Layers that are made in the context compute in
+    float32 too, whatever the global policy is.
 
     Example:
 
@@ -572,11 +577,11 @@ def computing_in_float32(model: Model) -> Iterator[None]:
 
 @contextlib.contextmanager
 def looping_by(model: Model, loop: Callable[..., Any]) -> Iterator[None]:
-    """Within it, recurrent layers run their steps by a function of ours.
+    """Context in which a function of ours runs the steps of recurrent layers.
 
     Args:
-      model: any layer. Those below it do not use kernels of cuDNN, which hold a whole
-        loop.
+      model: any layer. Layers below it do not use the kernels of cuDNN, which would run
+        the whole loop.
       loop: called with Keras's own function `rnn` and its arguments.
     """
     library = keras_of(model)
@@ -605,11 +610,11 @@ def is_variable(value: Any) -> bool:
 
 
 def stored(variable: Variable) -> tf.Tensor:
-    """What a variable holds, in its own precision whatever is computed in."""
+    """The value of a variable in its own dtype, whatever dtype layers compute in."""
     if not isinstance(variable, keras3.Variable):
         return tf.convert_to_tensor(variable)
     if variable._value is None:
-        # Keras 3 makes it after a symbolic first call, and starts it like this.
+        # After a symbolic first call Keras 3 has yet to make it, with this value.
         return tf.convert_to_tensor(variable.value)
     return tf.convert_to_tensor(variable._value)
 
@@ -617,7 +622,7 @@ def stored(variable: Variable) -> tf.Tensor:
 def change_initial_value(
     variable: Variable, function: Callable[[tf.Tensor], tf.Tensor]
 ) -> None:
-    """Assigns `function(value)`, also to a variable that Keras 3 has yet to make."""
+    """Assigns `function(value)`, even to a variable that Keras 3 has yet to make."""
     if isinstance(variable, keras3.Variable) and variable._value is None:
         initializer = variable._initializer
         variable._initializer = lambda shape, dtype: tf.cast(
@@ -633,8 +638,8 @@ def add_float(
 ) -> Variable:
     """Adds a float32 variable to a layer, float32 under every precision policy.
 
-    Where it is not trainable, its replicas under `tf.distribute` are kept equal by
-    assigning the first one's value.
+    If it is not trainable, its replicas under `tf.distribute` stay equal: all get the
+    value of the first one.
     """
     constant = keras_of(layer).initializers.Constant(initial)
     return _add_weight(layer, name, shape, "float32", constant, trainable)
@@ -667,7 +672,7 @@ def _add_weight(
         "trainable": trainable,
     }
     if is_keras3(layer):
-        # Its names are parts of a path.
+        # A name is a part of a path in Keras 3, so it holds no slash.
         arguments |= {"name": name.replace("/", "_"), "autocast": dtype is None}
         if not trainable:
             arguments["aggregation"] = "only_first_replica"
@@ -677,6 +682,6 @@ def _add_weight(
             arguments["aggregation"] = tf.VariableAggregation.ONLY_FIRST_REPLICA
     variable = layer.add_weight(**arguments)
     if is_keras3(layer):
-        # Its lists of variables are not in the checkpoints of TensorFlow.
+        # TensorFlow's checkpoints do not hold Keras 3's own lists of variables.
         layer._track_trackable(variable, arguments["name"], overwrite=True)
     return variable

@@ -1,4 +1,4 @@
-"""Putting other layers into a model: what pruning, stripping and packing share."""
+"""Replacing the layers of a model: pruning, stripping and packing share this."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,10 +21,10 @@ Replace = Callable[[Layer], Layer]
 
 
 def copy_layer(layer: Layer) -> Layer | None:
-    """A new layer of the same configuration, or None where the layer itself must do.
+    """A new layer of the same configuration, or None if there can be no copy.
 
-    That is so without a configuration, and where Keras refuses to read it, as that of a
-    `Lambda` with a Python function: what holds no weights can be shared.
+    There is no copy without a configuration, or if Keras refuses to read it, as for a
+    `Lambda` with a Python function. The caller shares the layer itself then.
     """
     try:
         return layer.__class__.from_config(layer.get_config())
@@ -40,7 +40,7 @@ def clone(model: Model, replace: Replace) -> Model:
     """A graph model rebuilt with `replace(layer)` for each layer, sharing weights."""
 
     def replace_layer(layer: Layer) -> Layer:
-        # Operations of Keras 3 that are no layers have nothing to be replaced.
+        # Keras 3 also calls this for operations that are not layers.
         return replace(layer) if isinstance(layer, LAYERS) else layer
 
     library = keras_of(model)
@@ -51,13 +51,13 @@ def clone(model: Model, replace: Replace) -> Model:
     kind = type(model)
     if type(copy) is not kind and not is_keras_class(kind):
         raise ValueError(
-            f"Model {model.name!r} is functional but of class {kind.__name__} with "
-            "a constructor of its own, so it cannot be rebuilt around wrapped layers. "
+            f"Model {model.name!r} is functional, but its class {kind.__name__} has "
+            "its own constructor, so it cannot be rebuilt around wrapped layers. "
             "Let the class take (inputs, outputs, name), or prune the layers before "
             "the model is made from them."
         )
-    # Keras builds a Sequential of several inputs when it is first called, and this one
-    # has been.
+    # Keras builds a Sequential with several inputs in its first call, which the
+    # original has had.
     if not copy.built and model.built and all(layer.built for layer in copy.layers):
         copy.built = True
     # Keras 3 compiles the copy as well.
@@ -66,9 +66,9 @@ def clone(model: Model, replace: Replace) -> Model:
 
 
 def _call_as_recorded(layer: Layer, *args: Any, **kwargs: Any) -> Any:
-    """Calls a layer with what the one it replaces was called with in Keras 3.
+    """Calls a layer with the arguments that Keras 3 recorded for the replaced one.
 
-    That records `mask=None` for layers that take a mask, which another may not.
+    Keras records `mask=None` for a layer that takes a mask. The other may not take one.
     """
     takes = getattr(layer, "call_signature_parameters", kwargs)
     given = {k: v for k, v in kwargs.items() if v is not None or k in takes}
@@ -112,7 +112,7 @@ def replace_sublayers(owner: Layer, replace: Replace) -> None:
 
 
 def set_layer(owner: Layer, attribute: str, layer: Layer) -> None:
-    """Puts a layer in the place of the one that an attribute of `owner` holds."""
+    """Replaces the layer that an attribute of `owner` holds."""
     with open_to_change(owner):
         replace_tracked(owner, getattr(owner, attribute), layer)
         setattr(owner, attribute, layer)

@@ -18,7 +18,7 @@ _SCHEDULES = f"{_PACKAGE}.python.core.sparsity.keras.pruning_schedule"
 
 
 class Schedule(Protocol):
-    """What is asked of every pruning schedule, ours or tfmot's."""
+    """A pruning schedule, ours or tfmot's."""
 
     def __call__(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `(should_prune, sparsity)` at a step."""
@@ -31,8 +31,8 @@ class Schedule(Protocol):
         """Makes a schedule from its arguments."""
 
 
-# What schedules call the sparsity they end with: ours and tfmot's `ConstantSparsity`,
-# then tfmot's `PolynomialDecay`.
+# The name of the final sparsity in our schedules and tfmot's `ConstantSparsity`, then
+# in tfmot's `PolynomialDecay`.
 TARGETS = ("target_sparsity", "final_sparsity")
 # tfmot never asks a schedule at step 0, so the mask stays as it is before training.
 UPDATE_BEFORE_TRAINING = None
@@ -41,8 +41,8 @@ UPDATE_BEFORE_TRAINING = None
 def schedule_module() -> ModuleType:
     """Returns tfmot's schedule module without importing the rest of tfmot.
 
-    The one module depends on neither Keras, so it is loaded alone, under its own name:
-    a later `import tensorflow_model_optimization` finds this same module.
+    This module needs neither Keras, so it is loaded alone, under its own name. A later
+    `import tensorflow_model_optimization` finds the same module.
 
     Raises:
       ImportError: if tfmot is not installed.
@@ -83,5 +83,5 @@ def is_wrapper(layer: object) -> bool:
 
 
 def is_callback(callback: object) -> bool:
-    """Whether tfmot wrote a callback."""
+    """Whether a callback comes from tfmot."""
     return type(callback).__module__.startswith(_PACKAGE)

@@ -68,7 +68,7 @@ CALLS = {
 
 
 def mixed_model():
-    """A model that holds a layer of the other Keras as well."""
+    """A model that also holds a layer of the other Keras."""
     other = keras3 if keras.__name__ == "tf_keras" else keras2
     model = subclassed()
     model(X)
@@ -77,17 +77,17 @@ def mixed_model():
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_both_kerases_in_one_model(call):
-    with pytest.raises(ValueError, match="mixes both Kerases.*build all of it with"):
+def test_keras_2_and_3_in_one_model(call):
+    with pytest.raises(ValueError, match="mixes Keras 2.*Build all of it with"):
         CALLS[call](mixed_model())
 
 
-def test_both_kerases_in_one_list_and_beside_an_optimizer(keras):
-    with pytest.raises(ValueError, match="`to_prune` mixes both Kerases"):
+def test_keras_2_and_3_in_one_list_and_beside_an_optimizer(keras):
+    with pytest.raises(ValueError, match="`to_prune` mixes Keras 2"):
         sa.prune([keras2.layers.Dense(4), keras3.layers.Dense(4)], SCHEDULE)
     other = keras3 if keras is keras2 else keras2
     model = sa.prune(dense_model(), SCHEDULE, (1, 1))
-    with pytest.raises(ValueError, match="`optimizer` mixes both Kerases"):
+    with pytest.raises(ValueError, match="`optimizer` mixes Keras 2"):
         sa.UpdatePruningStep.for_loop(model, other.optimizers.Adam())
 
 
@@ -189,7 +189,7 @@ def test_a_forgotten_callback(jit_compile, run_eagerly):
     np.testing.assert_array_equal(model.layers[0].layer.kernel.numpy(), before)
     model.fit(X, X, verbose=0, callbacks=[sa.UpdatePruningStep()])
     assert model.layers[0].steps_begun == 1
-    # What was traced with the callback must not serve without it.
+    # A step that was traced with the callback must not run without it.
     with pytest.raises(RuntimeError, match=r"sa\.UpdatePruningStep\(\)"):
         model.fit(X, X, verbose=0)
     model.fit(X, X, verbose=0, callbacks=[sa.UpdatePruningStep()])
@@ -288,7 +288,7 @@ def test_a_model_leaves_alone_what_is_smaller_than_a_block():
         "400 x 3 matrix has no room for a block of 4 x 4"
         in (rows["head/kernel"]["left_alone"])
     )
-    # The same where the shapes come only with the first batch.
+    # The same if the shapes are known only with the first batch.
     layers = [keras.layers.Dense(400, name="wide"), keras.layers.Dense(3, name="head")]
     late = keras.Sequential(sa.prune(layers, SCHEDULE, block_size=(4, 4)))
     late.build((None, 160))

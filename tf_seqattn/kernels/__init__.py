@@ -1,1 +1,1 @@
-"""The ground floor: how kernels are found in layers, read as matrices and cut."""
+"""Finding the kernels of layers, reading them as matrices and cutting blocks."""

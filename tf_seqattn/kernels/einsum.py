@@ -1,6 +1,6 @@
 """Reading the equation of an `EinsumDense`: which axes of its kernel are inputs."""
 
-# Stand for the axes behind an ellipsis; Keras takes no more than a few.
+# Labels for the axes that an ellipsis stands for. Keras allows only a few.
 _ELLIPSIS_LABELS = "ABCDEFGHIJ"
 
 
@@ -11,8 +11,8 @@ def split_equation(
 
     Args:
       equation: such as "...x,xy->...y".
-      rank: rank of the inputs. It says how many axes an ellipsis stands for, and
-        matters only to those who look at these.
+      rank: rank of the inputs, which says how many axes an ellipsis stands for. The
+        default leaves room for any.
 
     Returns:
       Labels of the inputs, of the kernel and of the outputs.
@@ -54,7 +54,7 @@ def kernel_axes(equation: str) -> dict[str, tuple[int, ...]]:
 def is_one_product(equation: str) -> bool:
     """Whether the equation is one matrix product, inputs by outputs of the kernel.
 
-    It is not where a label of the kernel is summed alone, or shared by all three.
+    It is not if a label of the kernel is summed alone or shared by all three terms.
 
     Example:
 

@@ -18,7 +18,7 @@ from tf_seqattn.keras_api import (
 from tf_seqattn.kernels.blocks import BlockGrid, check_block_size
 from tf_seqattn.kernels.einsum import kernel_axes
 
-# In the place of a block size: a block is what an attention makes of one head.
+# In place of a block size: every head of an attention layer is one block.
 HEADS = "heads"
 BlockSize = tuple[int | None, int | None] | str
 
@@ -53,7 +53,7 @@ class Kernel:
         return value if self.index is None else value[self.index]
 
     def replace(self, value: tf.Tensor) -> Callable[[], None]:
-        """Puts `value` where the variable is; returns what undoes it.
+        """Puts `value` in the variable's place; returns a function that undoes it.
 
         The instance dictionary is written directly: Keras would stop tracking the
         variable if the attribute were assigned.
@@ -86,15 +86,15 @@ class Kernel:
 
 
 def check_plain(layer: Layer) -> None:
-    """Raises a ValueError where a layer computes with more, or less, than its kernel.
+    """Raises a ValueError if a layer does not compute with its plain kernel.
 
-    Both are of Keras 3.
+    LoRA and quantization cause that, both in Keras 3.
     """
     reason = why_kernel_is_changed(layer)
     if reason:
         raise ValueError(
-            f"Layer {layer.name!r} ({type(layer).__name__}) {reason}: it cannot be "
-            "pruned like this. Prune it before, and strip it first."
+            f"Layer {layer.name!r} ({type(layer).__name__}) {reason}, so it cannot be "
+            "pruned. Prune and strip the layer before that."
         )
 
 
@@ -283,8 +283,8 @@ def find_kernels(layer: Layer, prefix: str = "") -> list[Kernel]:
     """Finds the kernels of a built layer.
 
     Args:
-      layer: a built layer. `get_prunable_weights()`, tfmot's way for custom
-        layers to name their kernels, goes before what is known of its class.
+      layer: a built layer. `get_prunable_weights()`, tfmot's way for custom layers to
+        name their kernels, takes precedence over what is known about its class.
       prefix: put before every kernel's name.
 
     Returns:
@@ -292,8 +292,8 @@ def find_kernels(layer: Layer, prefix: str = "") -> list[Kernel]:
       custom layer declares are left out: they cannot be cut into blocks.
 
     Raises:
-      ValueError: if the layer is of no known kind and declares no weights, has LoRA
-        enabled or is quantized.
+      ValueError: if the class of the layer is unknown and it declares no weights, or
+        if the layer has LoRA enabled or is quantized.
 
     Example:
 
@@ -317,9 +317,9 @@ def find_kernels(layer: Layer, prefix: str = "") -> list[Kernel]:
 def find_entries(layer: Layer) -> list[Kernel]:
     """Finds the kernels of a built layer whose single entries can be pruned.
 
-    These are the ones of `find_kernels` and those of depthwise convolutions. An output
-    of a depthwise convolution reads one channel, so that there are no blocks to remove.
-    Its inputs are the entries of the window.
+    These are the kernels of `find_kernels` and those of depthwise convolutions. An
+    output of a depthwise convolution reads one channel, so there are no blocks to
+    remove. Its inputs are the entries of the window.
 
     Args:
       layer: a built layer.
@@ -343,10 +343,11 @@ def find_entries(layer: Layer) -> list[Kernel]:
 
 
 def holds_no_kernel(layer: Layer) -> bool:
-    """Whether a layer of Keras itself, such as a pooling, has nothing to prune.
+    """Whether a built-in layer of Keras, such as MaxPooling2D, has nothing to prune.
 
     Args:
-      layer: any. A custom layer may hold a kernel under any name.
+      layer: any layer. A custom layer may hold a kernel under any name, so it counts as
+        one that holds some.
 
     Example:
 
@@ -370,8 +371,8 @@ def divided_kernels(layer: Layer, block_size: BlockSize) -> list[Kernel]:
     Args:
       layer: a built layer.
       block_size: (rows, columns) for all that `find_kernels` finds. "heads" cuts only
-        the projection that puts the heads of an attention layer together, into the
-        rows that read one head: without them nothing reads the head.
+        the output projection of an attention layer, into the rows that read one head.
+        Without these rows nothing reads the head.
 
     Raises:
       ValueError: as `find_kernels`.
@@ -390,7 +391,7 @@ def divided_kernels(layer: Layer, block_size: BlockSize) -> list[Kernel]:
 
 
 def why_not_divided(layer: Layer, block_size: BlockSize | None) -> str | None:
-    """Why a layer, built or not, has no blocks of `block_size`, or None where it has.
+    """Why a layer, built or not, has no blocks of `block_size`; None if it has some.
 
     Example:
 

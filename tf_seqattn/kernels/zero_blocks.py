@@ -10,7 +10,7 @@ _MIN_FILL = 0.9
 
 
 def block_support(matrix: np.ndarray, block_size: tuple[int, int]) -> np.ndarray:
-    """Tells which blocks of a matrix hold anything but zeros.
+    """Marks the blocks of a matrix that hold anything but zeros.
 
     Args:
       matrix: array `(rows, columns)`.
@@ -59,9 +59,9 @@ def find_block_size(matrix: np.ndarray, row_divisor: int = 0) -> tuple[int, int]
         the input channels of a convolution.
 
     Returns:
-      (rows, columns) of the largest blocks of which at least 9 entries in 10 of the
-      kept ones are not zero; None where there are no zeros, or no such blocks. Blocks
-      of one row or column are found only where the zeros show them exactly.
+      (rows, columns) of the largest blocks such that at least 9 in 10 entries of the
+      kept blocks are not zero. None if there are no zeros or no such blocks. Blocks of
+      one row or column are found only if the zeros show them exactly.
 
     Example:
 
