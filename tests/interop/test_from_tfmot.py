@@ -21,7 +21,7 @@ def run(code, keras):
 @pytest.mark.parametrize("code", CODE, ids=["tfmot", "three lines", "ours"])
 def test_the_guide(keras, code):
     if "prune_low_magnitude" in code and keras.__name__ == "keras":
-        pytest.skip("tfmot is of Keras 2")
+        pytest.skip("tfmot uses Keras 2")
     kernel = run(code, keras)
     blocks = np.abs(kernel.reshape(16, 4, 16, 4)).sum(axis=(1, 3))
     assert np.mean(blocks == 0) == np.mean(kernel == 0) == 0.75

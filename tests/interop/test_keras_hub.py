@@ -49,7 +49,7 @@ BACKBONES = {make.__name__: make for make in (vit, bert, gemma)}
 
 
 def with_head(backbone, x):
-    """A classifier on the mean of what a backbone gives, of fixed length."""
+    """A classifier on the mean output of a backbone, of fixed length."""
     shapes = keras.tree.map_structure(lambda value: value.shape[1:], x)
     if isinstance(x, dict):
         inputs = {

@@ -1,4 +1,4 @@
-"""A model stripped by us goes on to tfmot's quantization and clustering."""
+"""A model that we stripped can be quantized and clustered by tfmot."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def stripped(batch):
 
 
 class _Only(sa.PruningPolicy):
-    """Prunes the one layer of a name."""
+    """Prunes only the layer of one name."""
 
     def __init__(self, name):
         self.name = name
@@ -58,7 +58,7 @@ class _Only(sa.PruningPolicy):
 def train(model, batch, epochs=5, callbacks=()):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("adam", loss)
-    # One batch an epoch.
+    # One batch for each epoch.
     model.fit(*batch, batch_size=64, epochs=epochs, verbose=0, callbacks=[*callbacks])
 
 

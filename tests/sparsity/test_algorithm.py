@@ -52,7 +52,7 @@ class NumpyLayer:
         return np.sqrt(squares)
 
     def prune(self, sparsity):
-        """The blocks of least score among the active go; all compete after dense."""
+        """The active blocks with the lowest scores go; all compete after dense."""
         count = self.mask.size
         keep = max(1, int(np.rint(count * (1 - sparsity))))
         active = self.mask.ravel() > 0

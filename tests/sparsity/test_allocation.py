@@ -50,7 +50,7 @@ class Block(layers.Layer):
 
 
 def namesakes():
-    """Two layers of one name, one of a subclassed layer each."""
+    """Two layers of the same name, each inside its own subclassed layer."""
     return keras.Sequential([keras.Input((64,)), Block(), Block()])
 
 
@@ -89,7 +89,7 @@ def test_overall_sparsity_is_met_to_a_block_a_kernel(allocation, model, sparsity
 def test_uniform_is_what_prune_does_by_itself():
     model = convolutional()
     assert set(sa.uniform_allocation(model, 0.8, BLOCK).values()) == {0.8}
-    # The stem has 3 inputs, so that it is too small.
+    # The stem has 3 inputs, so it is too small.
     assert "stem" not in sa.uniform_allocation(model, 0.8, BLOCK)
 
 
@@ -200,7 +200,9 @@ def test_errors_name_the_argument_the_value_and_the_remedy():
     def prune(sparsity, schedule=ONE_SHOT):
         return sa.prune(convolutional(), schedule, BLOCK, sparsity=sparsity)
 
-    with pytest.raises(ValueError, match=r"'midle' is no layer; there is 'middle'"):
+    with pytest.raises(
+        ValueError, match=r"'midle' is not a layer; the model has 'middle'"
+    ):
         prune({"midle": 0.5})
     with pytest.raises(ValueError, match=r"'stem' is left alone: .*fewer than 100"):
         prune({"stem": 0.5})

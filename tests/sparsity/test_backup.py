@@ -1,4 +1,4 @@
-"""BackupAndRestore: a training goes on after a kill at any moment."""
+"""BackupAndRestore: training resumes after a kill at any moment."""
 
 import json
 import logging
@@ -92,23 +92,23 @@ DAMAGES = [truncate, change_a_byte, empty_state, state_of_something_else, no_wei
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_backup_gives_way_to_the_one_before(tmp_path, damage, caplog, keras):
     if keras.__name__ == "tf_keras":
-        pytest.skip("checkpoints of TensorFlow")
+        pytest.skip("Keras 2 writes TensorFlow checkpoints")
     undisturbed = train(tmp_path / "one")
     folder = tmp_path / "two"
     train(folder, kill_at=3)
     assert sorted(p.name for p in folder.iterdir()) == ["backup-2", "backup-3"]
     damage(folder / "backup-3")
-    # What a kill while it writes leaves behind.
+    # This is what a kill during writing leaves behind.
     (folder / "unfinished").mkdir()
     with caplog.at_level(logging.WARNING, "tf_seqattn"):
         resumed = train(folder)
-    assert "backup-3 is left out: " in caplog.text
+    assert "backup-3 is skipped: " in caplog.text
     assert_same(resumed, undisturbed)
 
 
 def test_no_whole_backup_is_an_error(tmp_path, keras):
     if keras.__name__ == "tf_keras":
-        pytest.skip("checkpoints of TensorFlow")
+        pytest.skip("Keras 2 writes TensorFlow checkpoints")
     train(tmp_path, kill_at=2)
     for backup in tmp_path.iterdir():
         truncate(backup)

@@ -1,4 +1,4 @@
-"""Masks under tf.distribute: the same on every replica, the loss that of one."""
+"""Under tf.distribute, masks are equal on all replicas, the loss as on one."""
 
 import subprocess
 import sys
@@ -62,7 +62,7 @@ def run(tmp_path, keras, replicas, per_execution):
 @pytest.mark.parametrize("per_execution", [1, 3])
 def test_two_replicas_train_as_one(keras, tmp_path, per_execution):
     if keras.__name__ == "keras" and per_execution > 1:
-        pytest.skip("Keras 3 fails to run them on replicas, of a plain model too")
+        pytest.skip("Keras 3 cannot run them on replicas, even for a plain model")
     mask, losses = run(tmp_path, keras, 1, per_execution)
     mirrored_mask, mirrored_losses = run(tmp_path, keras, 2, per_execution)
     assert mask == mirrored_mask

@@ -76,7 +76,7 @@ def test_training_through_all_phases_and_saving(tmp_path):
     lines = []
     sa.summary(pruned, print_fn=lines.append)
     text = "\n".join(lines)
-    assert "6 of 4 x 16" in text and "it goes with its heads" in text
+    assert "6 of 4 x 16" in text and "it is removed with its heads" in text
 
 
 def test_allocation_and_sensitivity_know_heads():

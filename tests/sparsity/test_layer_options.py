@@ -45,7 +45,7 @@ def test_each_layer_follows_its_most_specific_key():
     )
     conv, dense_a, dense_b = (found[n] for n in ("conv", "dense_a", "dense_b"))
     assert conv.block_size == (8, 4) and conv.importance == sa.Magnitude()
-    # One key only: the class has no say in what a glob matches.
+    # One key only: a class is ignored where a glob matches.
     assert dense_a.block_size == (2, 2)
     assert dense_a.importance == sa.PowerPropagation()
     assert dense_b.balanced and not dense_a.balanced
@@ -97,8 +97,8 @@ def test_a_single_layer_and_a_list():
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ({"dense_c": {}}, "'dense_c', which matches no layer; there is 'dense_"),
-        ({"con": None}, "there is 'conv'"),
+        ({"dense_c": {}}, "'dense_c', which matches no layer; the model has 'dense_"),
+        ({"con": None}, "the model has 'conv'"),
         ({"pool": {}}, "no layer to prune; 'pool': .* has no weights"),
         ({"dense_a": {"blocksize": (2, 2)}}, "'blocksize'; did you mean 'block_size'"),
         ({"dense_a": {"sparsity": 90}}, r"layers\['dense_a'\]\['sparsity'\]=90"),
@@ -202,7 +202,7 @@ def test_a_custom_layer_without_kernels_is_still_refused():
 def test_locally_connected_layers(name, implementation, keras):
     kind = getattr(keras.layers, name, None)
     if kind is None:
-        pytest.skip("Keras 3 has none")
+        pytest.skip("Keras 3 has no such layer")
     layer = kind(4, 2, implementation=implementation)
     shape = (6, 2) if name.endswith("1D") else (4, 4, 2)
     pruned = prune(layer, input_shape=shape)

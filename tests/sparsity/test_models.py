@@ -95,7 +95,7 @@ def subclassed():
 
 
 def own_step():
-    """Functional, with a training step of its own."""
+    """Functional, with its own training step."""
 
     class OwnStep(keras.Model):
         def train_step(self, data):

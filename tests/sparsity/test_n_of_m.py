@@ -57,7 +57,7 @@ def test_the_rest_decays_from_one_to_zero():
 def assert_two_of_four(matrix):
     groups = matrix[: len(matrix) // 4 * 4].reshape(-1, 4, matrix.shape[1])
     assert (np.count_nonzero(groups, axis=1) <= 2).all()
-    # Of the two rows left over from 30 both stay.
+    # 30 rows leave a group of two, and both of these stay.
     assert np.mean(matrix == 0) == pytest.approx(0.5, abs=0.04)
 
 
@@ -92,7 +92,7 @@ def test_trained_to_two_of_four(importance, tmp_path):
             seen.update(np.unique(mask).tolist())
 
     pruned.fit(x, y, batch_size=4, epochs=8, verbose=0, callbacks=[*pruning, Watch()])
-    # Decays gradually: many values between.
+    # The mask decays gradually, with many values between.
     assert {0.0, 1.0} < seen
     assert len(seen) > 5
     pruned.save(tmp_path / "pruned.keras")

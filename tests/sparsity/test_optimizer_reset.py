@@ -1,4 +1,4 @@
-"""A reset optimizer is as a new one, but for its learning-rate schedule."""
+"""A reset optimizer is like a new one, except for its learning-rate schedule."""
 
 import numpy as np
 import pytest
@@ -36,9 +36,9 @@ OPTIMIZERS = {
     "legacy Nadam": lambda lr: legacy.Nadam(lr),
     "legacy loss scale": lambda lr: loss_scale(legacy.Adam(lr)),
 }
-# A legacy Nadam takes no schedule, as Keras says.
+# Keras allows no schedule for a legacy Nadam.
 WITH_SCHEDULE = [name for name in OPTIMIZERS if name != "legacy Nadam"]
-# What Keras 3 alone has, or has in another way.
+# Only Keras 3 has these, or Keras 2 has them in another way.
 KERAS3_OPTIMIZERS = {
     "Lamb": lambda lr: keras.optimizers.Lamb(lr),
     "accumulation": lambda lr: keras.optimizers.Adam(lr, gradient_accumulation_steps=2),
@@ -56,11 +56,11 @@ def variable_of(value):
 
 
 def make(name, rate):
-    """The optimizer of that name, where the Keras under test has it."""
+    """The optimizer of that name, if the Keras under test has it."""
     if keras.__name__ == "tf_keras" and name in KERAS3_OPTIMIZERS:
-        pytest.skip("Keras 3 alone has it")
+        pytest.skip("only Keras 3 has it")
     if keras.__name__ == "keras" and name.startswith("legacy"):
-        pytest.skip("Keras 2 alone has it")
+        pytest.skip("only Keras 2 has it")
     return {**OPTIMIZERS, **KERAS3_OPTIMIZERS}[name](rate)
 
 
@@ -120,7 +120,7 @@ def test_learning_rate_schedule_goes_on(name):
     assert float(schedule(tf.convert_to_tensor(inner.iterations))) == pytest.approx(
         float(decay()(7))
     )
-    # What a step really uses, where it moves a weight by the rate itself.
+    # The rate that a step really uses, seen by a weight that moves by the rate itself.
     if name == "SGD":
         before = variable.numpy()
         take_steps(optimizer, [variable], 1)

@@ -1,4 +1,4 @@
-"""What a user gets who names a target and an end, and the paper's recipes by name."""
+"""The schedule for only a target and an end, and the paper's recipes by name."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Saving mid-phase in every format, and resuming where a run was interrupted."""
+"""Saving mid-phase in every format, and resuming an interrupted run."""
 
 import subprocess
 import sys
@@ -53,14 +53,14 @@ def save_keras(model, folder):
 
 def save_h5(model, folder):
     model.save(folder / "model.h5")
-    # Keras 3 cannot load the loss "mse" from this format, not of a plain model either.
+    # Keras 3 cannot load the loss "mse" from this format, even for a plain model.
     compiled = keras.__name__ == "tf_keras"
     return keras.models.load_model(folder / "model.h5", compile=compiled)
 
 
 def save_tf(model, folder):
     if keras.__name__ == "keras":
-        pytest.skip("Keras 3 loads no SavedModel as a model")
+        pytest.skip("Keras 3 cannot load a SavedModel as a model")
     model.save(folder / "saved", save_format="tf")
     return keras.models.load_model(folder / "saved")
 
@@ -84,8 +84,8 @@ FORMATS = {
     f.__name__: f
     for f in (save_keras, save_h5, save_tf, save_weights_h5, save_checkpoint)
 }
-# Formats that keep the optimizer, so that training goes on as if never stopped. Keras
-# restores no optimizer from a SavedModel, of a plain model neither.
+# Formats that keep the optimizer, so training continues as if it never stopped. Keras
+# restores no optimizer from a SavedModel, even for a plain model.
 EXACT = ("save_keras", "save_h5", "save_checkpoint")
 
 
@@ -191,7 +191,7 @@ def fit_with_backup(folder, first, save_freq, interrupt=None):
         callbacks.reverse()
     if interrupt:
         callbacks.append(Interrupt(interrupt))
-    # A resumed epoch begins its data anew, so that every step has the same batch.
+    # A resumed epoch restarts its data, so every step has the same batch.
     batch = data().take(1).repeat(40)
     model.fit(batch, epochs=2, verbose=0, callbacks=callbacks)
     return model
@@ -203,7 +203,7 @@ def test_an_interrupted_run_ends_as_the_uninterrupted_one(
     keras, tmp_path, backup_first, save_freq, interrupt
 ):
     if keras.__name__ == "keras" and save_freq != "epoch":
-        pytest.skip("Keras 3 starts an interrupted epoch anew")
+        pytest.skip("Keras 3 restarts an interrupted epoch")
     whole = fit_with_backup(tmp_path / "whole", backup_first, save_freq)
     with pytest.raises(Interrupted):
         fit_with_backup(tmp_path / "broken", backup_first, save_freq, interrupt)

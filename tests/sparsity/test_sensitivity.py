@@ -1,4 +1,4 @@
-"""One layer pruned at a time, and the model as before afterwards."""
+"""One layer is pruned at a time, and the model is restored afterwards."""
 
 import sys
 

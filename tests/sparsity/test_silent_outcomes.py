@@ -1,4 +1,4 @@
-"""A pruning that is not what was asked for is never silent."""
+"""Pruning that does not do what the user asked is never silent."""
 
 import logging
 
@@ -24,7 +24,7 @@ def pruned_model(schedule, importance=None):
 
 
 def fit(pruned, epochs=1, callbacks=(), **kwargs):
-    # Ten steps an epoch.
+    # Ten steps for each epoch.
     return pruned.fit(
         X,
         Y,
@@ -47,11 +47,11 @@ def messages(caught):
 def test_training_that_ends_too_early_warns_at_the_line_of_the_user(recwarn):
     pruned = pruned_model(sa.OneShotSchedule(0.75, prune_step=100))
     fit(pruned)
-    (told,) = [w for w in recwarn if w.category is sa.PruningWarning]
-    assert told.filename == __file__
-    assert "at step 10, 1 of 1 pruned kernels" in str(told.message)
-    assert "75.0% sparsity was requested, 0.0% is reached" in str(told.message)
-    assert "until the schedule ends, at step 100" in str(told.message)
+    (warning,) = [w for w in recwarn if w.category is sa.PruningWarning]
+    assert warning.filename == __file__
+    assert "at step 10, 1 of 1 pruned kernels" in str(warning.message)
+    assert "75.0% sparsity was requested, 0.0% is reached" in str(warning.message)
+    assert "until the schedule ends, at step 100" in str(warning.message)
     # A second `fit` may follow on purpose.
     fit(pruned)
     assert len(messages(recwarn)) == 1
@@ -64,14 +64,14 @@ def test_stripping_too_early_warns_once(recwarn, tmp_path):
     )
     schedule = sa.OneShotSchedule(0.75, prune_step=100)
     sa.strip_pruning(sa.prune(model, schedule, (2, 2), pruning_policy=ALL))
-    (told,) = [w for w in recwarn if w.category is sa.PruningWarning]
-    assert told.filename == __file__
-    assert "2 of 2 pruned kernels" in str(told.message)
+    (warning,) = [w for w in recwarn if w.category is sa.PruningWarning]
+    assert warning.filename == __file__
+    assert "2 of 2 pruned kernels" in str(warning.message)
     for export in (sa.pack, lambda m: sa.export_saved_model(m, tmp_path / "model")):
         recwarn.clear()
         export(pruned_model(schedule))
-        (told,) = [w for w in recwarn if w.category is sa.PruningWarning]
-        assert told.filename == __file__
+        (warning,) = [w for w in recwarn if w.category is sa.PruningWarning]
+        assert warning.filename == __file__
 
 
 def tfmots(name, **arguments):
@@ -204,8 +204,8 @@ def test_short_phases_are_named_when_training_begins(recwarn):
     pruned = pruned_model(sa.SequentialAttentionSchedule(0.75, 120, cycles=10))
     assert not messages(recwarn)
     sa.UpdatePruningStep.for_loop(pruned)
-    (told,) = messages(recwarn)
-    assert "have 2 to 13 steps" in told and "cycles" in told
+    (warning,) = messages(recwarn)
+    assert "have 2 to 13 steps" in warning and "cycles" in warning
     recwarn.clear()
     for schedule in (
         sa.SequentialAttentionSchedule(0.75, 600, cycles=5),
@@ -215,7 +215,7 @@ def test_short_phases_are_named_when_training_begins(recwarn):
     assert not messages(recwarn)
 
 
-# A training step with an optimizer of its own.
+# A training step with its own optimizer.
 
 
 def contrastive(optimizer):

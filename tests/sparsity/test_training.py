@@ -1,4 +1,4 @@
-"""UpdatePruningStep: steps, masks, phases, in fit and in a loop of one's own."""
+"""UpdatePruningStep: steps, masks, phases, in fit and in a custom loop."""
 
 import gc
 import weakref
@@ -92,7 +92,7 @@ def test_phases_begin_exactly_with_several_steps_per_execution(
         for change in filter(changes_at, range(1, STEPS + 1)):
             assert change - 1 in ends, "an execution crosses a phase change"
     else:
-        # Keras 3 runs whole executions only, and past the end of an epoch.
+        # Keras 3 runs only whole executions, even past the end of an epoch.
         assert ends == list(range(per_execution, ends[-1] + 1, per_execution))
     for start, (end, mask, iterations) in zip([0, *ends], watch.rows, strict=False):
         assert end - start <= per_execution
@@ -154,7 +154,7 @@ def test_a_model_that_does_not_pass_training_on_is_pruned_all_the_same(keras):
     import os
 
     if keras.__name__ != "tf_keras":
-        pytest.skip("TFRS is of Keras 2")
+        pytest.skip("TFRS uses Keras 2")
 
     os.environ["TF_USE_LEGACY_KERAS"] = "1"
     tfrs = pytest.importorskip("tensorflow_recommenders")
@@ -188,7 +188,7 @@ def test_compiled_and_eager_steps(options):
 
 @pytest.mark.filterwarnings("ignore::tf_seqattn.PruningWarning")
 def test_pruned_weights_keep_their_values_or_are_zeroed():
-    # The first sparse step of ACDC; momentum-free descent leaves masked weights alone.
+    # The first sparse step of ACDC. Without momentum, masked weights stay as they are.
     schedule = sa.ACDCSchedule(0.75, STEPS, cycles=2)
     for zero in (False, True):
         model = pruned_model(

@@ -1,4 +1,4 @@
-"""Callbacks that keep the best weights, and must not choose among dense ones."""
+"""Stopping callbacks that keep the best weights from choosing dense ones."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ from tf_seqattn.sparsity.wrapper import pruned_layers
 class AfterPruning(Callback):
     """Lets a callback see the training only once the model is pruned.
 
-    A dense or half-pruned model scores better than the sparse one that it becomes, and
-    so `ModelCheckpoint(save_best_only=True)` or `EarlyStopping` with
-    `restore_best_weights=True` would keep that one. `AfterPruning` does not pass on the
+    A dense or half-pruned model scores better than the sparse one that it becomes. So
+    `ModelCheckpoint(save_best_only=True)` or `EarlyStopping` with
+    `restore_best_weights=True` would keep dense weights. `AfterPruning` holds back the
     end of an epoch or a batch until every layer is at its target and its last phase has
     begun. All other events reach the callback as usual.
 
@@ -40,11 +40,11 @@ class AfterPruning(Callback):
         super().__init__()
         self.callback: Any = callback
         self._is_pruned = False
-        # Keras 2 reads it where there are several workers.
+        # Keras 2 reads this if there are several workers.
         self._chief_worker_only = getattr(callback, "_chief_worker_only", None)
 
     def _may_see(self) -> bool:
-        """Whether the model is pruned; it stays so once it is."""
+        """Whether the model is pruned. Once it is, it stays so."""
         self._is_pruned = self._is_pruned or is_pruned_for_good(
             pruned_layers(self.model)
         )
@@ -58,7 +58,7 @@ class AfterPruning(Callback):
         if self._may_see():
             self.callback.on_train_batch_end(batch, logs)
 
-    # All else passes.
+    # All other events pass through.
 
     def set_params(self, params: dict[str, Any]) -> None:
         super().set_params(params)

@@ -1,10 +1,10 @@
 """How much of each layer to remove: a target sparsity by the name of the layer.
 
-An allocation shares one overall sparsity out among the layers of a model. It is a
-plain dictionary for `sa.prune(..., sparsity=allocation)`, to be read and changed at
-will. The overall sparsity is that of all kernels that are pruned, by their entries,
-where a share of a kernel's blocks is taken as that share of its entries. A kernel keeps
-whole blocks, and at least one, so it may miss its share by half a block.
+An allocation divides one overall sparsity among the layers of a model. It is a plain
+dictionary for `sa.prune(..., sparsity=allocation)` that you may read and change. The
+overall sparsity is the share of entries removed from all pruned kernels. A share of a
+kernel's blocks counts as the same share of its entries. A kernel keeps whole blocks,
+and at least one, so it may miss its share by half a block.
 """
 
 import dataclasses
@@ -97,13 +97,14 @@ def check_targets(
     """Returns the targets by name of layer, checked against what is to be pruned.
 
     Args:
-      sparsity: what the user gave: a mapping from layer name to a number in [0, 1).
+      sparsity: the user's mapping from layer name to a number in [0, 1).
       to_prune: a layer, a list of layers or a model.
       policy: a `PruningPolicy`, or None to allow every layer.
 
     Raises:
-      ValueError: for anything but a mapping, a target out of range, or a name that
-        no pruned layer has, with the names like it or why the layer is left alone.
+      ValueError: for anything but a mapping, a target out of range, or a name that no
+        pruned layer has. The message gives similar names, or why the layer is left
+        alone.
     """
     if not isinstance(sparsity, Mapping):
         raise ValueError(
@@ -146,7 +147,9 @@ def _unknown_names(
             continue
         close = difflib.get_close_matches(str(name), sorted(pruned), n=3)
         close = close or sorted(pruned)[:5]
-        lines.append(f"{name!r} is no layer; there is {', '.join(map(repr, close))}")
+        lines.append(
+            f"{name!r} is not a layer; the model has {', '.join(map(repr, close))}"
+        )
     return "`sparsity` names layers that are not pruned: " + "; ".join(lines)
 
 
@@ -164,7 +167,7 @@ class PlannedKernel:
 
     @property
     def sizes(self) -> list[int]:
-        """Sizes of the window, inputs and outputs: what ERK sums."""
+        """Sizes of the window, inputs and outputs, which ERK sums."""
         rows, columns = self.grid.matrix_shape
         window = list(getattr(self.kernel.owner, "kernel_size", ()))
         return [*window, rows // math.prod(window), columns]
@@ -181,8 +184,8 @@ def kernels_by_layer(
       policy: a `PruningPolicy`, or None for the default one of `sa.prune`.
 
     Raises:
-      ValueError: for a model of another Keras, pruned already, not built or without a
-        layer to prune.
+      ValueError: if the model mixes Keras 2 and 3, is pruned already, is not built or
+        has no layer to prune.
     """
     check_layer(model, "model")
     pruned = [
@@ -231,16 +234,16 @@ def uniform_allocation(
     block_size: BlockSize = (16, 16),
     pruning_policy: PruningPolicy | None = None,
 ) -> dict[str, float]:
-    """The same sparsity for every layer: the paper's, and what `sa.prune` does itself.
+    """The same sparsity for every layer, as in the paper and by default in `sa.prune`.
 
     Args:
       model: a model or layer, built.
       sparsity: share of the weights to remove, in [0, 1).
-      block_size: (rows, columns) of a block, as will be given to `sa.prune`.
-      pruning_policy: where, as will be given to `sa.prune`.
+      block_size: (rows, columns) of a block, the same as for `sa.prune`.
+      pruning_policy: which layers to prune, the same as for `sa.prune`.
 
     Returns:
-      A dictionary from the name of each layer that is pruned to its sparsity.
+      A dictionary from the name of each pruned layer to its sparsity.
 
     Raises:
       ValueError: for a model that is not built or has nothing to prune, or a sparsity
@@ -268,7 +271,7 @@ def _scaled_densities(
         scaled = np.where(is_dense, 1.0, raw)
         if not is_dense.all():
             scaled[~is_dense] *= budget / (raw * entries)[~is_dense].sum()
-        # What would keep more than everything is dense; the others share the rest.
+        # A kernel that would keep more than it has is dense; the rest share the budget.
         if not (scaled > 1.0).any():
             return scaled
         is_dense |= scaled >= 1.0
@@ -282,20 +285,21 @@ def erdos_renyi_allocation(
 ) -> dict[str, float]:
     """Larger layers are pruned more: the Erdos-Renyi-kernel allocation (ERK).
 
-    A kernel keeps a share of its entries in proportion to the sum of its sizes over
-    their product, `(h + w + inputs + outputs) / (h * w * inputs * outputs)`, so that
-    what it keeps grows with the number of its neurons. A kernel for which that is more
-    than everything stays dense, at sparsity 0 (Evci et al. 2020, "Rigging the Lottery",
-    appendix; a kernel is read as inputs by outputs, whatever its rank).
+    The share of entries that a kernel keeps is proportional to the sum of its sizes
+    divided by their product, `(h + w + inputs + outputs) / (h * w * inputs * outputs)`.
+    So the number of entries it keeps grows with the number of its neurons. A kernel
+    that would keep more entries than it has stays dense, at sparsity 0 (Evci et al.
+    2020, "Rigging the Lottery", appendix; a kernel of any rank is read as inputs by
+    outputs).
 
     Args:
       model: a model or layer, built.
       sparsity: share of the weights to remove over all layers, in [0, 1).
-      block_size: (rows, columns) of a block, as will be given to `sa.prune`.
-      pruning_policy: where, as will be given to `sa.prune`.
+      block_size: (rows, columns) of a block, the same as for `sa.prune`.
+      pruning_policy: which layers to prune, the same as for `sa.prune`.
 
     Returns:
-      A dictionary from the name of each layer that is pruned to its sparsity.
+      A dictionary from the name of each pruned layer to its sparsity.
 
     Raises:
       ValueError: as `uniform_allocation`.
@@ -334,22 +338,22 @@ def global_allocation(
     block_size: BlockSize = (16, 16),
     pruning_policy: PruningPolicy | None = None,
 ) -> dict[str, float]:
-    """What ranking the blocks of all layers together, by their magnitude, leaves each.
+    """The sparsity of each layer when the blocks of all layers are ranked together.
 
-    Blocks are compared by the root mean square of their entries, which for blocks of
-    equal size ranks as their Frobenius norm does. Only the share of each layer is
-    kept, not the ranking: which blocks go is for the importance to say. It is meant
-    for a trained model; layers at their initial values are ranked by their
-    initializer alone. Every kernel keeps at least one block.
+    Blocks are ranked by the root mean square of their entries. For blocks of equal size
+    that is the order of their Frobenius norms. The result is only the share of each
+    layer; the importance decides which blocks go. It is meant for a trained model: in a
+    new one, the initializer alone decides the ranking. Every kernel keeps at least one
+    block.
 
     Args:
       model: a model or layer, built and trained.
       sparsity: share of the weights to remove over all layers, in [0, 1).
-      block_size: (rows, columns) of a block, as will be given to `sa.prune`.
-      pruning_policy: where, as will be given to `sa.prune`.
+      block_size: (rows, columns) of a block, the same as for `sa.prune`.
+      pruning_policy: which layers to prune, the same as for `sa.prune`.
 
     Returns:
-      A dictionary from the name of each layer that is pruned to its sparsity.
+      A dictionary from the name of each pruned layer to its sparsity.
 
     Raises:
       ValueError: as `uniform_allocation`.
@@ -375,7 +379,7 @@ def global_allocation(
         score[np.argmax(score)] = np.inf
     blocks = [kernel.grid.num_blocks for kernel in every]
     entries = [kernel.entries for kernel in every]
-    # A target is a share of blocks, whichever they are: each counts as the mean.
+    # A target is a share of blocks, whichever these are, so each counts as the mean.
     mean_entries = np.repeat(np.divide(entries, blocks), blocks)
     order = np.argsort(-np.concatenate(scores), kind="stable")
     budget = (1.0 - sparsity) * sum(entries)

@@ -1,4 +1,4 @@
-"""Backups of a training that survive a kill while one of them is written."""
+"""Backups of a training run that survive a kill while one of them is written."""
 
 import hashlib
 import json
@@ -17,21 +17,21 @@ _STATE = "state.json"
 
 
 class BackupAndRestore(Callback):
-    """Keras's `BackupAndRestore`, with backups that are whole or are not there.
+    """Keras's `BackupAndRestore`, with backups that are never half written.
 
-    Keras 3 writes over its only backup, so that a kill at that moment leaves a
-    truncated file and no way to go on. This one writes beside it, keeps the last two,
-    checks what it reads, and falls back to the older one with a line in the log. In
-    Keras 2 it is Keras's own callback: that one writes checkpoints of TensorFlow, which
-    are safe.
+    Keras 3 overwrites its only backup, so a kill at that moment leaves a truncated file
+    and no way to resume. This callback writes a new backup beside the last one, keeps
+    two, checks what it reads, and falls back to the older one with a line in the log.
+    In Keras 2 it uses Keras's own callback, which writes checkpoints of TensorFlow.
+    These are safe.
 
     Args:
-      backup_dir: folder for the backups of one training, and of nothing else.
+      backup_dir: folder for the backups of one training run, and nothing else.
       save_freq: "epoch", or a number of training steps between two backups.
       delete_checkpoint: whether to delete the backups when training ends.
 
     Raises:
-      ValueError: when training begins, if no backup in the folder is whole.
+      ValueError: when training begins, if no backup in the folder is intact.
 
     Example:
 
@@ -82,7 +82,7 @@ class BackupAndRestore(Callback):
 
 
 class _Backup3(keras3.callbacks.BackupAndRestore):
-    """That of Keras 3, which decides when; what is written and read is ours.
+    """The callback of Keras 3: it decides when to write, we decide what.
 
     Every backup is a folder of its own, `backup-1`, `backup-2` and so on.
     """
@@ -90,7 +90,7 @@ class _Backup3(keras3.callbacks.BackupAndRestore):
     def on_train_begin(self, logs: Logs = None) -> None:
         if not self.model.built:
             raise ValueError(
-                f"Model {self.model.name!r} is not built, so that no backup could be "
+                f"Model {self.model.name!r} is not built, so no backup could be "
                 "restored. Call it on a batch, `model(batch)`, before `fit`."
             )
         backups = _backups(pathlib.Path(self.backup_dir))
@@ -99,11 +99,11 @@ class _Backup3(keras3.callbacks.BackupAndRestore):
             if problem is None:
                 self._restore(backup)
                 return
-            logger.warning("Backup %s is left out: %s.", backup, problem)
+            logger.warning("Backup %s is skipped: %s.", backup, problem)
         if backups:
             raise ValueError(
-                f"No backup in {self.backup_dir!r} is whole. Delete the folder to "
-                "begin the training anew."
+                f"No backup in {self.backup_dir!r} is intact. Delete the folder to "
+                "start the training again."
             )
 
     def _restore(self, backup: pathlib.Path) -> None:
@@ -155,13 +155,13 @@ def _digest(path: pathlib.Path) -> str:
 
 
 def _why_damaged(backup: pathlib.Path) -> str | None:
-    """Why a backup cannot be restored, or None if it is whole."""
+    """Why a backup cannot be restored, or None if it is intact."""
     try:
         expected = json.loads((backup / _STATE).read_text())["sha256"]
         found = _digest(backup / _WEIGHTS)
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"it cannot be read ({error})"
-    return None if found == expected else f"{_WEIGHTS} is not as it was written"
+    return None if found == expected else f"{_WEIGHTS} has changed since it was written"
 
 
 def _write_through(path: pathlib.Path) -> None:

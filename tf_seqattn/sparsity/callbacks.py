@@ -44,15 +44,15 @@ from tf_seqattn.tfmot_api import Schedule
 
 logger = logging.getLogger("tf_seqattn")
 
-# Fewer steps than these make a phase that only disturbs.
+# A phase of fewer steps only disturbs the training.
 _SENSIBLE_PHASE = 20
 
-# How the iterators that Keras 3 trains on say that they are at their end.
+# What the iterators of Keras 3 raise at the end of their data.
 _NO_MORE_DATA = (StopIteration, tf.errors.OutOfRangeError)
 
 
 def check_prunable(model: Model) -> list[PrunableLayer]:
-    """The pruned layers of a model that is ready to train, or a clear error."""
+    """Returns the pruned layers of a model, or raises if it is not ready to train."""
     layers = pruned_layers(model)
     if not layers:
         tfmot = [m.name for m in submodules(model) if tfmot_api.is_wrapper(m)]
@@ -98,14 +98,14 @@ class UpdatePruningStep(Callback):
             pruning.step()
             train_step(batch)
 
-    A model with a `train_step` of its own may train by other optimizers than the one
-    it was compiled with, such as a GAN. Pass them as `optimizer`.
+    A model with its own `train_step`, such as a GAN, may use other optimizers than the
+    one it was compiled with. Pass them as `optimizer`.
 
     Args:
-      reset_optimizer: whether to reset the optimizer at phase changes; by default as
-        each schedule has it (`PruningSchedule.resets_optimizer`). The paper's schedules
-        with cycles do (appendix C.1); those whose sparsity rises once do not. Schedules
-        of tfmot have no phases and reset nothing.
+      reset_optimizer: whether to reset the optimizer at phase changes. By default each
+        schedule decides (`PruningSchedule.resets_optimizer`): the paper's schedules
+        with cycles reset it (appendix C.1), those whose sparsity rises once do not.
+        Schedules of tfmot have no phases and reset nothing.
       optimizer: the optimizer to reset, or a list of several; by default the one that
         the model was compiled with.
 
@@ -193,8 +193,8 @@ class UpdatePruningStep(Callback):
     def on_train_begin(self, logs: Logs = None) -> None:
         if getattr(self.model, "autotune_steps_per_execution", False):
             raise ValueError(
-                'steps_per_execution="auto" changes under way, so phases could not '
-                "begin where they should. Compile with a number instead."
+                'steps_per_execution="auto" changes during training, so phases would '
+                "begin at the wrong steps. Compile with a number instead."
             )
         self._begin()
         _check_other_callbacks(sys._getframe(1), self._layers)
@@ -258,8 +258,8 @@ class UpdatePruningStep(Callback):
         self._warned_of_idle = False
         for layer in self._layers:
             layer.steps_are_counted = True
-        # Traced now: Keras warns where the first batches wait for a callback. And
-        # called as traced, three times faster than by a search for the trace.
+        # Traced now, since Keras warns if the first batches wait for a callback. A call
+        # of the trace itself is three times as fast as looking it up.
         self._count_steps = _count_steps.get_concrete_function(
             tuple(self._layers), tf.TensorSpec((), tf.int64)
         )
@@ -303,23 +303,23 @@ class UpdatePruningStep(Callback):
         self._steps_since_check += steps
 
     def _check_optimizers_step(self) -> None:
-        """Warns once where steps were counted but an optimizer has taken none."""
+        """Warns once if steps were counted but an optimizer has taken none."""
         idle = [o for o in self._optimizers if not o.has_moved()]
         if idle and self._steps_since_check and not self._warned_of_idle:
             self._warned_of_idle = True
             names = ", ".join(type(o.optimizer).__name__ for o in idle)
             warn(
-                f"A phase begins after {self._steps_since_check} training steps, in "
-                f"which the optimizer that is reset there ({names}) has taken none. "
+                f"A phase begins after {self._steps_since_check} training steps, but "
+                f"the optimizer that is reset there ({names}) has taken none of them. "
                 "If the training step uses another optimizer, pass it: "
                 "sa.UpdatePruningStep(optimizer=...), or a list of several."
             )
 
     def _continue_learning_rate(self, groups: "list[_Group]") -> None:
-        """Lets the learning rate of an optimizer that was restored go on.
+        """Continues the learning-rate schedule of an optimizer that was restored.
 
-        What `BackupAndRestore` of Keras 3 writes holds the optimizer's steps since the
-        last phase change but not those before, which are counted by the layers.
+        A backup of Keras 3 holds the optimizer's steps since the last phase change but
+        not those before it. The layers count all of them.
         """
         done = max(layer.steps_begun for layer in self._layers)
         before = max(steps_before_phase(g.schedule, done) for g in groups)
@@ -335,14 +335,14 @@ class UpdatePruningStep(Callback):
     def _end_execution_at_phase_change(self) -> None:
         """Shortens the next execution so that it ends where a phase does.
 
-        Keras 2 reads the variable anew before each execution. Keras 3 counts on the
+        Keras 2 reads the variable again before each execution. Keras 3 counts on the
         full number of steps: see `_train_in_parts`.
         """
         if self._executed_steps > 1 and self._whole_function is None:
             self._set_steps_per_execution(self._steps_within_phase())
 
     def _train_in_parts(self, whole: TrainFunction) -> TrainFunction:
-        """What runs an execution of Keras 3, step by step where a phase changes."""
+        """Returns what runs an execution of Keras 3: step by step at a phase change."""
         single = single_step_function(self.model)
 
         def run(iterator: Iterator[Any]) -> Logs:
@@ -378,7 +378,7 @@ class UpdatePruningStep(Callback):
             )
             return logs
         finally:
-            # A training step of one's own may move another optimizer.
+            # A custom training step may use another optimizer.
             ended = isinstance(sys.exc_info()[1], _NO_MORE_DATA)
             if ran < steps and (ran or ended):
                 self._count_steps(tf.constant(ran - steps, tf.int64))
@@ -390,12 +390,12 @@ class UpdatePruningStep(Callback):
     # A second `fit` without the callback.
 
     def _put_train_function_aside(self) -> None:
-        """Lets a later `fit` without this callback trace, and so raise.
+        """Makes a later `fit` without this callback trace again, and so raise.
 
-        The check of the wrappers runs while the training step is traced; one that is
-        traced already would train on without counting.
+        The wrappers check for this callback while the training step is traced. A step
+        that is traced already would train without counting.
         """
-        # Written past Keras, which would track and save the variable.
+        # Set in `__dict__`, since Keras would track and save the variable.
         self.model.__dict__["_counted_train_function"] = (
             compilation_of(self.model),
             self.model.train_function,
@@ -403,9 +403,9 @@ class UpdatePruningStep(Callback):
         self.model.train_function = None
 
     def _reuse_train_function(self) -> None:
-        """Puts back what an earlier counted `fit` traced, or starts anew.
+        """Restores the function that an earlier `fit` traced, or makes a new one.
 
-        Anew after a `compile`, and after a `fit` that failed while it was traced.
+        A new one is needed after `compile`, and after a `fit` that failed in tracing.
         """
         compilation, function = getattr(
             self.model, "_counted_train_function", (None, None)
@@ -463,7 +463,7 @@ class _Optimizer:
         self._steps_at_first = self.steps_taken()
 
     def prepare(self) -> None:
-        """Makes it ready to be reset, before its step is traced."""
+        """Prepares it to be reset, before its step is traced."""
         self._is_new = optimizer_reset.prepare(self.optimizer)
 
     def steps_taken(self) -> int:
@@ -477,7 +477,7 @@ class _Optimizer:
         return self.steps_taken() != self._steps_at_first
 
     def reset(self, variables: Sequence[Variable]) -> None:
-        """Makes it as new, once it has slots: see `optimizer_reset`."""
+        """Resets it, once it has slots: see `optimizer_reset`."""
         if not optimizer_reset.is_built(self.optimizer):
             return
         if self._slots is None:
@@ -486,13 +486,13 @@ class _Optimizer:
         self._steps_at_first = 0
 
     def continue_learning_rate(self, done: int, before: int) -> None:
-        """Lets a learning-rate schedule that is new to us go on after `done` steps."""
+        """Continues a learning-rate schedule that is new to us after `done` steps."""
         if self._is_new:
             optimizer_reset.restore_offset(self.optimizer, done, before)
 
 
 def _warn_of_shortfall(layers: Sequence[PrunableLayer], stopped: bool) -> None:
-    """Warns where training ends before the schedule does, once for each model.
+    """Warns if training ends before the schedule does, once for each model.
 
     Args:
       layers: the pruned layers.
@@ -506,14 +506,14 @@ def _warn_of_shortfall(layers: Sequence[PrunableLayer], stopped: bool) -> None:
         return
     layers[0].warned_of_its_end = True
     cause = (
-        " A callback stopped it: let that one begin when the model is pruned, by "
+        " A callback stopped it: let that one start once the model is pruned, with "
         "sa.AfterPruning(callback)."
         if stopped
         else ""
     )
     warn(
         f"Training ended too early: {lacking}.{cause} {lacking.remedy} Further calls "
-        "of `fit` go on from here."
+        "of `fit` continue from here."
     )
 
 
@@ -545,8 +545,8 @@ def _check_other_callbacks(
       layers: the pruned layers.
 
     Raises:
-      ValueError: for a callback of tfmot, which would find none of our layers and do
-        nothing, in silence.
+      ValueError: for a callback of tfmot, which would not find our layers and would
+        silently do nothing.
     """
     siblings = getattr(frame.f_locals.get("self"), "callbacks", None) or []
     for callback in siblings:
@@ -561,6 +561,6 @@ def _check_other_callbacks(
         names = " and ".join(hasty)
         warn(
             f"{names} may keep the weights of an epoch in which the model is not "
-            "pruned yet: it scores better then. Let it begin when the model is pruned: "
-            f"sa.AfterPruning({hasty[0]}(...))."
+            "pruned yet, since that scores better. Let it start once the model is "
+            f"pruned, with sa.AfterPruning({hasty[0]}(...))."
         )

@@ -1,9 +1,9 @@
 """What to score: how important each block is, and how that acts on the kernel.
 
-An importance answers three questions about a kernel `W` cut into blocks, each by
-a plain function of tensors: by what is each block multiplied in the forward pass
-(`multipliers`), by what are blocks ranked when some must go (`scores`), and what
-does it add to the loss (`penalty`).
+An importance answers three questions about a kernel `W` cut into blocks, each with a
+plain function of tensors. What multiplies each block in the forward pass
+(`multipliers`)? What ranks the blocks when some must go (`scores`)? What is added to
+the loss (`penalty`)?
 """
 
 import abc
@@ -52,8 +52,8 @@ class Importance(abc.ABC):
     """Base of the three importances; subclass it for a criterion of your own.
 
     Attributes:
-      initial_logit: value at which a trainable logit per block starts, or None
-        where the importance has no logits.
+      initial_logit: initial value of the trainable logit of each block, or None if the
+        importance has no logits.
     """
 
     initial_logit: float | None = None
@@ -61,9 +61,9 @@ class Importance(abc.ABC):
     def prepare_kernel(
         self, kernel: tf.Tensor, grid: blocks.BlockGrid
     ) -> tf.Tensor | None:
-        """Returns what to store so that pruning starts from the function of `kernel`.
+        """Returns the kernel to store, so that the layer starts with the same function.
 
-        None, the default, where the kernel itself does.
+        The default is None: the kernel stays as it is.
         """
         del kernel, grid
         return None
@@ -127,7 +127,7 @@ class SoftmaxAttention(Importance):
     does not change what it computes.
 
     Args:
-      activation: what turns logits into attention. "softmax" (the paper's, mean 1);
+      activation: function from logits to attention. "softmax" (the paper's, mean 1);
         "exp", the unnormalised softmax of lemma 2.1; "sigmoid", scaled to 1 at
         logit 0; "identity", the mask itself, starting at 1 (lemma 2.2 with `l1`).
       rank: what ranks a block: "effective", the norm of what the layer computes with,
@@ -313,7 +313,7 @@ class PowerPropagation(Importance):
 
 
 def attention_entropy(attention: tf.Tensor) -> tf.Tensor:
-    """Entropy of the attention as a share of the uniform one's, in [0, 1].
+    """Entropy of the attention divided by that of uniform attention, in [0, 1].
 
     Example:
 

@@ -1,4 +1,4 @@
-"""What `sa.prune` gives each layer: arguments of its wrapper, or why it has none."""
+"""The arguments that `sa.prune` gives the wrapper of each layer, if it has one."""
 
 import difflib
 import fnmatch
@@ -36,7 +36,7 @@ class LayerOptions(PruningPolicy):
 
     Args:
       arguments: of `PrunableLayer`, for all layers.
-      policy: where to prune; by default the `MinimumBlocks` of a layer's block size.
+      policy: where to prune, by default `MinimumBlocks` with the layer's block size.
       layers: the choices of single layers, as `sa.prune` takes them.
       is_single: whether one layer is wrapped by itself, whatever its size.
 
@@ -59,7 +59,7 @@ class LayerOptions(PruningPolicy):
         self._policy = policy
         self._layers = dict(layers or {})
         self._is_single = is_single
-        # By name of a layer: those of `sparsity`.
+        # The user's `sparsity`, by name of a layer.
         self.targets: dict[str, float] = {}
 
     def arguments(self, layer: Layer) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class LayerOptions(PruningPolicy):
             return "`layers` gives it None"
         arguments = self._merged(layer)
         without = why_not_divided(layer, arguments.get("block_size"))
-        # The wrapper of a single layer raises, as one was asked for.
+        # The user asked for this one layer, so its wrapper raises.
         if without is not None and not self._is_single:
             return without
         policy = self._policy_of(layer)
@@ -97,12 +97,12 @@ class LayerOptions(PruningPolicy):
         return "its `sparsity` is 0" if arguments["sparsity"] == 0 else None
 
     def _merged(self, layer: Layer) -> dict[str, Any]:
-        """The arguments for all layers, with those of one layer in their place."""
+        """The arguments for all layers, overridden by those for one layer."""
         key = most_specific(self._layers, layer)
         own = self._layers[key] if key is not None else None
         target = self.targets.get(layer.name)
         merged = {"sparsity": target, **self._arguments, **(own or {})}
-        # A pattern stands in the place of blocks, and the reverse.
+        # A pattern replaces blocks, and blocks replace a pattern.
         if own and own.get("pattern") and "block_size" not in own:
             merged.pop("block_size", None)
         elif own and own.get("block_size") and "pattern" not in own:
@@ -146,7 +146,7 @@ def check_layers(
     to_prune: Layer | Sequence[Layer],
     options: LayerOptions,
 ) -> None:
-    """Checks what a user gave as `layers`, against what is to be pruned.
+    """Checks the user's `layers` against the layers that can be pruned.
 
     Args:
       layers: a mapping from names, globs and classes to options or None.
@@ -155,7 +155,7 @@ def check_layers(
 
     Raises:
       ValueError: for anything but such a mapping, an unknown option, or a key that
-        matches no layer that is pruned, with the names like it or the reason.
+        matches no pruned layer. The message gives similar names, or the reason.
     """
     if not isinstance(layers, Mapping):
         raise ValueError(
@@ -212,7 +212,7 @@ def _check_entry(key: Any, own: Any) -> None:
 
 
 def _why_no_kernel(key: Key, present: list[Layer], with_kernel: list[Layer]) -> str:
-    """What a key matches that matches no layer with a kernel."""
+    """Describes what a key matches, if it matches no layer with a kernel."""
     other = [layer for layer in present if most_specific([key], layer)]
     if other:
         first = other[0]
@@ -222,7 +222,7 @@ def _why_no_kernel(key: Key, present: list[Layer], with_kernel: list[Layer]) -> 
         return f"no layer to prune; {first.name!r}: {reason}"
     names = [layer.name for layer in with_kernel]
     close = difflib.get_close_matches(str(key), names, n=3) or names[:5]
-    return f"no layer; there is {', '.join(map(repr, close))}"
+    return f"no layer; the model has {', '.join(map(repr, close))}"
 
 
 def _shown(key: Key) -> str:

@@ -1,4 +1,4 @@
-"""What is pruned, how far, and why the rest is not: one table."""
+"""One table of what is pruned, how far, and why the rest is not."""
 
 import contextlib
 import math
@@ -66,7 +66,7 @@ def _left_alone_reason(layer: Layer, policy: PruningPolicy | None) -> str:
 
 
 def _plain_rows(layer: Layer, reason: str) -> list[dict[str, Any]]:
-    """Rows of a layer without wrapper: one a kernel, or one for the whole layer."""
+    """Rows of a layer without a wrapper: one for each kernel, or one for the layer."""
     found = []
     if layer.built and layer_kernels.is_supported(layer):
         with contextlib.suppress(ValueError):
@@ -95,11 +95,11 @@ def _rows(model: Model) -> list[dict[str, Any]]:
         if isinstance(layer, PrunableLayer):
             rows += _pruned_rows(layer)
             continue
-        # What holds layers is spoken for by them, and need not be built itself.
+        # The layers that it holds have their own rows, and it need not be built.
         if isinstance(layer, MODELS + METRICS):
             continue
-        # A composite layer is spoken for by what it holds, unless it is one kernel
-        # holder of a known kind.
+        # So do the layers in a composite layer, unless its class is known: then its
+        # kernels are found as a whole.
         known = why_unprunable(layer) is None
         is_leaf = known or len(sublayers(layer)) == 1
         if id(layer) in inside or not is_leaf or not layer.weights:
@@ -135,7 +135,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _total(rows: list[dict[str, Any]]) -> str:
-    """What all pruned kernels were asked and reached together, by their entries."""
+    """What all pruned kernels together should reach and do reach, by their entries."""
     pruned = [row for row in rows if row["left_alone"] is None]
     entries = [math.prod(row["kernel_shape"]) for row in pruned]
 
@@ -154,20 +154,20 @@ def summary(
 ) -> list[dict[str, Any]]:
     """Prints which kernels are pruned, how far, and why the others are left alone.
 
-    The last line is for all of them: what was requested, and what is reached.
+    The last line gives the sparsity requested, and reached, over all pruned kernels.
 
     Args:
       model: a model or layer, pruned by tf_seqattn or not.
       print_fn: called with each line, as in `model.summary()`.
 
     Returns:
-      One dictionary a row: layer, kernel_shape, matrix_shape, block_size, num_blocks,
-      kept_blocks, requested_sparsity (at the schedule's end), block_sparsity (blocks
-      removed), zero_fraction (entries of the effective kernel that are zero), step,
-      phase; a kernel without pruning has left_alone, the reason.
+      A dictionary for each row: layer, kernel_shape, matrix_shape, block_size,
+      num_blocks, kept_blocks, requested_sparsity (at the schedule's end),
+      block_sparsity (blocks removed), zero_fraction (entries of the effective kernel
+      that are zero), step, phase. A kernel without pruning has left_alone, the reason.
 
     Raises:
-      ValueError: if `model` is none of Keras.
+      ValueError: if `model` is not a layer or model of Keras.
 
     Example:
 

@@ -1,9 +1,9 @@
 """N:M sparsity: of every M consecutive inputs of an output, N stay.
 
-The pattern is one that hardware multiplies fast (2:4). Which entries stay is for an
-importance to score, as for blocks; the others are not cut off at once but decay: their
-mask falls from 1 to 0 while the sparsity of the schedule rises, so that gradients reach
-them for as long ("Progressive Gradient Flow for Robust N:M Sparsity Training in
+Hardware multiplies some of these patterns fast (2:4). An importance scores which
+entries stay, as for blocks. The others are not cut off at once but decay: their mask
+falls from 1 to 0 while the sparsity of the schedule rises, and gradients reach them
+until then ("Progressive Gradient Flow for Robust N:M Sparsity Training in
 Transformers", arXiv 2402.04744: mask decay). Plain functions of tensors.
 """
 
@@ -33,14 +33,14 @@ def check_pattern(pattern: str) -> tuple[int, int]:
 
 
 def keep_n_of_m(scores: tf.Tensor, kept: int, group: int) -> tf.Tensor:
-    """Marks the best of every few consecutive rows, in each column.
+    """Marks the best `kept` of every `group` consecutive rows, in each column.
 
     Args:
       scores: float tensor (inputs, outputs); larger is more important. Equal scores
         are ranked by position, first one kept.
       kept: N, how many stay.
-      group: M, of how many. The last group has fewer where M does not divide the
-        inputs; at most N of it stay.
+      group: M, of how many. The last group has fewer if M does not divide the inputs;
+        at most N of it stay.
 
     Returns:
       float32 tensor like `scores`: 1 for those that stay, 0 elsewhere.
@@ -53,7 +53,7 @@ def keep_n_of_m(scores: tf.Tensor, kept: int, group: int) -> tf.Tensor:
     """
     inputs, outputs = scores.shape
     scores = tf.cast(scores, tf.float32)
-    # What is not a number ranks below every finite score, and padding below that.
+    # A score that is not a number ranks below every finite one, and padding below that.
     scores = tf.where(tf.math.is_finite(scores), scores, scores.dtype.min)
     scores = tf.pad(
         scores, [[0, -inputs % group], [0, 0]], constant_values=-float("inf")
@@ -67,11 +67,11 @@ def keep_n_of_m(scores: tf.Tensor, kept: int, group: int) -> tf.Tensor:
 def decaying_mask(
     support: tf.Tensor, sparsity: float | tf.Tensor, final_sparsity: float
 ) -> tf.Tensor:
-    """1 for what stays; for the rest how much is left until the final sparsity.
+    """1 for what stays; the rest falls from 1 to 0 until the final sparsity.
 
     Args:
       support: float tensor of zeros and ones.
-      sparsity: scalar, that of the schedule at this step.
+      sparsity: scalar, the sparsity of the schedule at this step.
       final_sparsity: `1 - N / M`, at which the mask is `support` itself.
 
     Returns:

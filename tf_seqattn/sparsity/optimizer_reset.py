@@ -1,10 +1,10 @@
 """Resetting an optimizer at a phase change, without restarting its schedule.
 
-The paper calls the reset crucial (appendix C.1). After it the optimizer is as a
-new one: every slot has its initial value, which is not always zero (Adagrad's and
-Ftrl's accumulators, Nadam's product), and `iterations` is 0, since Adam's bias
-correction would otherwise be spent and its first steps several times too long. The
-learning-rate schedule does not restart: it is read at `iterations + offset`.
+The paper calls the reset crucial (appendix C.1). It makes the optimizer like new. Every
+slot has its initial value, which is not always zero (Adagrad's and Ftrl's accumulators,
+Nadam's product). `iterations` is 0: otherwise Adam's bias correction would be spent and
+its first steps would be several times too long. The learning-rate schedule does not
+restart: it is read at `iterations + offset`.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ Slots = list[tuple[Variable, Any]]
 
 
 class OffsetSchedule:
-    """A learning-rate schedule that goes on when `iterations` is set back.
+    """A learning-rate schedule that continues when `iterations` is set to 0.
 
     Args:
       schedule: the schedule that is read, of Keras 2 or Keras 3. This one is a
@@ -80,11 +80,11 @@ class OffsetSchedule:
 
 
 class _OffsetSchedule2(OffsetSchedule, _Schedule2):  # type: ignore[misc, valid-type]
-    """That of Keras 2."""
+    """The same for Keras 2."""
 
 
 class _OffsetSchedule3(OffsetSchedule, _Schedule3):  # type: ignore[misc, valid-type]
-    """That of Keras 3."""
+    """The same for Keras 3."""
 
 
 KINDS = register_pair({keras2: _OffsetSchedule2, keras3: _OffsetSchedule3})
@@ -93,7 +93,7 @@ keras2.saving.get_custom_objects()[OffsetSchedule.__name__] = KINDS[keras2]
 
 
 def _inner(optimizer: Optimizer) -> Optimizer:
-    """The optimizer that takes the steps; loss scaling keeps its own state."""
+    """The optimizer that takes the steps. Loss scaling wraps it, with its own state."""
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
@@ -108,7 +108,7 @@ def _learning_rate(optimizer: Optimizer) -> Any:
 
 
 def _iterations(optimizer: Optimizer) -> Variable:
-    """The variable that counts its steps; with accumulation, those of the batches."""
+    """The variable that counts its steps: with accumulation, one for each batch."""
     return optimizer._iterations if is_keras3(optimizer) else optimizer.iterations
 
 
@@ -120,10 +120,10 @@ def _set_learning_rate(optimizer: Optimizer, value: Any) -> None:
 
 
 def prepare(optimizer: Optimizer) -> bool:
-    """Makes an optimizer ready to be reset. Call it before its step is traced.
+    """Prepares an optimizer for resets. Call it before its step is traced.
 
     Args:
-      optimizer: any optimizer, of Keras 2 also a legacy one, or a `LossScaleOptimizer`.
+      optimizer: any optimizer, also `LossScaleOptimizer` or a legacy one of Keras 2.
 
     Returns:
       Whether its learning rate follows a schedule that was not prepared before.
@@ -164,10 +164,10 @@ def steps_taken(optimizer: Optimizer) -> int:
 
 
 def restore_offset(optimizer: Optimizer, steps: int, before_phase: int) -> None:
-    """Lets the schedule of an optimizer that was restored from a file go on.
+    """Continues the schedule of an optimizer that was restored from a file.
 
-    A file of weights in Keras 3 has the optimizer's variables, of which the offset is
-    none. It is known where the optimizer took the steps since the last reset.
+    A weights file of Keras 3 holds the optimizer's variables, but not the offset. The
+    offset follows if the optimizer has taken all steps since the last reset.
 
     Args:
       optimizer: an optimizer that went through `prepare` and whose offset is new.
@@ -182,7 +182,7 @@ def restore_offset(optimizer: Optimizer, steps: int, before_phase: int) -> None:
 def _optimized_variables(
     optimizer: Optimizer, variables: Sequence[Variable]
 ) -> list[Variable]:
-    """Those of `variables` that the optimizer was built for, in its order."""
+    """The variables that the optimizer was built for, in its order."""
     if _is_legacy(optimizer):
         return [v for v in variables if _legacy_key(v) in optimizer._slots]
     order = (
@@ -210,7 +210,7 @@ def _new_like(optimizer: Optimizer, variables: Sequence[Variable]) -> Optimizer:
     """A new optimizer of the same configuration, built for `variables`."""
     learning_rate = _learning_rate(optimizer)
     try:
-        # A user's schedule need not be serializable; it has no part in the slots.
+        # A user's schedule may not be serializable, and the slots do not depend on it.
         if isinstance(learning_rate, _SCHEDULES):
             _set_learning_rate(optimizer, 0.0)
         config = optimizer.get_config()
@@ -225,7 +225,7 @@ def _new_like(optimizer: Optimizer, variables: Sequence[Variable]) -> Optimizer:
 
 
 def _slots(optimizer: Optimizer) -> list[Variable]:
-    """All state of the optimizer but its step, learning rate and averages."""
+    """All state of the optimizer except its step, learning rate and averages."""
     if _is_legacy(optimizer):
         return [v for v in optimizer.weights if v is not optimizer.iterations]
     kept = {id(_iterations(optimizer)), id(_learning_rate(optimizer))}
@@ -249,7 +249,7 @@ def initial_slots(optimizer: Optimizer, variables: Sequence[Variable]) -> Slots:
       variables: the trainable variables of the model.
 
     Returns:
-      A list of pairs; the value is a scalar where the slot starts constant.
+      A list of pairs. The value is a scalar if all entries of the slot start equal.
     """
     optimizer = _inner(optimizer)
     fresh = _new_like(optimizer, _optimized_variables(optimizer, variables))
@@ -271,7 +271,7 @@ def is_built(optimizer: Optimizer) -> bool:
 
 
 def reset(optimizer: Optimizer, slots: Slots) -> None:
-    """Makes an optimizer as new, its learning-rate schedule going on.
+    """Makes an optimizer like new, while its learning-rate schedule continues.
 
     Args:
       optimizer: a built optimizer that went through `prepare`.
@@ -281,7 +281,7 @@ def reset(optimizer: Optimizer, slots: Slots) -> None:
     for slot, value in slots:
         slot.assign(tf.cast(tf.broadcast_to(value, slot.shape), slot.dtype))
     if hasattr(optimizer, "_u_product_counter"):
-        # Nadam counts in Python the steps its product was formed for.
+        # Nadam counts the steps in its product in Python.
         optimizer._u_product_counter = 1
     iterations, schedule = _iterations(optimizer), _learning_rate(optimizer)
     if isinstance(schedule, OffsetSchedule):

@@ -17,8 +17,8 @@ MIN_HEADS = 2
 class PruningPolicy:
     """tfmot's protocol: which layers of a model are pruned.
 
-    Subclass it, or pass one of tfmot's policies. `min_blocks` further leaves single
-    kernels of an allowed layer alone.
+    Subclass it, or pass one of tfmot's policies. In a layer that is allowed, single
+    kernels of fewer blocks than `min_blocks` are left alone.
 
     Example:
 
@@ -37,7 +37,7 @@ class PruningPolicy:
         return True
 
     def ensure_model_supports_pruning(self, model: Model) -> None:
-        """Raises a ValueError where `model` as a whole cannot be pruned."""
+        """Raises a ValueError if `model` as a whole cannot be pruned."""
         del model
 
     def reason(self, layer: Layer) -> str:
@@ -49,13 +49,13 @@ class PruningPolicy:
 class MinimumBlocks(PruningPolicy):
     """The paper's policy: a kernel of fewer than 100 blocks is left alone.
 
-    So is one that is narrower or lower than a block, such as the last layer of a
-    classifier of few classes.
+    So is a kernel that is narrower or lower than a block, such as the last one of a
+    classifier with few classes.
 
     Args:
       block_size: (rows, columns) of a block, or "heads" (see `PrunableLayer`).
-      min_blocks: fewest blocks that a pruned kernel has, by default 100 (appendix
-        C.1), or 2 heads.
+      min_blocks: smallest number of blocks in a pruned kernel, by default 100
+        (appendix C.1), or 2 heads.
 
     Example:
 
@@ -109,7 +109,7 @@ def why_too_small(grid: BlockGrid, min_blocks: int) -> str | None:
 
     Args:
       grid: how the kernel is cut.
-      min_blocks: fewest blocks that it must have.
+      min_blocks: number of blocks that it must have.
 
     Example:
 
@@ -128,10 +128,10 @@ def why_too_small(grid: BlockGrid, min_blocks: int) -> str | None:
 
 
 def why_unprunable(layer: Layer) -> str | None:
-    """Returns why a layer has nothing to prune, or None where it has a kernel.
+    """Returns why a layer has nothing to prune, or None if it has a kernel.
 
     Args:
-      layer: any; an unbuilt layer of a known kind is taken to have one.
+      layer: any layer. An unbuilt one of a known class counts as one with a kernel.
     """
     kind = type(layer).__name__
     try:
@@ -150,7 +150,7 @@ def why_unprunable(layer: Layer) -> str | None:
         except ValueError as error:
             return str(error)
     if isinstance(layer, classes("Wrapper")):
-        return f"{kind} wraps a layer in a way that is not known to tf_seqattn"
+        return f"{kind} wraps a layer in a way that tf_seqattn does not know"
     if not layer.weights:
         return f"{kind} has no weights"
     if is_keras_class(type(layer)):

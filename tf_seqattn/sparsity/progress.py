@@ -1,4 +1,4 @@
-"""How far the pruning of layers is: whether they are at the target of a schedule."""
+"""Whether layers have reached the target of their schedule."""
 
 import dataclasses
 import math
@@ -13,15 +13,15 @@ from tf_seqattn.sparsity.wrapper import PrunableLayer
 
 @dataclasses.dataclass(frozen=True)
 class Shortfall:
-    """Kernels that are denser than their schedule wants them in the end.
+    """Kernels that are denser than their schedule's final sparsity.
 
     Attributes:
       kernels: number of pruned kernels, of all layers.
       dense: number of them that are not at their target.
-      requested: the share of entries that is to be removed, over all kernels.
-      reached: the share that is.
+      requested: the share of entries to remove, over all kernels.
+      reached: the share that is removed.
       step: training steps begun.
-      end_step: the step at which the schedule ends, as far as it says so.
+      end_step: the step at which the schedule ends, or None if it does not say.
     """
 
     kernels: int
@@ -49,11 +49,11 @@ class Shortfall:
 
 
 def shortfall(layers: Sequence[PrunableLayer]) -> Shortfall | None:
-    """Returns what layers lack of their target, or None where they are at it.
+    """Returns what layers lack to their target, or None if they are at it.
 
     Args:
-      layers: wrapped layers. Those that are not built, and those whose schedule does
-        not say how it ends, are left out.
+      layers: wrapped layers. Layers that are not built are left out, and so are those
+        whose schedule does not say how it ends.
 
     Example:
 

@@ -39,8 +39,8 @@ _NAMES_SHOWN = 5
 def prune_scope() -> contextlib.AbstractContextManager[None]:
     """Returns a scope in which pruned models load.
 
-    The classes are registered with Keras, so that loading works without it once
-    tf_seqattn is imported; it stands beside tfmot's function of the same name.
+    Loading works without it once tf_seqattn is imported, since that registers the
+    classes with Keras. It is here because tfmot has a function of that name.
 
     Example:
 
@@ -60,18 +60,18 @@ def _check_not_pruned_by_tfmot(model: Model) -> None:
 
 
 class _Pruning:
-    """One call of `prune`: wraps layers, each once, and notes those left alone."""
+    """One call of `prune`: wraps each layer once and notes those left alone."""
 
     def __init__(self, options: LayerOptions) -> None:
         self.options = options
         self.left_alone: dict[str, str] = {}
-        # Those of them that hold a matrix, so that one may wonder.
+        # Those of them that hold a matrix, where users may wonder why.
         self.left_with_kernel: list[str] = []
         self.wrapped = 0
         self._done: dict[int, tuple[Layer, Layer]] = {}
 
     def __call__(self, layer: Layer) -> Layer:
-        """Returns what stands in the place of `layer`; the same for the same layer."""
+        """Returns the replacement of `layer`, the same one in every call."""
         if id(layer) not in self._done:
             # The layer is kept beside its successor so that its id stays taken.
             self._done[id(layer)] = (layer, self._visit(layer))
@@ -167,36 +167,36 @@ def prune(
     With `OneShotSchedule(s, prune_step=0)` a trained model is pruned at once, without
     training: follow it by `strip_pruning`.
 
-    A layer that is wrapped already stays as it is, so that several calls can give
-    layers their own choices; so does `layers` in one call.
+    A layer that is wrapped already stays as it is. So several calls can make different
+    choices for different layers; `layers` does the same in one call.
 
     Under `tf.distribute`, call it inside `strategy.scope()`.
 
     Args:
       to_prune: a layer, a list of layers, or a Sequential, functional, nested
         or subclassed model. A subclassed model must be built.
-      pruning_schedule: when: a `PruningSchedule` of tf_seqattn or tfmot.
+      pruning_schedule: when to prune: a `PruningSchedule` of tf_seqattn or tfmot.
       block_size: (rows, columns) of a block: inputs by outputs. None stands for all of
-        an axis, and "heads" in place of the pair for whole heads of attention layers:
-        see `PrunableLayer`.
+        an axis. "heads" in place of the pair stands for whole heads of attention
+        layers: see `PrunableLayer`.
       importance: what to score, `SoftmaxAttention()` by default.
-      pruning_policy: where: an object with tfmot's `allow_pruning(layer)`. By default
-        a kernel of fewer than 100 blocks (2 heads) is left alone (appendix C.1). A
-        single layer is wrapped whatever its size unless a policy is given.
-      sparsity: how much of single layers: a mapping from names of layers to the
-        target sparsity that each has in place of the schedule's, such as
+      pruning_policy: where to prune: an object with tfmot's `allow_pruning(layer)`. By
+        default a kernel of fewer than 100 blocks (2 heads) is left alone (appendix
+        C.1). Without a policy, a single layer is wrapped whatever its size.
+      sparsity: how much to prune in single layers: a mapping from names of layers to
+        the target sparsity that replaces the schedule's, such as
         `erdos_renyi_allocation` returns. Layers that it does not name follow the
-        schedule as it is (the paper's uniform sparsity); those given 0 are left alone.
-      layers: the choices of single layers, in place of those for all: a mapping from
-        the name of a layer, a glob of names or a class to a mapping of arguments of
-        `PrunableLayer` and `sparsity`, or to None for layers to be left alone, such as
+        schedule as it is (the paper's uniform sparsity). Layers given 0 are left alone.
+      layers: the choices for single layers, in place of those for all. It maps the name
+        of a layer, a glob of names or a class to a mapping of arguments of
+        `PrunableLayer` and `sparsity`, or to None for layers to leave alone, such as
         `{"dense_*": {"block_size": (8, 8)}, keras.layers.Conv2D: {"importance":
-        sa.Magnitude()}, "head": None}`. A layer follows one key only: its name goes
-        before a glob, and a glob before a class; of several globs, or classes, the
-        first one counts. It goes before `sparsity`.
-      **kwargs: further arguments of `PrunableLayer`, such as `balanced=True`: every
-        column of blocks keeps equally many, which packs best (`sa.pack`), or
-        `pattern="2:4"`: single entries in place of blocks, 2 of every 4 inputs.
+        sa.Magnitude()}, "head": None}`. A layer follows one key only: its name before a
+        glob, and a glob before a class. Of several globs, or classes, the first one
+        counts. `layers` takes precedence over `sparsity`.
+      **kwargs: further arguments of `PrunableLayer`. With `balanced=True` every column
+        of blocks keeps equally many, which packs best (`sa.pack`). With `pattern="2:4"`
+        single entries are pruned in place of blocks: 2 of every 4 inputs stay.
 
     Returns:
       The wrapped layer, list or model: the same object for a subclassed model.
@@ -204,8 +204,8 @@ def prune(
     Raises:
       ValueError: for anything but layers and models of Keras, a model pruned by tfmot
         or an unbuilt subclassed model; for a name in `sparsity`, or a key in `layers`,
-        that no pruned layer has; for an unknown option in `layers`; and what
-        `PrunableLayer` raises.
+        that matches no pruned layer; for an unknown option in `layers`; and whenever
+        `PrunableLayer` raises one.
 
     Example:
 
@@ -238,7 +238,7 @@ def prune(
         options.targets = check_targets(sparsity, to_prune, options)
     is_leaf = not is_list and not is_model and len(sublayers(to_prune)) == 1
     if is_leaf and not is_one and pruning_policy is None:
-        # Nothing to prune: a wrapper that says so, or an error if it is not known.
+        # Nothing to prune: a wrapper that says so, or an error if the class is unknown.
         wrapper = PrunableLayer(to_prune, **arguments)
         if not kwargs.get("pattern"):
             reason = why_unprunable(to_prune)

@@ -1,14 +1,14 @@
-"""The warning of a pruning that does not do what was asked for."""
+"""The warning that pruning does not do what the user asked for."""
 
 import sys
 import warnings
 
-# Between the line of the user and ours, nobody wants to be pointed at these.
+# A warning should not point at code of these packages, but at the user's.
 _INNER = ("tf_seqattn", "tf_keras", "keras", "tensorflow", "contextlib")
 
 
 class PruningWarning(UserWarning):
-    """A model is not, or will not be, pruned as was asked for.
+    """A model is not, or will not be, pruned as the user asked.
 
     Example:
 
@@ -18,10 +18,9 @@ class PruningWarning(UserWarning):
 
 
 def warn(message: str) -> None:
-    """Issues a `PruningWarning` that names the line of the user.
+    """Issues a `PruningWarning` that points at the user's code.
 
-    That is the innermost line outside of tf_seqattn and Keras, at whatever depth the
-    warning is issued.
+    That is the innermost line outside of tf_seqattn and Keras, however deep the call.
     """
     frame = sys._getframe(1)
     while _is_inner(frame.f_globals.get("__name__", "")) and frame.f_back is not None:

@@ -1,9 +1,9 @@
 """When to prune: schedules that divide training into phases.
 
-A schedule here is a tfmot `PruningSchedule` that also knows its phases. Calling
-it keeps tfmot's meaning, `(should_prune, sparsity)`, so it runs inside tfmot's
-`prune_low_magnitude` as it is. Steps are counted from 1 while training, as
-tfmot counts them; step 0 is the moment before training.
+A schedule here is a tfmot `PruningSchedule` that also knows its phases. A call keeps
+tfmot's meaning, `(should_prune, sparsity)`, so it runs inside tfmot's
+`prune_low_magnitude` as it is. Steps are counted from 1 while training, as tfmot does;
+step 0 is the moment before training.
 """
 
 import abc
@@ -68,8 +68,8 @@ class PruningSchedule(tfmot_api.schedule_module().PruningSchedule):  # type: ign
     def next_phase_change(self, step: int) -> float:
         """Returns the first step after `step` of another phase, or infinity.
 
-        The default knows none; a schedule with fixed phases overrides it, so that
-        an execution of several steps can end where a phase does.
+        The default is infinity. A schedule with fixed phases overrides it, so that an
+        execution of several steps can end where a phase does.
         """
         del step
         return math.inf
@@ -107,7 +107,7 @@ class PruningSchedule(tfmot_api.schedule_module().PruningSchedule):  # type: ign
 
 
 def update_at(schedule: Schedule, step: int) -> float | None:
-    """Returns the sparsity to apply at `step`, or None where the mask stays.
+    """Returns the sparsity to apply at `step`, or None if the mask stays.
 
     Args:
       schedule: any `PruningSchedule`, of tf_seqattn or tfmot.
@@ -127,7 +127,7 @@ def update_at(schedule: Schedule, step: int) -> float | None:
 
 
 def final_sparsity(schedule: Schedule) -> float | None:
-    """Returns the sparsity a schedule ends with, or None where it does not say so."""
+    """Returns the sparsity that a schedule ends with, or None if it does not say."""
     for name in tfmot_api.TARGETS:
         value = getattr(schedule, name, None)
         if value is not None:
@@ -136,7 +136,7 @@ def final_sparsity(schedule: Schedule) -> float | None:
 
 
 def end_step(schedule: Schedule) -> int | None:
-    """Returns the step at which a schedule ends, or None where it does not say so."""
+    """Returns the step at which a schedule ends, or None if it does not say."""
     for name in ("end_step", "prune_step"):
         value = getattr(schedule, name, None)
         if value is not None and value >= 0:
@@ -185,9 +185,9 @@ def phase_changes(schedule: Schedule, step: int = 1) -> Iterator[int]:
 
 
 def resets_optimizer(schedule: Schedule) -> bool:
-    """Whether a schedule, of tf_seqattn or tfmot, wants a new optimizer in each phase.
+    """Whether a schedule, of tf_seqattn or tfmot, resets the optimizer in each phase.
 
-    tfmot's have no phases.
+    Schedules of tfmot have no phases.
     """
     return isinstance(schedule, PruningSchedule) and schedule.resets_optimizer
 
@@ -241,9 +241,9 @@ def _check_exponent(exponent: float) -> None:
 
 
 def updates_apart(steps: int) -> int:
-    """Steps between updates that cut a rise of so many steps into about 200.
+    """Steps between updates that divide a rise of `steps` steps into about 200.
 
-    More updates rank the same blocks again and again; fewer remove many at a time.
+    More updates rank the same blocks again and again. Fewer remove many at a time.
     """
     return max(1, steps // 200)
 
@@ -276,11 +276,11 @@ class _PhasedSchedule(PruningSchedule):
     frequency: int = 1
 
     def _rise(self, progress: Progress, xp: types.ModuleType) -> Progress:
-        """Share of the target that is reached, for `progress` in [0, 1].
+        """Share of the target that is reached at a `progress` in [0, 1].
 
         Args:
           progress: NumPy scalar, or float64 tensor, of the progress of a segment.
-          xp: `numpy` or `tensorflow`, whichever `progress` is of.
+          xp: `numpy` or `tensorflow`, the library of `progress`.
         """
         return exponential_rise(progress, 4.0, xp)
 
@@ -337,7 +337,7 @@ class _PhasedSchedule(PruningSchedule):
         return self.target_sparsity if segment.phase == Phase.SPARSE else 0.0
 
     def update_at(self, step: int) -> float | None:
-        """Returns the sparsity to apply at `step`, or None where the mask stays."""
+        """Returns the sparsity to apply at `step`, or None if the mask stays."""
         step = int(step)
         if step < self._starts[0]:
             return None
@@ -346,7 +346,7 @@ class _PhasedSchedule(PruningSchedule):
         if segment.phase == Phase.SPARSIFICATION:
             due = elapsed % self.frequency == 0
         else:
-            # tfmot's wrapper first asks at step 1: what begins at 0 is due there too.
+            # tfmot's wrapper first asks at step 1, so what begins at 0 is due then too.
             due = elapsed == 0 or step == 1 and segment.start == 0
         return self.sparsity(step) if due else None
 
@@ -404,7 +404,7 @@ def exponential_rise(
     Args:
       progress: `t`, a NumPy scalar or float64 tensor in [0, 1].
       exponent: `c`, how early most of the rise is.
-      xp: `numpy` or `tensorflow`, whichever `progress` is of.
+      xp: `numpy` or `tensorflow`, the library of `progress`.
 
     Example:
 
@@ -432,7 +432,7 @@ def power_rise(progress: Progress, power: float) -> Progress:
 
 
 class _CyclicSchedule(_PhasedSchedule):
-    """Dense start, cycles, sparse end: what two recipes of section 4.2 share.
+    """Dense start, cycles, sparse end: shared by two recipes of section 4.2.
 
     The cycles and, by default, one further half cycle (the extension of the last
     cycle) fill the steps between the dense start and the sparse end. With the ImageNet
@@ -507,13 +507,13 @@ class SequentialAttentionSchedule(_CyclicSchedule):
     all of the training to learn from. `docs/questions/phases.md` gives the evidence.
 
     `SequentialAttentionSchedule.imagenet` and `.criteo` are the recipes of the paper
-    (section 4.2). Any of `cycles`, `dense_fraction`, `finetune_fraction` and `exponent`
-    asks for the paper's kind of schedule too, with the values of its ImageNet recipe
-    for those not given. It begins with a dense phase; then there are `cycles` cycles of
-    sparsification, sparse and dense phases of equal length, the last of which is a
-    single sparsification phase; then a sparse phase to the end. Within a sparsification
-    phase the sparsity rises as `s (1 - exp(-c t)) / (1 - exp(-c))` (section 3.1). The
-    optimizer is reset where a phase begins (appendix C.1).
+    (section 4.2). Giving any of `cycles`, `dense_fraction`, `finetune_fraction` and
+    `exponent` also selects the paper's kind of schedule; those not given have the
+    values of its ImageNet recipe. It begins with a dense phase. Then come `cycles`
+    cycles of sparsification, sparse and dense phases of equal length; the last cycle is
+    a single sparsification phase. A sparse phase lasts to the end. Within a
+    sparsification phase the sparsity rises as `s (1 - exp(-c t)) / (1 - exp(-c))`
+    (section 3.1). The optimizer is reset where a phase begins (appendix C.1).
 
     Args:
       target_sparsity: share of the blocks to remove, in [0, 1).
@@ -524,13 +524,13 @@ class SequentialAttentionSchedule(_CyclicSchedule):
       dense_fraction: share of the steps in the first dense phase.
       finetune_fraction: share of the steps in the last sparse phase.
       exponent: `c`, how early in a sparsification phase the blocks go; 0 is linear.
-      frequency: steps between two mask updates while sparsifying. By default it is 1
-        in the paper's kind of schedule, and elsewhere cuts the rise into 200 updates.
+      frequency: steps between two mask updates while sparsifying. The default is 1 in
+        the paper's kind of schedule; otherwise it divides the rise into 200 updates.
       extend_last_cycle: whether the last cycle is longer by half a cycle, as on
         ImageNet.
 
     Attributes:
-      follows_paper: whether it is the paper's kind of schedule.
+      follows_paper: whether this is the paper's kind of schedule.
 
     Raises:
       ValueError: naming the argument, for a value outside its range.
@@ -632,8 +632,8 @@ class SequentialAttentionSchedule(_CyclicSchedule):
         return arguments
 
 
-# Shapes of `SequentialAttentionSchedule`. In that which we recommend the one cycle is a
-# single rise; the other two are those of section 4.2.
+# Shapes of `SequentialAttentionSchedule`. The one we recommend has one cycle, a single
+# rise; the other two come from section 4.2.
 _RECOMMENDED: dict[str, Any] = {
     "cycles": 1,
     "dense_fraction": 0.0,
@@ -694,8 +694,8 @@ class GradualSchedule(_PhasedSchedule):
     """The sparsity rises once, from 0 to the target; the mask stays afterwards.
 
     With `Magnitude` this is gradual magnitude pruning (Zhu and Gupta, arXiv
-    1710.01878), the commonest recipe there is; tfmot's `PolynomialDecay` with an
-    initial sparsity of 0 follows the same curve. Blocks never come back.
+    1710.01878), the most common recipe. tfmot's `PolynomialDecay` with an initial
+    sparsity of 0 follows the same curve. Blocks never come back.
 
     Args:
       target_sparsity: share of the blocks to remove, in [0, 1).
@@ -705,8 +705,8 @@ class GradualSchedule(_PhasedSchedule):
       power: of the rise `1 - (1 - t)^power`; 1 is linear.
       exponent: `c` of the rise `(1 - exp(-c t)) / (1 - exp(-c))` in place of a power
         (section 3.1 of SequentialAttention++), or None.
-      frequency: steps between two updates of the mask; by default the rise is cut
-        into 200 updates.
+      frequency: steps between two updates of the mask. By default there are about 200
+        updates.
 
     Raises:
       ValueError: naming the argument, for a value outside its range.
@@ -746,7 +746,7 @@ class GradualSchedule(_PhasedSchedule):
 
     @property
     def resets_optimizer(self) -> bool:
-        """False: nothing changes at once where a phase begins."""
+        """False: nothing changes abruptly where a phase begins."""
         return False
 
     def _rise(self, progress: Progress, xp: types.ModuleType) -> Progress:

@@ -21,7 +21,7 @@ Evaluate = Callable[[Model], float | Mapping[str, float]]
 
 @dataclasses.dataclass
 class Sensitivity:
-    """What a model's metrics are with one layer pruned at a time.
+    """A model's metrics with one layer pruned at a time.
 
     `str` (or `print`) gives a table of the first metric.
 
@@ -66,7 +66,7 @@ class Sensitivity:
         return self.table()
 
     def plot(self, metric: str | None = None, axes: Any = None) -> Any:
-        """Draws a metric against sparsity, one curve a layer, early layers dark.
+        """Draws a metric against sparsity, one curve for each layer, early layers dark.
 
         Args:
           metric: its name; the first one, the loss, by default.
@@ -115,7 +115,7 @@ class Sensitivity:
 def _pruned(
     group: list[PlannedKernel], scores: list[tf.Tensor], sparsity: float
 ) -> Iterator[None]:
-    """Within it, the kernels of one layer are pruned; then they are as before."""
+    """Context in which the kernels of one layer are pruned; it restores them."""
     before = [stored(planned.kernel.variable).numpy() for planned in group]
     try:
         for planned, score, value in zip(group, scores, before, strict=True):
@@ -149,7 +149,7 @@ def _check_sparsities(sparsities: Sequence[float]) -> tuple[float, ...]:
 def _evaluation(
     model: Model, data: Any, evaluate: Evaluate | None
 ) -> Callable[[], dict[str, float]]:
-    """What gives the metrics of the model as it is at the moment."""
+    """Returns a function that measures the model as it is at the moment."""
     if evaluate is not None:
 
         def given() -> dict[str, float]:
@@ -166,8 +166,8 @@ def _evaluation(
         )
     if isinstance(data, Iterator):
         raise ValueError(
-            "`data` is read again for every layer and sparsity, which an iterator "
-            "allows only once. Pass a tf.data.Dataset, a pair of arrays (x, y) or a "
+            "`data` is read again for every layer and sparsity, but an iterator can "
+            "be read only once. Pass a tf.data.Dataset, a pair of arrays (x, y) or a "
             f"keras.utils.Sequence. Received: data of type {type(data).__name__}"
         )
     arguments = data if isinstance(data, tuple) else (data,)
@@ -186,19 +186,19 @@ def sensitivity(
 ) -> Sensitivity:
     """Measures how sensitive a trained model is to pruning each layer alone.
 
-    Each layer that `sa.prune` would prune is pruned in one shot to every sparsity, the
-    model evaluated, and the layer restored. The model is never copied, only the kernels
-    of one layer at a time; it is as before afterwards, after an error too. Layers of
-    one name are pruned together, as one entry of `sa.prune(..., sparsity=...)` is.
+    Each layer that `sa.prune` would prune is pruned in one shot to every sparsity. The
+    model is evaluated, and the layer restored. Only the kernels of one layer at a time
+    are copied, never the model. It is restored after an error too. Layers with the same
+    name are pruned together, like one entry of `sa.prune(..., sparsity=...)`.
 
     Args:
       model: a trained model, built and compiled, without pruning.
-      data: what `model.evaluate` takes: a `tf.data.Dataset`, a pair of arrays (x, y).
-        A part of the validation data will do.
+      data: what `model.evaluate` takes: a `tf.data.Dataset` or a pair of arrays (x, y).
+        A part of the validation data is enough.
       sparsities: shares of the blocks of a layer to remove, each in [0, 1).
       block_size: (rows, columns) of a block.
       importance: what ranks the blocks; `Magnitude()` by default.
-      pruning_policy: which layers; those that `sa.prune` would prune by default.
+      pruning_policy: which layers to prune; by default as in `sa.prune`.
       evaluate: a function of the model that returns a number or a dictionary of
         numbers, in place of the compiled loss and metrics.
       verbose: 0 shows no progress.
@@ -207,8 +207,8 @@ def sensitivity(
       A `Sensitivity`: `print` it for a table, `plot()` it for curves.
 
     Raises:
-      ValueError: for a model that is not compiled (without `evaluate`), not built, has
-        nothing to prune or is pruned already, and for sparsities out of range.
+      ValueError: if the model is not compiled (without `evaluate`), is not built, has
+        nothing to prune or is pruned already, or if a sparsity is out of range.
 
     Example:
 

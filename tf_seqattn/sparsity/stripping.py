@@ -1,4 +1,4 @@
-"""Taking the pruning off: a plain model with zeros in the pruned blocks."""
+"""Removing the pruning: a plain model with zeros in the pruned blocks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -99,7 +99,7 @@ class _Stripping:
         """Gives the copies their weights, once the new graph has built them."""
         for layer, original, read in self.weights:
             build_like(layer, original)
-            # Read only now, so that one layer at a time is held twice.
+            # Read only now, so that only one layer at a time is in memory twice.
             weights = read()
             if layer.built or not weights:
                 layer.set_weights(weights)
@@ -111,12 +111,12 @@ class _Stripping:
 
 
 def strip_pruning(model: Model) -> Any:
-    """Takes the pruning off: the plain model, with zeros in the pruned blocks.
+    """Removes the pruning: returns a plain model with zeros in the pruned blocks.
 
-    `W * A * mask` is folded into the kernels. A Sequential or functional model comes
-    back as a new model and the pruned one can go on training. A subclassed model, and
-    layers inside a custom layer or without `get_config`, are changed in place: the
-    pruned model is used up, and the same object is returned.
+    `W * A * mask` is folded into the kernels. For a Sequential or functional model the
+    result is a new model, and the pruned one can continue training. A subclassed model
+    is changed in place, and so are layers inside a custom layer or without
+    `get_config`: the same object is returned, and there is no pruned model any more.
 
     Args:
       model: a pruned model of any kind, a `PrunableLayer`, or a list of layers.
@@ -125,11 +125,11 @@ def strip_pruning(model: Model) -> Any:
       The plain model, layer or list, not compiled.
 
     Warns:
-      PruningWarning: where a kernel is not at the target of its schedule, because the
-        training ended before the schedule did.
+      PruningWarning: if a kernel is not at the target of its schedule, because training
+        ended before the schedule did.
 
     Raises:
-      ValueError: for anything that is none of Keras, or a model pruned by tfmot.
+      ValueError: for anything but layers and models of Keras, or if tfmot pruned it.
 
     Example:
 
@@ -169,7 +169,7 @@ def strip_pruning(model: Model) -> Any:
 
 
 def _warn_of_shortfall(layers: list[PrunableLayer]) -> None:
-    """Warns, once for all layers, where they are stripped before they are pruned."""
+    """Warns, once for all layers, if they are stripped before they are pruned."""
     lacking = shortfall(layers)
     if lacking is not None:
         warn(f"The model is stripped too early: {lacking}. {lacking.remedy}")

@@ -32,8 +32,8 @@ def update_mask(
 ) -> tf.Tensor:
     """Drops the least important active blocks, or revives blocks.
 
-    While sparsity rises, the blocks of least score among those still active go
-    (section 3.1: backward selection). When more blocks are wanted than are
+    While sparsity rises, the active blocks with the lowest scores go (section 3.1:
+    backward selection). When more blocks are wanted than are
     active, as after a dense phase or at sparsity 0, all blocks compete.
 
     Args:

@@ -1,4 +1,4 @@
-"""TensorBoard: what pruning does to a model, as it goes on."""
+"""TensorBoard: what pruning does to a model during training."""
 
 import contextlib
 import logging
@@ -30,21 +30,21 @@ _GUIDE = """\
 follows for each pruned layer.
 
 - **sparsity** is the share of weights that are masked, **sparsity_requested** what the
-  schedule asks for. They part where a layer cannot follow: it keeps whole blocks.
-- **phase**: 0 dense, 1 sparsification, 2 sparse. The optimizer starts afresh at every
-  change, so the loss may jump there.
-- **attention_entropy**: 1 while all blocks are alike, lower as few draw the attention.
+  schedule asks for. They differ where a layer cannot follow, as it keeps whole blocks.
+- **phase**: 0 dense, 1 sparsification, 2 sparse. The loss may jump where the phase
+  changes, if the optimizer is reset there.
+- **attention_entropy**: 1 if all blocks have equal attention, lower if a few have most.
 - **support_churn**: share of the support that is new since the last sparse phase. Near
   0 the search is over, and further cycles change nothing.
 
-*Images*: **pruning/schedule** has the phases and where the training stands; **mask**
-and **attention_image** of each layer have a square for each block, inputs from top to
-bottom; white is kept, or most attended to. *Histograms*: **attention**.
+*Images*: **pruning/schedule** shows the phases and the current step. **mask** and
+**attention_image** of each layer have a square for each block, inputs from top to
+bottom; white is kept, or has most attention. *Histograms*: **attention**.
 """
 
 
 def _requested_sparsity(layer: PrunableLayer) -> float | None:
-    """What a schedule asks for now; None for tfmot's, which do not say it."""
+    """The sparsity that a schedule asks for now, or None if it does not say."""
     sparsity = getattr(layer.pruning_schedule, "sparsity", None)
     return None if sparsity is None else sparsity(layer.steps_begun)
 
@@ -107,7 +107,7 @@ class PruningSummaries(Callback):
 
     def set_model(self, model: Model) -> None:
         super().set_model(model)
-        # Keras' own, of the same Keras as the model.
+        # The callback of the same Keras as the model.
         self._board = keras_of(model).callbacks.TensorBoard(
             self.log_dir, update_freq=self.update_freq, **self._board_arguments
         )
@@ -170,12 +170,12 @@ class PruningSummaries(Callback):
 
     @contextlib.contextmanager
     def _recording(self, step: int) -> Iterator[None]:
-        # Keras records at multiples of `update_freq` only, of its own counter.
+        # Keras would record only when its own counter is a multiple of `update_freq`.
         with self._writer.as_default(step=step), tf.summary.record_if(True):
             yield
 
     def _write_hparams(self, layer: PrunableLayer) -> None:
-        """Writes what the run was made with, where the HParams tab looks for it."""
+        """Writes the settings of the run where the HParams tab looks for them."""
         found: dict[str, bool | int | float | str] = {
             name: value
             for name, value in layer.pruning_schedule.get_config()["config"].items()
@@ -227,7 +227,7 @@ class PruningSummaries(Callback):
         measured: list[tuple[float, Any]],
         images: bool,
     ) -> None:
-        """What all layers come to, by the entries of their kernels."""
+        """Writes averages over all kernels, weighted by their number of entries."""
         kernels = [(la, k) for la in layers for k in la.pruned_kernels]
         sizes = [np.prod(kernel.grid.kernel_shape) for _, kernel in kernels]
         masked, entropies = zip(*measured, strict=True)
@@ -275,6 +275,6 @@ class PruningSummaries(Callback):
         tf.summary.scalar(f"{name}/attention_entropy", entropy)
         tf.summary.histogram(f"{name}/attention", attention)
         if images:
-            # A tag of its own: TensorBoard shows one kind of data for each.
+            # It has its own tag because TensorBoard shows one kind of data for each.
             tf.summary.image(f"{name}/attention_image", picture(attention.numpy()))
         return sparsity, entropy

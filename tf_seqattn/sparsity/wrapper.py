@@ -66,8 +66,8 @@ class PrunedKernel:
     Attributes:
       kernel: where the kernel is.
       grid: how it is cut into blocks.
-      mask: float32 variable of `grid.shape`, 1 for active blocks, 0 for others; in
-        between for entries that decay (`pattern`).
+      mask: float32 variable of `grid.shape`, 1 for active blocks, 0 for others, between
+        the two for entries that decay (`pattern`).
       logits: trainable float32 variable of `grid.shape`, or None.
 
     In Keras 3 the variables are `keras.Variable`s.
@@ -115,9 +115,9 @@ def _check_pattern(
 
 
 def default_importance(schedule: Schedule) -> Importance:
-    """The importance that goes with a schedule where none is given.
+    """The importance for a schedule when the user gives none.
 
-    It is the paper's where the schedule is, so that named recipes are complete.
+    It is the paper's if the schedule is, so that the named recipes are complete.
     """
     if isinstance(schedule, SequentialAttentionSchedule) and schedule.follows_paper:
         return SoftmaxAttention.paper()
@@ -171,19 +171,19 @@ class PrunableLayer(_SomeLayer):
       layer: a layer of Keras 2 or Keras 3: Dense, Conv1D/2D/3D and transposed,
         EinsumDense, MultiHeadAttention, LSTM, GRU, Embedding, LocallyConnected1D/2D, or
         one with tfmot's `get_prunable_weights()`. The wrapper is a layer of the same
-        Keras. Around a layer of Keras that holds no kernel, such as MaxPooling2D, it
-        does nothing: `sa.summary` gives the reason.
+        Keras. Around a built-in layer without a kernel, such as MaxPooling2D, it does
+        nothing, and `sa.summary` gives the reason.
       pruning_schedule: a `PruningSchedule` of tf_seqattn or tfmot.
       block_size: (rows, columns) of a block: inputs by outputs of the kernel read as
         a matrix; a convolution is read as (H * W * C_in, C_out). None stands for all
         of an axis: (None, 1) prunes whole output channels, (1, None) whole inputs.
         "heads" prunes whole heads of MultiHeadAttention: a block is all rows of the
-        output projection that read one head, so that without it nothing reads the
-        head's query, key and value, and `sa.pack` removes all four.
+        output projection that read one head. Without it nothing reads the head's query,
+        key and value, so `sa.pack` removes all four.
       importance: what to score; `SoftmaxAttention()` by default, or the paper's
         `SoftmaxAttention.paper()` where the schedule is one of the paper's.
-      min_blocks: a kernel of fewer blocks is left dense (and said so at INFO), and so,
-        where this is above 1, is one smaller than a block.
+      min_blocks: a kernel of fewer blocks is left dense, which the log says at INFO. If
+        this is above 1, so is a kernel smaller than a block.
       zero_pruned_weights: set the weights of dropped blocks to zero, as ACDC does on
         ImageNet, instead of keeping them for the next dense phase.
       balanced: keep the same number of blocks in every column of blocks, so that a
@@ -191,16 +191,16 @@ class PrunableLayer(_SomeLayer):
       pattern: "N:M", such as "2:4", in place of blocks: of every M consecutive inputs
         of an output, the N of highest importance stay. The mask of the others decays
         from 1 to 0 as the sparsity rises to its target, which must be 1 - N / M. The
-        mask has the size of the kernel then. Inputs are the rows of the matrix: in a
-        convolution the channels, which M should divide, and in a depthwise convolution
-        the entries of the window.
+        mask then has the size of the kernel. Inputs are the rows of the matrix: the
+        channels in a convolution, which M should divide, and the entries of the window
+        in a depthwise convolution.
       **kwargs: passed to `keras.layers.Layer`.
 
     Raises:
-      ValueError: for anything but a layer, one that is pruned already, has LoRA
-        enabled, is quantized or is of an unknown kind; for blocks larger than a kernel
-        (when the layer is built); for a pattern with a block size or a target that is
-        not its own.
+      ValueError: for anything but a layer; for a layer that is pruned already, has LoRA
+        enabled, is quantized or is of an unknown class; for blocks larger than a kernel
+        (when the layer is built); for a pattern together with a block size, or with a
+        target other than its own.
 
     Example:
 
@@ -212,7 +212,7 @@ class PrunableLayer(_SomeLayer):
     TensorShape([4, 4])
     """
 
-    # What it has as the Keras layer that it is.
+    # It has these as a layer of Keras.
     layer: Any
     name: str
 
@@ -281,7 +281,7 @@ class PrunableLayer(_SomeLayer):
 
     @staticmethod
     def _has_known_kernels(layer: Layer) -> bool:
-        """Whether it is known which kernels a layer has, which may be none."""
+        """Whether we know the kernels of a layer, even if it has none."""
         return layer_kernels.is_supported(layer) or layer_kernels.holds_no_kernel(layer)
 
     # Building.
@@ -304,7 +304,7 @@ class PrunableLayer(_SomeLayer):
             if kernel.is_divided(self.block_size):
                 self._create_kernel_variables(kernel)
             else:
-                self.left_dense[kernel.name] = "it goes with its heads"
+                self.left_dense[kernel.name] = "it is removed with its heads"
         self.pruning_step = add_counter(self, "pruning_step")
         for name, reason in self.left_dense.items():
             logger.info("%s of layer %s stays dense: %s", name, self.layer.name, reason)
@@ -318,7 +318,7 @@ class PrunableLayer(_SomeLayer):
 
     def _create_kernel_variables(self, kernel: layer_kernels.Kernel) -> None:
         grid = kernel.grid(self.block_size)
-        # Who sets a minimum wants small kernels left alone, not an error.
+        # A user who sets a minimum wants small kernels left alone, not an error.
         too_small = why_too_small(grid, self.min_blocks)
         if too_small and self.min_blocks > 1:
             self.left_dense[kernel.name] = too_small
@@ -377,13 +377,13 @@ class PrunableLayer(_SomeLayer):
         )
 
     def _require_counted_steps(self, kernel: tf.Tensor) -> tf.Tensor:
-        """Identity whose backward pass raises where nothing counts the steps.
+        """Identity whose backward pass raises if nothing counts the steps.
 
-        A backward pass through the kernel is what training is: unlike `training`,
-        which a model may forget to pass on, it cannot be missed. The check runs when
-        the training step is traced, so it costs nothing afterwards.
+        Training always passes backward through the kernel, whereas a model may forget
+        to pass on `training`. The check runs when the training step is traced, so it
+        costs nothing afterwards.
         """
-        # TensorFlow keeps every custom gradient that it traced for good.
+        # TensorFlow never frees a custom gradient that it has traced.
         wrapper = weakref.ref(self)
 
         @tf.custom_gradient
@@ -391,7 +391,7 @@ class PrunableLayer(_SomeLayer):
             value: tf.Tensor,
         ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
             def gradient(upstream: tf.Tensor) -> tf.Tensor:
-                # Saving traces this gradient too, to store it; that trains nothing.
+                # Saving traces this gradient too, only to store it.
                 saving = save_context.in_save_context()
                 layer = wrapper()
                 if layer is not None and not (layer.steps_are_counted or saving):
@@ -404,7 +404,7 @@ class PrunableLayer(_SomeLayer):
 
     @contextlib.contextmanager
     def _effective_kernels(self) -> Iterator[None]:
-        """Within it, the layer's kernels are the effective ones."""
+        """Context in which the layer's kernels are the effective ones."""
         with contextlib.ExitStack() as undo:
             for pruned in self._pruned:
                 kernel = self._require_counted_steps(self.effective_kernel(pruned))
@@ -413,7 +413,7 @@ class PrunableLayer(_SomeLayer):
             yield
 
     def _call_layer(self, *args: Any, **kwargs: Any) -> Any:
-        """What the layer computes with its effective kernels."""
+        """Calls the layer with its effective kernels."""
         for pruned in self._pruned:
             penalty = self.importance.penalty(_stored_logits(pruned))
             if penalty is not None:
@@ -447,7 +447,7 @@ class PrunableLayer(_SomeLayer):
         return n_of_m.decaying_mask(best, sparsity, 1 - kept / group)
 
     def is_at_target(self, pruned: PrunedKernel) -> bool:
-        """Whether the mask of one kernel is as sparse as the schedule's end wants it.
+        """Whether the mask of one kernel has reached the final sparsity.
 
         True for a schedule that does not say how it ends.
         """
@@ -467,7 +467,7 @@ class PrunableLayer(_SomeLayer):
             # In float32, as in training: the number of blocks is rounded.
             self.update_masks(tf.constant(sparsity, tf.float32))
 
-    # What Keras asks of a wrapper.
+    # The interface of a Keras wrapper.
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return self.layer.compute_output_shape(input_shape)
@@ -508,7 +508,7 @@ def _stored_logits(pruned: PrunedKernel) -> tf.Tensor | None:
 
 
 class _PrunableLayer2(PrunableLayer, keras2.layers.Wrapper):
-    """What is of Keras 2 in it."""
+    """The wrapper as a layer of Keras 2."""
 
     def __init__(self, layer: Layer, *args: Any, **kwargs: Any) -> None:
         shape = getattr(layer, "_batch_input_shape", None)
@@ -517,7 +517,7 @@ class _PrunableLayer2(PrunableLayer, keras2.layers.Wrapper):
         super().__init__(layer, *args, **kwargs)
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        # Keras builds from the shape of the first input, which does for no attention.
+        # Keras builds from the shape of the first input, but attention needs every one.
         if not self.built:
             build_attention(self.layer, inputs, *args, **kwargs)
         return super().__call__(inputs, *args, **kwargs)
@@ -548,14 +548,14 @@ class _PrunableLayer2(PrunableLayer, keras2.layers.Wrapper):
 
 
 class _PrunableLayer3(PrunableLayer, keras3.layers.Wrapper):
-    """What is of Keras 3 in it."""
+    """The wrapper as a layer of Keras 3."""
 
     def __init__(self, layer: Layer, *args: Any, **kwargs: Any) -> None:
         super().__init__(layer, *args, **kwargs)
         shape = getattr(layer, "_input_shape_arg", None)
         if shape is not None and getattr(self, "_input_shape_arg", None) is None:
             self._input_shape_arg = shape
-        # The wrapper is called as its layer is: with which tensors, by which names.
+        # The wrapper takes the same arguments in a call as its layer.
         for attribute in _CALL_SIGNATURE:
             setattr(self, attribute, getattr(layer, attribute))
 
