@@ -7,7 +7,7 @@ def print_table(
     titles: Sequence[str],
     rows: Sequence[Sequence[str]],
     print_fn: Callable[[str], object] = print,
-):
+) -> None:
     """Prints aligned columns under their titles.
 
     Args:

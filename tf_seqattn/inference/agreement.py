@@ -38,7 +38,7 @@ def rows_and_outputs(
     return batch, outputs
 
 
-def check_comparable(model: Any, outputs: Sequence[np.ndarray]):
+def check_comparable(model: Any, outputs: Sequence[np.ndarray]) -> None:
     """Raises an error where a model gives NaN, with which nothing can be compared.
 
     Args:

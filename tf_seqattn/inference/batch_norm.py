@@ -1,5 +1,6 @@
 """Folding a batch normalization into the layer before it."""
 
+from collections.abc import Set
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from tf_seqattn.keras_api import (
 )
 
 
-def followers(model, shared=frozenset()) -> dict[int, Any]:
+def followers(model: Any, shared: Set[int] = frozenset()) -> dict[int, Any]:
     """Normalizations that see nothing but one layer's outputs, and alone see them.
 
     Args:
@@ -43,7 +44,7 @@ def followers(model, shared=frozenset()) -> dict[int, Any]:
     return found
 
 
-def _axis(norm) -> int:
+def _axis(norm: Any) -> int:
     """The normalized axis, counted from the end; 0 for several."""
     axes = norm.axis if isinstance(norm.axis, (list, tuple)) else [norm.axis]
     if len(axes) != 1:
@@ -52,7 +53,9 @@ def _axis(norm) -> int:
     return axes[0] - rank if axes[0] >= 0 else axes[0]
 
 
-def fold(matrix: np.ndarray, bias, norm) -> tuple[np.ndarray, np.ndarray]:
+def fold(
+    matrix: np.ndarray, bias: np.ndarray | None, norm: Any
+) -> tuple[np.ndarray, np.ndarray]:
     """Kernel and bias that give what the normalization would have given.
 
     Args:

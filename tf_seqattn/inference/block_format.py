@@ -9,6 +9,7 @@ are padded with zero blocks to share a slice where one operation less is worth i
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,7 @@ class Pattern:
         """
         return len(self.slices) == 1 and len(set(self.slices[0].rows)) == 1
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Returns what `from_config` takes; plain numbers and lists."""
         return {
             "matrix_shape": list(self.matrix_shape),
@@ -88,7 +89,7 @@ class Pattern:
         }
 
     @classmethod
-    def from_config(cls, config: dict) -> "Pattern":
+    def from_config(cls, config: dict[str, Any]) -> "Pattern":
         """Inverse of `get_config`."""
         return cls(
             tuple(config["matrix_shape"]),

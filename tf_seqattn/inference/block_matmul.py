@@ -71,7 +71,7 @@ def multiply_slices(
     return _put_in_place(products, rows, base, pattern)
 
 
-def _multiply_once(read, matrix, pattern: Pattern) -> tf.Tensor:
+def _multiply_once(read: tf.Tensor, matrix: tf.Tensor, pattern: Pattern) -> tf.Tensor:
     """`(samples, outputs)` where all stored columns read the same `(samples, inputs)`.
 
     What is stored is then one smaller dense matrix: whole columns or rows are gone.
@@ -88,7 +88,9 @@ def _multiply_once(read, matrix, pattern: Pattern) -> tf.Tensor:
     return outputs[:, : pattern.matrix_shape[1]]
 
 
-def _put_in_place(products, rows, base, pattern: Pattern) -> tf.Tensor:
+def _put_in_place(
+    products: list[tf.Tensor], rows: tf.Tensor, base: tf.Tensor, pattern: Pattern
+) -> tf.Tensor:
     """`(samples, outputs)` of the slices' products `(columns, samples, width)`."""
     width = pattern.block_size[1]
     block_columns = pattern.grid_shape[1]

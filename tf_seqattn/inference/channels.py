@@ -9,6 +9,7 @@ connection needs all channels.
 
 import dataclasses
 import math
+from collections.abc import Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class _Chain:
     """A layer, the one that alone reads it, and what stands between."""
 
     producer: Any
-    between: list
+    between: list[Any]
     consumer: Any
 
     @property
@@ -56,7 +57,7 @@ class _Chain:
         return padding != "valid" or any(isinstance(b, _PADDING) for b in self.between)
 
 
-def _is_product(layer) -> bool:
+def _is_product(layer: Any) -> bool:
     """Whether the last two axes of the kernel are channels in and channels out."""
     return (
         type(layer) in _PRODUCTS
@@ -65,11 +66,11 @@ def _is_product(layer) -> bool:
     )
 
 
-def _activation_name(layer) -> str:
+def _activation_name(layer: Any) -> str:
     return getattr(layer.activation, "__name__", "")
 
 
-def _keeps_channels_apart(layer) -> bool:
+def _keeps_channels_apart(layer: Any) -> bool:
     if type(layer) in _NORMALIZATION:
         return list(np.atleast_1d(layer.axis)) in ([-1], [len(input_shape(layer)) - 1])
     if type(layer) in classes("Activation"):
@@ -81,7 +82,7 @@ def _keeps_channels_apart(layer) -> bool:
     return type(layer) in _ELEMENTWISE
 
 
-def _only_reader(layer, model, shared):
+def _only_reader(layer: Any, model: Any, shared: Set[int]) -> Any:
     """The layer of `model` that alone reads `layer`, or None."""
     readers = layers_after(model, layer)
     if len(layers_before(model, layer)) != 1 or len(readers) != 1:
@@ -96,7 +97,7 @@ def _only_reader(layer, model, shared):
     return reader if single and reader in model.layers else None
 
 
-def _chains(model, shared) -> list[_Chain]:
+def _chains(model: Any, shared: Set[int]) -> list[_Chain]:
     """All chains of a graph model, in the order in which its layers are computed."""
     chains = []
     for producer in model.layers:
@@ -116,7 +117,7 @@ def _chains(model, shared) -> list[_Chain]:
 class _Weights:
     """Working copy of the weights of a Dense or convolution."""
 
-    def __init__(self, layer):
+    def __init__(self, layer: Any) -> None:
         self.kernel = layer.kernel.numpy()
         self.bias = (
             layer.bias.numpy()
@@ -148,7 +149,7 @@ def _constants(chain: _Chain, weights: _Weights) -> np.ndarray:
     return np.asarray(values[0], weights.kernel.dtype)
 
 
-def _fold_constants(chain: _Chain, producer: _Weights, consumer: _Weights):
+def _fold_constants(chain: _Chain, producer: _Weights, consumer: _Weights) -> None:
     """Moves constant channels into the consumer's bias, and lets it not read them."""
     dead = ~producer.writes() & consumer.reads()
     if not dead.any():
@@ -165,7 +166,9 @@ def _fold_constants(chain: _Chain, producer: _Weights, consumer: _Weights):
     consumer.kernel[..., dead, :] = 0
 
 
-def _whole_blocks(chain: _Chain, block_size, removable: np.ndarray) -> np.ndarray:
+def _whole_blocks(
+    chain: _Chain, block_size: Sequence[int | None] | None, removable: np.ndarray
+) -> np.ndarray:
     """`removable` in whole blocks of both layers, so that both keep their grids."""
     if block_size is None:
         columns = _block_size(chain.producer, chain.producer.kernel.shape[-2])[1]
@@ -183,14 +186,16 @@ def _whole_blocks(chain: _Chain, block_size, removable: np.ndarray) -> np.ndarra
     return whole
 
 
-def _block_size(layer, divisor: int) -> tuple[int, int]:
+def _block_size(layer: Any, divisor: int) -> tuple[int, int]:
     kernel = layer.kernel.numpy()
     if kernel.ndim == 2 or math.prod(kernel.shape[:-2]) == 1:
         divisor = 0
     return find_block_size(kernel.reshape(-1, kernel.shape[-1]), divisor) or (1, 1)
 
 
-def _resized(layer, config: dict, weights: list[np.ndarray], channels: int):
+def _resized(
+    layer: Any, config: dict[str, Any], weights: list[np.ndarray], channels: int
+) -> Any:
     """A layer of the same class for other channels, built."""
     resized = type(layer).from_config({**layer.get_config(), **config})
     resized.build((*input_shape(layer)[:-1], channels))
@@ -199,8 +204,10 @@ def _resized(layer, config: dict, weights: list[np.ndarray], channels: int):
 
 
 def without_constant_channels(
-    model, block_size=None, shared=frozenset()
-) -> dict[int, tuple]:
+    model: Any,
+    block_size: Sequence[int | None] | None = None,
+    shared: Set[int] = frozenset(),
+) -> dict[int, Any]:
     """Smaller layers for those of a model that write or read needless channels.
 
     Args:

@@ -1,5 +1,7 @@
 """Reading and changing TFLite files: operators, metadata, quantization."""
 
+from typing import Any
+
 import flatbuffers
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
@@ -95,7 +97,7 @@ def center_constant_operands(file: bytes) -> bytes:
     return write(model)
 
 
-def _center(model, tensor, done: dict[int, float]):
+def _center(model: Any, tensor: Any, done: dict[int, float]) -> None:
     data = model.buffers[tensor.buffer].data
     is_constant = data is not None and len(data)
     if not is_constant or tensor.type != schema.TensorType.INT8:

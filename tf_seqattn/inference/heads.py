@@ -6,6 +6,8 @@ kernels are dense. (Values that are a bias only stay: they add a constant, but n
 a mask hides all keys.)
 """
 
+from typing import Any
+
 import tensorflow as tf
 
 from tf_seqattn.keras_api import (
@@ -16,13 +18,13 @@ from tf_seqattn.keras_api import (
 )
 
 
-def _gives_scores(layer) -> bool:
+def _gives_scores(layer: Any) -> bool:
     """Whether a graph asks the layer for the scores of every head, or none knows it."""
     calls = layer._inbound_nodes
     return not calls or any(len(tf.nest.flatten(c.outputs)) > 1 for c in calls)
 
 
-def without_dead_heads(layer):
+def without_dead_heads(layer: Any) -> Any:
     """A smaller layer for an attention of which some heads add nothing.
 
     Args:

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tf_seqattn.inference import litert
-from tf_seqattn.inference.layer_plan import FORM_OF_RUNTIME, packed_layer
+from tf_seqattn.inference.layer_plan import FORM_OF_RUNTIME, LayerPlan, packed_layer
 from tf_seqattn.keras_api import classes, input_shape, output_shape
 from tf_seqattn.kernels.einsum import split_equation
 
@@ -55,7 +56,7 @@ def time_in_turns(
     return {name: np.array(taken) for name, taken in times.items()}
 
 
-def _inputs_for(layer, samples: int) -> np.ndarray:
+def _inputs_for(layer: Any, samples: int) -> np.ndarray:
     """A batch that gives the layer's product `samples` rows, or about that."""
     if hasattr(layer, "kernel_size"):
         shape = input_shape(layer)
@@ -72,7 +73,7 @@ def _inputs_for(layer, samples: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=shape).astype("float32")
 
 
-def _runner(layer, inputs, runtime):
+def _runner(layer: Any, inputs: np.ndarray, runtime: str) -> Callable[[], object]:
     spec = tf.TensorSpec((None, *inputs.shape[1:]), tf.float32)
     if runtime == "xla":
         function = tf.function(layer, jit_compile=True, input_signature=[spec])
@@ -84,7 +85,7 @@ def _runner(layer, inputs, runtime):
     return interpreter.invoke
 
 
-def measure_speedup(layer, plan, runtime: str) -> float:
+def measure_speedup(layer: Any, plan: LayerPlan, runtime: str) -> float:
     """Time of a layer dense, by its time packed.
 
     Args:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -69,13 +71,13 @@ class LayerPlan:
     precision: str = "float32"
 
 
-def product_kernel(layer):
+def product_kernel(layer: Any) -> Any:
     """The variable that is packed, or None where it is not built yet."""
     name = "pointwise_kernel" if isinstance(layer, _SEPARABLE) else "kernel"
     return getattr(layer, name, None)
 
 
-def kernel_matrix(layer) -> np.ndarray:
+def kernel_matrix(layer: Any) -> np.ndarray:
     """The kernel of a Dense, convolution or EinsumDense as inputs by outputs."""
     kernel = stored(product_kernel(layer))
     is_einsum = isinstance(layer, classes("EinsumDense"))
@@ -83,7 +85,7 @@ def kernel_matrix(layer) -> np.ndarray:
     return to_matrix(kernel, BlockGrid(tuple(kernel.shape), (1, 1), **axes)).numpy()
 
 
-def is_packable_kind(layer) -> bool:
+def is_packable_kind(layer: Any) -> bool:
     """Whether layers of this class can be packed at all."""
     kinds = classes("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D") + _SEPARABLE
     others = classes(
@@ -96,11 +98,11 @@ def is_packable_kind(layer) -> bool:
     return isinstance(layer, kinds) and not isinstance(layer, others)
 
 
-def _is_convolution(layer) -> bool:
+def _is_convolution(layer: Any) -> bool:
     return hasattr(layer, "kernel_size")
 
 
-def _why_not(layer) -> str:
+def _why_not(layer: Any) -> str:
     """Why a layer of a packable class cannot be packed; empty if it can."""
     if product_kernel(layer) is None:
         return "not built"
@@ -123,7 +125,7 @@ def _why_not(layer) -> str:
     return ""
 
 
-def _base(layer):
+def _base(layer: Any) -> Any:
     """The class of Keras that `layer` is an instance of."""
     for kind in type(layer).__mro__:
         if is_keras_class(kind) and "call" in kind.__dict__:
@@ -131,7 +133,7 @@ def _base(layer):
     return LAYERS[0]
 
 
-def _row_divisor(layer) -> int:
+def _row_divisor(layer: Any) -> int:
     """A number that the rows of a block must divide, or 0."""
     if not _is_convolution(layer):
         return 0
@@ -141,7 +143,7 @@ def _row_divisor(layer) -> int:
     return channels
 
 
-def num_samples(layer, batch_size: int) -> int:
+def num_samples(layer: Any, batch_size: int) -> int:
     """Rows of the matrix product of a layer, for one batch.
 
     Where the layer's outputs have no known shape, every unknown size counts as 1.
@@ -158,7 +160,13 @@ def num_samples(layer, batch_size: int) -> int:
     return batch_size * math.prod(size or 1 for size in sizes[1:])
 
 
-def plan_kernel(layer, name: str, block_size, batch_size: int, samples: int | None):
+def plan_kernel(
+    layer: Any,
+    name: str,
+    block_size: Sequence[int | None] | None,
+    batch_size: int,
+    samples: int | None,
+) -> LayerPlan:
     """Plans one layer that holds one kernel.
 
     Args:
@@ -214,7 +222,7 @@ def plan_kernel(layer, name: str, block_size, batch_size: int, samples: int | No
     return plan
 
 
-def _counterpart(layer) -> tuple[type, dict]:
+def _counterpart(layer: Any) -> tuple[type, dict[str, Any]]:
     """The class that stands for a layer when it is packed, and its own arguments."""
     if isinstance(layer, classes("EinsumDense")):
         shape = tuple(layer.kernel.shape)
@@ -229,7 +237,9 @@ def _counterpart(layer) -> tuple[type, dict]:
     return PackedConv, {**config, "groups": layer.groups}
 
 
-def packed_layer(layer, plan: LayerPlan, form: str, norm=None):
+def packed_layer(
+    layer: Any, plan: LayerPlan, form: str, norm: Any = None
+) -> tuple[Any, list[np.ndarray]]:
     """The packed counterpart of a layer, not built, and its weights.
 
     Args:

@@ -1,6 +1,7 @@
 """Running TFLite files with LiteRT."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
@@ -11,8 +12,13 @@ RESOLVERS = {
     "no delegate": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
 }
 
+# What LiteRT says of a tensor: its index, dtype and shape among others.
+_Details = dict[str, Any]
 
-def _in_order(details: list[dict], named: dict[str, dict], names) -> list[dict]:
+
+def _in_order(
+    details: list[_Details], named: dict[str, _Details], names: Sequence[str] | None
+) -> list[_Details]:
     """Details in the order of `names`; a file lists its tensors in an order of its own.
 
     Args:
@@ -33,7 +39,7 @@ def _in_order(details: list[dict], named: dict[str, dict], names) -> list[dict]:
 def interpreter(
     file: bytes,
     inputs: Sequence[np.ndarray],
-    resolver=OpResolverType.AUTO,
+    resolver: OpResolverType = OpResolverType.AUTO,
     num_threads: int = 1,
     input_names: Sequence[str] | None = None,
 ) -> Interpreter:
@@ -67,7 +73,7 @@ def interpreter(
 def run(
     file: bytes,
     inputs: Sequence[np.ndarray],
-    resolver=OpResolverType.AUTO,
+    resolver: OpResolverType = OpResolverType.AUTO,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
 ) -> list[np.ndarray]:

@@ -2,6 +2,7 @@
 
 import collections
 import logging
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 from tf_seqattn import tfmot_api
@@ -50,7 +51,7 @@ logger = logging.getLogger("tf_seqattn")
 CHOICES = ("model", "measure", "always")
 
 
-def stripped(model, argument: str = "model"):
+def stripped(model: Any, argument: str = "model") -> Any:
     """The model without pruning wrappers, or an error that says what to do.
 
     Raises:
@@ -77,29 +78,35 @@ def stripped(model, argument: str = "model"):
 class _Packing:
     """One call of `pack`: plans every kernel, and replaces the layers that gain."""
 
-    def __init__(self, block_size, batch_size, runtime, choose):
+    def __init__(
+        self,
+        block_size: Sequence[int | None] | None,
+        batch_size: int,
+        runtime: str,
+        choose: str,
+    ) -> None:
         self.block_size = block_size
         self.batch_size = batch_size
         self.runtime = runtime
         self.choose = choose
         self.plans: list[LayerPlan] = []
-        self._weights: list[tuple] = []
-        self._done: dict[int, tuple] = {}
-        self._measured: dict = {}
+        self._weights: list[tuple[Any, Any, Any]] = []
+        self._done: dict[int, tuple[Any, Any]] = {}
+        self._measured: dict[tuple[Any, ...], float] = {}
         # Batch normalizations by the id of the layer before them, and the reverse.
         self._norms: dict[int, Any] = {}
         self._before_norm: dict[int, Any] = {}
         # Layers with fewer channels, by the id of those they stand for.
         self._smaller: dict[int, Any] = {}
         # Ids of layers in several graphs.
-        self.shared: frozenset = frozenset()
+        self.shared: Set[int] = frozenset()
 
-    def _sized(self, layer):
+    def _sized(self, layer: Any) -> Any:
         return self._smaller.get(id(layer), layer)
 
     # Plans.
 
-    def _plan(self, layer, name, samples=None) -> LayerPlan:
+    def _plan(self, layer: Any, name: str, samples: int | None = None) -> LayerPlan:
         plan = plan_kernel(layer, name, self.block_size, self.batch_size, samples)
         self.plans.append(plan)
         if plan.pattern is None:
@@ -111,13 +118,13 @@ class _Packing:
             plan.measured = self._measured[key]
             faster = plan.measured > 1
         else:
-            faster = plan.predicted > 1 or self.choose == "always"
+            faster = self.choose == "always" or (plan.predicted or 0.0) > 1
         how = "was measured" if self.choose == "measure" else "is expected"
         plan.layout = "packed" if faster else "dense"
         plan.reason = "" if faster else f"dense {how} to be faster"
         return plan
 
-    def _packed(self, layer, plan: LayerPlan):
+    def _packed(self, layer: Any, plan: LayerPlan) -> Any:
         form, norm = FORM_OF_RUNTIME[self.runtime], self._norms.get(id(layer))
         packed, weights = packed_layer(
             self._sized(layer), plan, form, self._sized(norm)
@@ -128,7 +135,7 @@ class _Packing:
             packed._batch_input_shape = layer._batch_input_shape
         return packed
 
-    def _attention_plans(self, layer) -> dict[str, LayerPlan]:
+    def _attention_plans(self, layer: Any) -> dict[str, LayerPlan]:
         return {
             name: self._plan(dense, f"{layer.name}/{name}")
             for name, dense in projections(layer).items()
@@ -136,14 +143,14 @@ class _Packing:
 
     # A layer of a new graph.
 
-    def __call__(self, layer):
+    def __call__(self, layer: Any) -> Any:
         """What stands in the place of `layer` in a copy of its model."""
         if id(layer) not in self._done:
             # The layer is kept beside its successor so that its id stays taken.
             self._done[id(layer)] = (layer, self._visit(layer))
         return self._done[id(layer)][1]
 
-    def _visit(self, layer):
+    def _visit(self, layer: Any) -> Any:
         if is_graph_model(layer):
             return self._cloned(layer)
         if isinstance(layer, classes("MultiHeadAttention")):
@@ -166,7 +173,7 @@ class _Packing:
         self._weights.append((copy, sized, sized.get_weights()))
         return copy
 
-    def _cloned(self, model):
+    def _cloned(self, model: Any) -> Any:
         """A copy of a graph model."""
         norms = followers(model, self.shared)
         self._norms |= norms
@@ -176,7 +183,7 @@ class _Packing:
                 self._before_norm[id(norms[id(layer)])] = layer
         return clone(model, self)
 
-    def _copied_attention(self, layer):
+    def _copied_attention(self, layer: Any) -> Any:
         heads = layer.get_config()["num_heads"]
         layer = without_dead_heads(layer)
         removed = heads - layer.get_config()["num_heads"]
@@ -203,7 +210,7 @@ class _Packing:
         self._weights.append((copy, layer, weights))
         return copy
 
-    def finish(self):
+    def finish(self) -> None:
         """Gives the copies their weights, and packs what custom layers hold."""
         for layer, original, weights in self._weights:
             build_like(layer, original)
@@ -218,13 +225,13 @@ class _Packing:
 
     # A layer held by an attribute.
 
-    def in_place(self, layer):
+    def in_place(self, layer: Any) -> Any:
         """What stands in the place of `layer` in the attribute of its owner."""
         if id(layer) not in self._done:
             self._done[id(layer)] = (layer, self._visit_in_place(layer))
         return self._done[id(layer)][1]
 
-    def _visit_in_place(self, layer):
+    def _visit_in_place(self, layer: Any) -> Any:
         if is_graph_model(layer):
             return self._cloned(layer)
         if isinstance(layer, classes("MultiHeadAttention")):
@@ -243,12 +250,14 @@ class _Packing:
         return layer
 
 
-def _is_keras_class(layer) -> bool:
+def _is_keras_class(layer: Any) -> bool:
     """Whether Keras wrote the class, and so knows better what it holds."""
     return is_keras_class(type(layer)) and not isinstance(layer, MODELS)
 
 
-def _check_arguments(block_size, batch_size, runtime, choose):
+def _check_arguments(
+    block_size: Sequence[int | None] | None, batch_size: int, runtime: str, choose: str
+) -> None:
     if block_size is not None:
         check_block_size(block_size)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int):
@@ -275,7 +284,7 @@ _TITLES = ("layer", "kernel", "blocks", "stored", "layout", "predicted", "measur
 
 
 def _cells(plan: LayerPlan) -> tuple[str, ...]:
-    def ratio(value):
+    def ratio(value: float | None) -> str:
         return "" if value is None else f"{value:.2f} x"
 
     return (
@@ -290,12 +299,20 @@ def _cells(plan: LayerPlan) -> tuple[str, ...]:
     )
 
 
-def print_plans(plans: list[LayerPlan], print_fn=print):
+def print_plans(
+    plans: list[LayerPlan], print_fn: Callable[[str], object] = print
+) -> None:
     """Prints what was decided for each kernel: shape, blocks, density, speed-up."""
     print_table(_TITLES, [_cells(plan) for plan in plans], print_fn)
 
 
-def pack_with_plans(model, block_size, batch_size, runtime, choose):
+def pack_with_plans(
+    model: Any,
+    block_size: Sequence[int | None] | None,
+    batch_size: int,
+    runtime: str,
+    choose: str,
+) -> tuple[Any, list[LayerPlan]]:
     """`pack`, returning also the list of `LayerPlan`."""
     _check_arguments(block_size, batch_size, runtime, choose)
     model = stripped(model)
@@ -314,13 +331,13 @@ def pack_with_plans(model, block_size, batch_size, runtime, choose):
 
 
 def pack(
-    model,
-    block_size=None,
+    model: Any,
+    block_size: Sequence[int | None] | None = None,
     batch_size: int = 64,
     runtime: str = "tflite",
     choose: str = "model",
-    print_fn=logger.info,
-):
+    print_fn: Callable[[str], object] = logger.info,
+) -> Any:
     """Makes a model that computes on the kept blocks of its kernels only.
 
     The result is an ordinary Keras model that gives the same outputs, up to rounding;

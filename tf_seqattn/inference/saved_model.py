@@ -1,10 +1,13 @@
 """Writing SavedModels whose serving signature is compiled by XLA."""
 
 import logging
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
-from tf_seqattn.files import check_folder_path, replace_folder
+from tf_seqattn.files import Path, check_folder_path, replace_folder
 from tf_seqattn.inference.agreement import (
     allowed_rounding,
     check_comparable,
@@ -32,13 +35,13 @@ _ENTRIES = (
 
 
 def export_saved_model(
-    model,
-    path,
-    block_size=None,
+    model: Any,
+    path: Path,
+    block_size: Sequence[int | None] | None = None,
     batch_size: int = 64,
     choose: str = "model",
     tolerance: float = TOLERANCE,
-    print_fn=logger.info,
+    print_fn: Callable[[str], object] = logger.info,
 ) -> list[LayerPlan]:
     """Writes a SavedModel that computes on the kept blocks, compiled by XLA.
 
@@ -93,7 +96,7 @@ def export_saved_model(
     module = tf.Module()
     module.model = packed
 
-    def write(folder):
+    def write(folder: pathlib.Path) -> None:
         save(module, folder, serve)
         loaded = tf.saved_model.load(str(folder))
         results = loaded.signatures["serving_default"](

@@ -80,18 +80,18 @@ def serving_function(
     """
 
     @tf.function(jit_compile=jit_compile)
-    def compute(*inputs):
+    def compute(*inputs: Any) -> list[tf.Tensor]:
         return tf.nest.flatten(model(*arguments(model, list(inputs)), training=False))
 
     @tf.function(input_signature=signature_of(specs))
-    def serve(*inputs):
+    def serve(*inputs: Any) -> dict[str, tf.Tensor]:
         results = compute(*inputs)
         return dict(zip(output_names(len(results)), results, strict=True))
 
     return serve
 
 
-def save(module: Any, folder: Any, serve: Any, options: Any = None):
+def save(module: Any, folder: Any, serve: Any, options: Any = None) -> None:
     """Writes a SavedModel with one signature.
 
     Args:

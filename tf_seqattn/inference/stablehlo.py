@@ -2,13 +2,15 @@
 
 import logging
 import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import (
     convert_variables_to_constants_v2,
 )
 
-from tf_seqattn.files import check_file_path, write_whole
+from tf_seqattn.files import Path, check_file_path, write_whole
 from tf_seqattn.inference.agreement import (
     allowed_rounding,
     check_comparable,
@@ -29,12 +31,12 @@ _LOCATION = re.compile(r" loc\((?:[^()]|\([^()]*\))*\)|^#loc.*\n", re.MULTILINE)
 
 
 def export_stablehlo(
-    model,
-    path,
+    model: Any,
+    path: Path,
     batch_size: int = 64,
-    block_size=None,
+    block_size: Sequence[int | None] | None = None,
     choose: str = "model",
-    print_fn=logger.info,
+    print_fn: Callable[[str], object] = logger.info,
 ) -> list[LayerPlan]:
     """Writes a module of StableHLO in MLIR's text form, weights and all.
 
@@ -87,7 +89,7 @@ def export_stablehlo(
     rounding = allowed_rounding(model, batch, expected)
     packed, plans = pack_with_plans(model, block_size, batch_size, "xla", choose)
 
-    def compute(*inputs):
+    def compute(*inputs: Any) -> list[tf.Tensor]:
         outputs = packed(*arguments(packed, list(inputs)), training=False)
         return tf.nest.flatten(outputs)
 

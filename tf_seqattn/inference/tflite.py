@@ -7,6 +7,8 @@ import re
 import shutil
 import tempfile
 import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,7 +16,7 @@ from tensorflow.python.framework.convert_to_constants import (
     convert_variables_to_constants_v2,
 )
 
-from tf_seqattn.files import check_file_path, write_whole
+from tf_seqattn.files import Path, check_file_path, write_whole
 from tf_seqattn.inference import flatbuffer, litert
 from tf_seqattn.inference.agreement import (
     check_comparable,
@@ -49,6 +51,8 @@ LAYOUTS = ("packed", "sparse", "dense")
 # Largest difference of an output from Keras, relative to its largest, by precision.
 TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic": 0.1, "int8": 0.1}
 METADATA = "tf_seqattn.blocks"
+# Batches of inputs, or a function that returns them.
+_Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 # Below it a disk counts as full where the conversion failed.
 _LEAST_FREE_BYTES = 2**16
 # The converter's sparse kernels take so many inputs at a time, and drop the rest.
@@ -75,7 +79,9 @@ class TFLiteReport:
     largest_output: float
 
 
-def _check_arguments(layout, quantization, representative_dataset):
+def _check_arguments(
+    layout: str, quantization: str | None, representative_dataset: _Batches | None
+) -> None:
     if layout not in LAYOUTS:
         raise ValueError(f"`layout` must be one of {LAYOUTS}. Received: {layout!r}")
     if quantization not in TOLERANCES:
@@ -96,7 +102,7 @@ def _check_arguments(layout, quantization, representative_dataset):
         )
 
 
-def _check_sparse_widths(model):
+def _check_sparse_widths(model: Any) -> None:
     """Refuses kernels of which the sparse kernels would drop the last inputs."""
     for layer in sublayers(model):
         if not isinstance(layer, classes("Dense")):
@@ -110,7 +116,7 @@ def _check_sparse_widths(model):
             )
 
 
-def _as_list(batch, specs) -> list[np.ndarray]:
+def _as_list(batch: Any, specs: Sequence[tf.TensorSpec]) -> list[np.ndarray]:
     """The arrays of a batch in the order of the inputs."""
     if isinstance(batch, dict):
         names = input_names(specs)
@@ -121,7 +127,9 @@ def _as_list(batch, specs) -> list[np.ndarray]:
     return [np.asarray(value) for value in tf.nest.flatten(batch)]
 
 
-def _representative_batches(dataset, specs) -> list[list[np.ndarray]]:
+def _representative_batches(
+    dataset: _Batches, specs: Sequence[tf.TensorSpec]
+) -> list[list[np.ndarray]]:
     """The batches of a representative dataset, checked against the inputs."""
     batches = [
         _as_list(b, specs) for b in (dataset() if callable(dataset) else dataset)
@@ -144,7 +152,13 @@ def _representative_batches(dataset, specs) -> list[list[np.ndarray]]:
     return batches
 
 
-def _convert(model, layout, quantization, batches, original) -> bytes:
+def _convert(
+    model: Any,
+    layout: str,
+    quantization: str | None,
+    batches: list[list[np.ndarray]],
+    original: Any,
+) -> bytes:
     """The content of a TFLite file, by way of a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -163,7 +177,7 @@ def _convert(model, layout, quantization, batches, original) -> bytes:
             ) from error
 
 
-def _converter(model, original, folder: str):
+def _converter(model: Any, original: Any, folder: str) -> Any:
     # The converter takes no model of Keras 3, gives the inputs of a subclassed one the
     # dtype they were cast to, and of a SavedModel it leaves the variables of Keras 3
     # variables: they are made constants before.
@@ -175,7 +189,7 @@ def _converter(model, original, folder: str):
     module = tf.Module()
 
     @tf.function(input_signature=signature_of(specs))
-    def serve(*inputs):
+    def serve(*inputs: Any) -> dict[str, tf.Tensor]:
         outputs = frozen(*inputs)
         return dict(zip(_output_names(original, len(outputs)), outputs, strict=True))
 
@@ -185,7 +199,13 @@ def _converter(model, original, folder: str):
     return tf.lite.TFLiteConverter.from_saved_model(folder)
 
 
-def _converted(converter, layout, quantization, batches, original) -> bytes:
+def _converted(
+    converter: Any,
+    layout: str,
+    quantization: str | None,
+    batches: list[list[np.ndarray]],
+    original: Any,
+) -> bytes:
     if layout == "sparse":
         converter.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
     elif quantization is not None:
@@ -223,7 +243,7 @@ _ABOUT_LOOPS = (
 )
 
 
-def _why_not_converted(model, error: str) -> str:
+def _why_not_converted(model: Any, error: str) -> str:
     """What the converter refuses in a model: operators and layers, from its error."""
     names = {layer.name for layer in sublayers(model) if layer is not model}
     operators: set[str] = set()
@@ -245,7 +265,14 @@ def _why_not_converted(model, error: str) -> str:
     )
 
 
-def _check(file: bytes, names, batch, expected, tolerance, what: str):
+def _check(
+    file: bytes,
+    names: tuple[list[str], list[str]],
+    batch: list[np.ndarray],
+    expected: list[np.ndarray],
+    tolerance: float,
+    what: str,
+) -> dict[str, float]:
     """Runs a file and compares every output with what Keras gave.
 
     Returns:
@@ -273,7 +300,7 @@ def _check(file: bytes, names, batch, expected, tolerance, what: str):
     return differences
 
 
-def _output_names(model, number: int) -> list[str]:
+def _output_names(model: Any, number: int) -> list[str]:
     """Names of the outputs in the signature."""
     if not is_keras3(model) and model.inputs:
         return model.output_names
@@ -281,16 +308,16 @@ def _output_names(model, number: int) -> list[str]:
 
 
 def export_tflite(
-    model,
-    path,
+    model: Any,
+    path: Path,
     layout: str = "packed",
     quantization: str | None = None,
-    representative_dataset=None,
-    block_size=None,
+    representative_dataset: _Batches | None = None,
+    block_size: Sequence[int | None] | None = None,
     batch_size: int = 64,
     choose: str = "model",
     tolerance: float | None = None,
-    print_fn=logger.info,
+    print_fn: Callable[[str], object] = logger.info,
 ) -> TFLiteReport:
     """Writes a TFLite file of built-in operators, and checks it with LiteRT.
 
@@ -369,11 +396,17 @@ def export_tflite(
 
 
 def _checked_file(
-    model, path, layout, quantization, representative_dataset, packing, tolerance
+    model: Any,
+    path: str,
+    layout: str,
+    quantization: str | None,
+    representative_dataset: _Batches | None,
+    packing: tuple[Any, ...],
+    tolerance: float,
 ) -> tuple[bytes, TFLiteReport]:
     """The content of a TFLite file that agrees with a float32 model, and its report."""
     specs = input_specs(model)
-    batches = None
+    batches: list[list[np.ndarray]] = []
     if representative_dataset is not None:
         batches = _representative_batches(representative_dataset, specs)
     # A subclassed model is packed in place: what it gave is asked for before.

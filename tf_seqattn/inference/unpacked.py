@@ -1,6 +1,7 @@
 """Pruned kernels of layers whose class cannot be packed: they are told, and stay."""
 
 import contextlib
+from typing import Any
 
 from tf_seqattn.inference.layer_plan import LayerPlan
 from tf_seqattn.keras_api import (
@@ -12,7 +13,7 @@ from tf_seqattn.kernels.layer_kernels import find_kernels, is_supported
 from tf_seqattn.kernels.zero_blocks import find_block_size
 
 
-def unpacked_plans(layer) -> list[LayerPlan]:
+def unpacked_plans(layer: Any) -> list[LayerPlan]:
     """Plans for the kernels with blocks of zeros of a layer that cannot be packed.
 
     Args:

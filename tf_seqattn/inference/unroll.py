@@ -18,7 +18,13 @@ from tf_seqattn.keras_api import (
 )
 
 
-def _unrolled_loop(rnn: Callable[..., Any], step_function, inputs, *args, **kwargs):
+def _unrolled_loop(
+    rnn: Callable[..., Any],
+    step_function: Callable[..., Any],
+    inputs: Any,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
     """What Keras's `rnn` computes, by copies of one step.
 
     Unrolled, both versions of Keras go backwards through the inputs and apply the mask
@@ -55,7 +61,13 @@ def unrolled(model: Any) -> Iterator[None]:
     names = {layer.name for layer in sublayers(model)}
     unknown: list[str] = []
 
-    def loop(rnn, step_function, inputs, *args, **kwargs):
+    def loop(
+        rnn: Callable[..., Any],
+        step_function: Callable[..., Any],
+        inputs: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         axis = 0 if kwargs.get("time_major") else 1
         if tf.nest.flatten(inputs)[0].shape[axis] is None:
             scope = tf.get_current_name_scope()

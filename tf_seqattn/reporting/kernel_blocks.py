@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tf_seqattn.keras_api import stored, sublayers
-from tf_seqattn.kernels.blocks import to_matrix
+from tf_seqattn.kernels.blocks import BlockGrid, to_matrix
 from tf_seqattn.kernels.layer_kernels import find_kernels, is_supported
 from tf_seqattn.kernels.zero_blocks import block_support, find_block_size
 from tf_seqattn.sparsity.wrapper import PrunableLayer
@@ -42,7 +44,7 @@ class KernelFacts:
         return float(np.mean(self.matrix == 0))
 
 
-def _matrix(kernel, grid) -> np.ndarray:
+def _matrix(kernel: tf.Tensor, grid: BlockGrid) -> np.ndarray:
     return np.asarray(to_matrix(kernel, grid), np.float32)
 
 
@@ -64,7 +66,7 @@ def _pruned_facts(wrapper: PrunableLayer) -> list[KernelFacts]:
     return facts
 
 
-def kernels_of(model) -> list[KernelFacts]:
+def kernels_of(model: Any) -> list[KernelFacts]:
     """Returns the facts of every kernel of a model, pruned or not, each once.
 
     Args:

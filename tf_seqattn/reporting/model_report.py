@@ -3,6 +3,7 @@
 import datetime
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +70,7 @@ def _table(facts: list[KernelFacts], reasons: dict[str, str]) -> str:
     return page.table(titles, rows)
 
 
-def _training(model) -> list[str]:
+def _training(model: Any) -> list[str]:
     """How far the training is, where the model is still pruned."""
     wrappers = pruned_layers(model)
     if not wrappers:
@@ -92,7 +93,7 @@ def _training(model) -> list[str]:
     return parts
 
 
-def _note(title: str, note) -> list[str]:
+def _note(title: str, note: str | pathlib.Path) -> list[str]:
     parts = [page.heading(title)]
     if isinstance(note, pathlib.Path):
         parts.append(page.image(pictures.embedded_png(note.read_bytes()), title))
@@ -102,7 +103,7 @@ def _note(title: str, note) -> list[str]:
 
 
 def report(
-    model,
+    model: Any,
     path: pathlib.Path | str,
     title: str | None = None,
     notes: Mapping[str, str | pathlib.Path] | None = None,

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from typing import Any
 
 import numpy as np
 
@@ -10,13 +11,13 @@ from tf_seqattn.reporting.kernel_blocks import KernelFacts
 _DROPPED, _KEPT = "#eef0f3", "#1f6fb2"
 
 
-def _figure(width: float, height: float):
+def _figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def embedded(figure) -> str:
+def embedded(figure: Any) -> str:
     """Returns a matplotlib figure as the source of an `<img>`."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110)
