@@ -202,7 +202,7 @@ def test_sparse_encoding_is_refused_where_runtimes_misread_it(
 def test_sparse_encoding_is_refused_where_it_drops_inputs(tmp_path):
     model = keras.Sequential([keras.Input((30,)), layers.Dense(32, name="odd")])
     model.set_weights([block_sparse((30, 32), (10, 8), 0.3, RNG), np.ones(32)])
-    with pytest.raises(ValueError, match="'odd'.*30 inputs are no multiple of 4"):
+    with pytest.raises(ValueError, match="'odd'.*30 inputs are not a multiple of 4"):
         sa.export_tflite(model, tmp_path / "m", "sparse")
 
 

@@ -15,11 +15,11 @@ from tf_seqattn.keras_api import (
 
 
 def followers(model: Any, shared: Set[int] = frozenset()) -> dict[int, Any]:
-    """Normalizations that see nothing but one layer's outputs, and alone see them.
+    """Normalizations that read one layer only, and are its only reader.
 
     Args:
       model: a Sequential or functional model.
-      shared: ids of layers that other graphs use as well.
+      shared: ids of layers that other graphs use too.
 
     Returns:
       For the id of each such layer, the `BatchNormalization` after it.
@@ -34,8 +34,8 @@ def followers(model: Any, shared: Set[int] = frozenset()) -> dict[int, Any]:
         before = read[0][0]
         if len(layers_after(model, before)) != 1 or id(before) in shared:
             continue
-        # Where a call is not recorded as a node, as in a Sequential within, it counts
-        # as used again.
+        # No call is recorded in a nested Sequential. Such a layer counts as used more
+        # than once.
         linear = keras_of(norm).activations.linear
         is_linear = getattr(before, "activation", None) is linear
         once = len(layers_before(model, before)) == 1
@@ -56,7 +56,7 @@ def _axis(norm: Any) -> int:
 def fold(
     matrix: np.ndarray, bias: np.ndarray | None, norm: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel and bias that give what the normalization would have given.
+    """Kernel and bias that include the normalization.
 
     Args:
       matrix: kernel `(inputs, outputs)`.
@@ -64,8 +64,8 @@ def fold(
       norm: a built `BatchNormalization` over the outputs.
 
     Returns:
-      `matrix * scale` and `(bias - mean) * scale + beta`, with `scale` being
-      `gamma / sqrt(variance + epsilon)`: what it computes in inference.
+      `matrix * scale` and `(bias - mean) * scale + beta`, where `scale` is
+      `gamma / sqrt(variance + epsilon)`. The normalization computes this in inference.
 
     Example:
 

@@ -1,10 +1,10 @@
-"""Removing channels that are constant, or that nothing reads, between two layers.
+"""Removes channels between two layers that are constant, or that nothing reads.
 
-Where all blocks of an output column are pruned, the channel is the activation of its
-bias whatever the input: it is folded into the bias of the layer that reads it. Where
-all blocks of an input row are pruned, nothing reads the channel. Either way both layers
-lose it. That is possible where one layer alone reads the other's outputs: a residual
-connection needs all channels.
+If all blocks of an output column are pruned, the channel is the activation of its bias,
+whatever the input. It is folded into the bias of the layer that reads it. If all blocks
+of an input row are pruned, nothing reads the channel. In both cases both layers lose
+it. This needs a layer that is the only reader of the other: a residual connection needs
+all channels.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from tf_seqattn.keras_api import (
 from tf_seqattn.kernels.zero_blocks import find_block_size
 
 _PRODUCTS = classes("Dense", "Conv1D", "Conv2D", "Conv3D")
-# Layers that treat every channel by itself, and leave a constant one constant.
+# Layers that treat each channel separately, and keep a constant channel constant.
 _ELEMENTWISE = classes("Activation", "ReLU", "LeakyReLU", "ELU", "Dropout")
 _POOLING = classes(
     *(
@@ -35,7 +35,7 @@ _POOLING = classes(
 )
 _PADDING = classes("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D")
 _NORMALIZATION = classes("BatchNormalization")
-# Softmax is missing: it lets channels depend on each other.
+# Softmax is missing: it makes channels depend on each other.
 _ELEMENTWISE_ACTIVATIONS = frozenset(
     "linear relu relu6 elu selu gelu tanh sigmoid hard_sigmoid swish silu softplus "
     "softsign exponential mish leaky_relu".split()
@@ -44,7 +44,7 @@ _ELEMENTWISE_ACTIVATIONS = frozenset(
 
 @dataclasses.dataclass
 class _Chain:
-    """A layer, the one that alone reads it, and what stands between."""
+    """A layer, its only reader, and the layers between them."""
 
     producer: Any
     between: list[Any]
@@ -52,7 +52,7 @@ class _Chain:
 
     @property
     def pads(self) -> bool:
-        """Whether zeros stand beside the channels when they are read."""
+        """Whether the channels are padded with zeros before they are read."""
         padding = getattr(self.consumer, "padding", "valid")
         return padding != "valid" or any(isinstance(b, _PADDING) for b in self.between)
 
@@ -83,7 +83,7 @@ def _keeps_channels_apart(layer: Any) -> bool:
 
 
 def _only_reader(layer: Any, model: Any, shared: Set[int]) -> Any:
-    """The layer of `model` that alone reads `layer`, or None."""
+    """The only layer of `model` that reads `layer`, or None."""
     readers = layers_after(model, layer)
     if len(layers_before(model, layer)) != 1 or len(readers) != 1:
         return None
@@ -98,7 +98,7 @@ def _only_reader(layer: Any, model: Any, shared: Set[int]) -> Any:
 
 
 def _chains(model: Any, shared: Set[int]) -> list[_Chain]:
-    """All chains of a graph model, in the order in which its layers are computed."""
+    """All chains of a graph model, in the order of computation."""
     chains = []
     for producer in model.layers:
         if not _is_product(producer) or (
@@ -115,7 +115,7 @@ def _chains(model: Any, shared: Set[int]) -> list[_Chain]:
 
 
 class _Weights:
-    """Working copy of the weights of a Dense or convolution."""
+    """Working copy of the weights of a Dense layer or convolution."""
 
     def __init__(self, layer: Any) -> None:
         self.kernel = layer.kernel.numpy()
@@ -126,17 +126,17 @@ class _Weights:
         )
 
     def writes(self) -> np.ndarray:
-        """Which channels out depend on the input."""
+        """Which output channels depend on the input."""
         return self.kernel.any(axis=tuple(range(self.kernel.ndim - 1)))
 
     def reads(self) -> np.ndarray:
-        """Which channels in the layer depends on."""
+        """Which input channels the layer depends on."""
         leading = tuple(range(self.kernel.ndim - 2))
         return self.kernel.any(axis=(*leading, self.kernel.ndim - 1))
 
 
 def _constants(chain: _Chain, weights: _Weights) -> np.ndarray:
-    """What each channel holds where the producer sums to 0, float `(channels,)`."""
+    """The value of each channel if the producer sums to 0, float `(channels,)`."""
     values = chain.producer.activation(weights.bias[None])
     for layer in chain.between:
         if type(layer) in _NORMALIZATION:
@@ -150,13 +150,13 @@ def _constants(chain: _Chain, weights: _Weights) -> np.ndarray:
 
 
 def _fold_constants(chain: _Chain, producer: _Weights, consumer: _Weights) -> None:
-    """Moves constant channels into the consumer's bias, and lets it not read them."""
+    """Moves constant channels into the consumer's bias, which then ignores them."""
     dead = ~producer.writes() & consumer.reads()
     if not dead.any():
         return
     constants = _constants(chain, producer)
     if chain.pads:
-        # At the border the consumer sees the zeros of the padding instead.
+        # At the border the consumer reads the zeros of the padding instead.
         dead &= constants == 0
     leading = tuple(range(consumer.kernel.ndim - 2))
     summed = consumer.kernel.sum(axis=leading, dtype=np.float64)
@@ -174,14 +174,14 @@ def _whole_blocks(
         columns = _block_size(chain.producer, chain.producer.kernel.shape[-2])[1]
         rows = _block_size(chain.consumer, chain.consumer.kernel.shape[-2])[0]
     else:
-        # Blocks of a whole axis fit whatever is left of it.
+        # A block that spans a whole axis fits an axis of any length.
         rows, columns = (size or 1 for size in block_size)
     step = math.lcm(rows, columns)
     firsts = np.arange(0, len(removable), step)
     whole = np.repeat(np.logical_and.reduceat(removable, firsts), step)
     whole = whole[: len(removable)]
     if whole.all():
-        # A layer without any channel is no layer.
+        # Keras has no layer without channels.
         whole[:step] = False
     return whole
 
@@ -196,7 +196,7 @@ def _block_size(layer: Any, divisor: int) -> tuple[int, int]:
 def _resized(
     layer: Any, config: dict[str, Any], weights: list[np.ndarray], channels: int
 ) -> Any:
-    """A layer of the same class for other channels, built."""
+    """A built layer of the same class for another number of channels."""
     resized = type(layer).from_config({**layer.get_config(), **config})
     resized.build((*input_shape(layer)[:-1], channels))
     resized.set_weights(weights)
@@ -208,17 +208,17 @@ def without_constant_channels(
     block_size: Sequence[int | None] | None = None,
     shared: Set[int] = frozenset(),
 ) -> dict[int, Any]:
-    """Smaller layers for those of a model that write or read needless channels.
+    """Smaller layers in place of those that write or read needless channels.
 
     Args:
       model: a Sequential or functional model, built, without pruning.
-      block_size: (rows, columns) of the blocks of its kernels, found by default:
-        channels are removed by whole blocks.
-      shared: ids of layers that other graphs use as well, which stay as they are.
+      block_size: (rows, columns) of the blocks of its kernels. By default they are
+        found in the zeros. Channels are removed by whole blocks.
+      shared: ids of layers that other graphs use too. They do not change.
 
     Returns:
-      For the id of each layer that gets smaller, the layer that takes its place in
-      inference, built and with its weights. All must be replaced together.
+      For the id of each layer that gets smaller, a built layer with weights that
+      replaces it in inference. Replace all of them together.
 
     Example:
 

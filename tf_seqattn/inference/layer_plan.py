@@ -1,4 +1,4 @@
-"""Which layers of a model to pack, and why the others stay dense."""
+"""Decides which layers of a model are packed, and why the others stay dense."""
 
 import dataclasses
 import math
@@ -33,29 +33,29 @@ from tf_seqattn.kernels.blocks import BlockGrid, to_matrix
 from tf_seqattn.kernels.einsum import is_one_product, kernel_axes, split_equation
 from tf_seqattn.kernels.zero_blocks import block_support, find_block_size
 
-# The form of a packed product that is faster, by what will run it.
+# The faster form of a packed product, for each runtime.
 FORM_OF_RUNTIME = {"tflite": "slices", "xla": "blocks"}
 _SEPARABLE = classes("SeparableConv1D", "SeparableConv2D")
-# Gathered bytes of one slice that stay in the cache until they are multiplied.
+# So many gathered bytes of one slice stay in the cache until they are multiplied.
 _CACHE_BYTES = 2**20
 
 
 @dataclasses.dataclass
 class LayerPlan:
-    """What `sa.pack` decides for one kernel.
+    """The decision of `sa.pack` about one kernel.
 
     Attributes:
-      name: the layer's name, with that of the projection in `MultiHeadAttention`.
+      name: name of the layer, and of the projection in `MultiHeadAttention`.
       kernel_shape: shape of the kernel.
       block_size: (rows, columns) of the blocks found, or None.
-      density: share of the kernel's entries that is stored when packed.
+      density: share of the kernel's entries that are stored when it is packed.
       layout: "packed" or "dense".
-      reason: why it stays dense; empty where it is packed.
+      reason: why it stays dense; empty if it is packed.
       predicted: expected speed-up of the product by the cost model, or None.
       measured: measured speed-up of the whole layer, or None.
-      pattern: where the kept blocks are, or None.
-      samples: rows of the product that the speed-up is for.
-      precision: of the numbers that the speed-up is for.
+      pattern: the positions of the kept blocks, or None.
+      samples: number of rows of the product, for which the speed-up holds.
+      precision: dtype of the product, for which the speed-up holds.
     """
 
     name: str
@@ -72,13 +72,13 @@ class LayerPlan:
 
 
 def product_kernel(layer: Any) -> Any:
-    """The variable that is packed, or None where it is not built yet."""
+    """The variable that is packed, or None if the layer is not built yet."""
     name = "pointwise_kernel" if isinstance(layer, _SEPARABLE) else "kernel"
     return getattr(layer, name, None)
 
 
 def kernel_matrix(layer: Any) -> np.ndarray:
-    """The kernel of a Dense, convolution or EinsumDense as inputs by outputs."""
+    """The kernel of a Dense, convolution or EinsumDense layer, inputs by outputs."""
     kernel = stored(product_kernel(layer))
     is_einsum = isinstance(layer, classes("EinsumDense"))
     axes = kernel_axes(layer.equation) if is_einsum else {}
@@ -103,7 +103,7 @@ def _is_convolution(layer: Any) -> bool:
 
 
 def _why_not(layer: Any) -> str:
-    """Why a layer of a packable class cannot be packed; empty if it can."""
+    """Why a layer of a packable class cannot be packed; empty if it can be."""
     if product_kernel(layer) is None:
         return "not built"
     if 0 in tuple(product_kernel(layer).shape):
@@ -126,7 +126,7 @@ def _why_not(layer: Any) -> str:
 
 
 def _base(layer: Any) -> Any:
-    """The class of Keras that `layer` is an instance of."""
+    """The Keras class whose `call` the class of `layer` starts from."""
     for kind in type(layer).__mro__:
         if is_keras_class(kind) and "call" in kind.__dict__:
             return kind
@@ -144,9 +144,9 @@ def _row_divisor(layer: Any) -> int:
 
 
 def num_samples(layer: Any, batch_size: int) -> int:
-    """Rows of the matrix product of a layer, for one batch.
+    """Number of rows of the matrix product of a layer, for one batch.
 
-    Where the layer's outputs have no known shape, every unknown size counts as 1.
+    Unknown sizes of the outputs count as 1.
     """
     try:
         shape = output_shape(layer)
@@ -170,14 +170,14 @@ def plan_kernel(
     """Plans one layer that holds one kernel.
 
     Args:
-      layer: a Dense, convolution or EinsumDense.
-      name: what to call it in the report.
+      layer: a Dense, convolution or EinsumDense layer.
+      name: its name in the report.
       block_size: (rows, columns), or None to find it in the zeros.
       batch_size: samples in one call.
-      samples: rows of the matrix product, or None to derive them.
+      samples: number of rows of the matrix product, or None to derive it.
 
     Returns:
-      A `LayerPlan`; its layout is what the cost model prefers.
+      A `LayerPlan` with the layout that the cost model prefers.
     """
     kernel = product_kernel(layer)
     shape = () if kernel is None else tuple(kernel.shape)
@@ -223,7 +223,7 @@ def plan_kernel(
 
 
 def _counterpart(layer: Any) -> tuple[type, dict[str, Any]]:
-    """The class that stands for a layer when it is packed, and its own arguments."""
+    """The packed class for a layer, and the arguments that only this class takes."""
     if isinstance(layer, classes("EinsumDense")):
         shape = tuple(layer.kernel.shape)
         return PackedEinsumDense, {"equation": layer.equation, "kernel_shape": shape}
@@ -243,10 +243,10 @@ def packed_layer(
     """The packed counterpart of a layer, not built, and its weights.
 
     Args:
-      layer: a Dense, convolution or EinsumDense.
-      plan: where its blocks are.
-      form: see `layers.FORMS`.
-      norm: a `BatchNormalization` after it, to be folded into it.
+      layer: a Dense, convolution or EinsumDense layer.
+      plan: its `LayerPlan`.
+      form: see `packed_layers.FORMS`.
+      norm: a `BatchNormalization` after it, which is folded into it.
     """
     matrix, bias = kernel_matrix(layer), getattr(layer, "bias", None)
     bias_shape = None if bias is None else tuple(bias.shape)
@@ -255,7 +255,7 @@ def packed_layer(
         matrix, bias = fold(matrix, bias, norm)
         bias_shape = bias.shape
     if plan.pattern is not None and plan.pattern.reads_alike:
-        # One product of all columns: no compiler does better by blocks.
+        # One product of all columns is faster than blocks, with any compiler.
         form = "slices"
     kind, own_config = _counterpart(layer)
     packed = KINDS[kind][keras_of(layer)](

@@ -1,8 +1,8 @@
 """Layers that compute on the kept blocks of their kernel only.
 
-They are made by `sa.pack`, from layers whose kernels have zeros in blocks, and give
-what those gave: same inputs, outputs, biases, activations and dtypes. What is stored is
-the kept blocks (`packing`), what is computed is in `block_matmul`.
+`sa.pack` makes them from layers whose kernels have zeros in blocks. They have the same
+inputs, outputs, biases, activations and dtypes. They store the kept blocks
+(`block_format`) and compute with them (`block_matmul`).
 """
 
 import math
@@ -24,7 +24,7 @@ from tf_seqattn.keras_api import (
 )
 from tf_seqattn.kernels.einsum import split_equation
 
-# How a product is computed: see `block_matmul`.
+# The two ways to compute a product: see `block_matmul`.
 FORMS = ("slices", "blocks")
 
 
@@ -47,12 +47,12 @@ _Mixin: Any = object
 class PackedLayer(_Mixin):
     """A layer with a block-sparse kernel, stored as its kept blocks.
 
-    It is a layer of the Keras of what it stands for: see `KINDS`.
+    `KINDS` has the class for each Keras.
 
     Args:
       pattern: a `Pattern`, or its configuration.
       form: "slices" (TFLite and plain TensorFlow) or "blocks" (XLA).
-      bias_shape: shape of the bias, or None where there is none.
+      bias_shape: shape of the bias, or None if there is none.
       activation: as in Keras.
     """
 
@@ -83,7 +83,7 @@ class PackedLayer(_Mixin):
                 for part in self.pattern.slices
             ]
             if self.pattern.reads_alike:
-                # One product of all columns wants them side by side.
+                # One product of all columns needs them side by side.
                 ((columns, rows, _),) = shapes
                 shapes = [(rows, columns * width)]
         else:
@@ -119,9 +119,9 @@ class PackedLayer(_Mixin):
 
         Args:
           rows: `(n, block height)`.
-          base: int32 `(samples,)`, where each sample begins in `rows`.
-          offset_of_row: function from block rows and the block columns they are read
-            for (int32 arrays that broadcast) to offsets in `rows`.
+          base: int32 `(samples,)`, the row of `rows` at which each sample begins.
+          offset_of_row: function of block rows and the block columns that read them
+            (int32 arrays that broadcast). It returns offsets in `rows`.
         """
         if not self.pattern.num_kept:
             samples = tf.shape(base)[0]
@@ -147,7 +147,7 @@ class PackedLayer(_Mixin):
             matrix = tf.pad(matrix, [[0, 0], [0, -inputs % height]])
         count = self.pattern.grid_shape[0]
         if self.form == "blocks" and self.pattern.num_kept:
-            # What a block reads of all samples is one long run after a transposition.
+            # After a transposition the inputs of a block are one long run.
             block_rows, columns = _positions(self.pattern)
             rows = tf.transpose(tf.reshape(matrix, (-1, count, height)), (1, 0, 2))
             read = tf.gather(rows, block_rows)
@@ -182,7 +182,7 @@ class PackedLayer(_Mixin):
 
 
 def _sizes(tensor: tf.Tensor) -> list[Any]:
-    """Sizes of a tensor, ints where they are known and scalar tensors elsewhere."""
+    """Sizes of a tensor: an int if it is known, a scalar tensor otherwise."""
     dynamic = tf.shape(tensor)
     return [
         dynamic[axis] if size is None else size
@@ -204,8 +204,8 @@ class PackedEinsumDense(PackedLayer):
     """`EinsumDense` from kept blocks.
 
     Args:
-      equation: that of the `EinsumDense`; every label of the kernel is contracted or
-        in the outputs only.
+      equation: equation of the `EinsumDense`. Every label of the kernel is contracted
+        or appears in the outputs only.
       kernel_shape: shape of its kernel.
     """
 
@@ -256,8 +256,8 @@ def _same_padding(
 class PackedConv(PackedLayer):
     """A convolution of any rank, channels last, from kept blocks.
 
-    A block of rows lies within the channels of one position of the window, so that a
-    product reads whole runs of channels and no window is ever unfolded.
+    The rows of a block are channels of one position of the window. So a product reads
+    whole runs of channels, and windows are not unfolded.
 
     Args:
       kernel_size, strides, dilation_rate: tuples, one entry per spatial axis.
@@ -352,7 +352,7 @@ class PackedConv(PackedLayer):
 class PackedSeparableConv(PackedConv):
     """`SeparableConv1D` or 2D, channels last: the pointwise kernel by its kept blocks.
 
-    The depthwise kernel stays whole. It contracts no channels, and is small.
+    The depthwise kernel stays dense. It contracts no channels, and it is small.
 
     Args:
       depth_multiplier: as in Keras.
@@ -378,7 +378,7 @@ class PackedSeparableConv(PackedConv):
             padding = "valid"
         is_1d = len(self.kernel_size) == 1
         if is_1d:
-            # TensorFlow has it in two dimensions only, and wants strides alike.
+            # TensorFlow has it in two dimensions only, and needs equal strides.
             inputs, kernel = tf.expand_dims(inputs, 1), tf.expand_dims(kernel, 0)
             strides, dilations = strides * 2, (1, *dilations)
         outputs = tf.nn.depthwise_conv2d(
@@ -395,7 +395,7 @@ class PackedSeparableConv(PackedConv):
 
 
 class PackedMultiHeadAttention(_Mixin):
-    """`MultiHeadAttention` of which some projections compute from kept blocks.
+    """`MultiHeadAttention` with projections that compute from kept blocks.
 
     Args:
       packed: configuration of a `PackedEinsumDense` by the name of its projection.
@@ -431,14 +431,14 @@ class _PackedAttention3(PackedMultiHeadAttention, keras3.layers.MultiHeadAttenti
 
 
 def _pair(base: type) -> dict[Any, Any]:
-    """The class for each Keras; it differs in nothing but the Keras."""
+    """The class for each Keras; the two differ in the Keras only."""
     return {
         library: type(base.__name__, (base, library.layers.Layer), {})
         for library in (keras2, keras3)
     }
 
 
-# For each class the one of each Keras that layers are made of.
+# For each class, the class of each Keras that layers are instances of.
 KINDS: dict[type, dict[Any, Any]] = {
     PackedDense: _pair(PackedDense),
     PackedEinsumDense: _pair(PackedEinsumDense),

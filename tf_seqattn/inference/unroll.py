@@ -1,8 +1,8 @@
-"""Recurrent layers step by step, for runtimes without lists of tensors.
+"""Unrolls recurrent layers, for runtimes without lists of tensors.
 
-TFLite's built-in operators have no list of tensors of unknown size, which a loop over
-the steps fills where the batch size is open. Unrolled, the loop is as many copies of
-one step, and its weights are stored once.
+A loop over the steps fills a list of tensors whose size is unknown if the batch size
+is. TFLite's built-in operators have no such list. Unrolled, the loop is one copy of the
+step for each step, and the weights are stored once.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ def _unrolled_loop(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """What Keras's `rnn` computes, by copies of one step.
+    """Computes what Keras's `rnn` does, with one copy of the step for each step.
 
-    Unrolled, both versions of Keras go backwards through the inputs and apply the mask
-    forwards: here both are reversed before.
+    When it unrolls, Keras goes backwards through the inputs but applies the mask
+    forwards. So both are reversed first here.
     """
     axis = 0 if kwargs.get("time_major") else 1
     if kwargs.pop("go_backwards", False):
@@ -40,14 +40,14 @@ def _unrolled_loop(
 
 @contextlib.contextmanager
 def unrolled(model: Any) -> Iterator[None]:
-    """Within it, the recurrent layers of a model are unrolled when it is traced.
+    """A context in which tracing a model unrolls its recurrent layers.
 
     Args:
-      model: any Keras model or layer. It is left as it was.
+      model: any Keras model or layer. It does not change.
 
     Raises:
-      ValueError: where a recurrent layer is called with an unknown number of steps. The
-        error names it.
+      ValueError: if a recurrent layer is called with an unknown number of steps. The
+        error names the layer.
 
     Example:
 
@@ -79,7 +79,7 @@ def unrolled(model: Any) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            # Keras adds long lists of arguments to the messages of errors in layers.
+            # A new error, since Keras adds long lists of arguments to errors in layers.
             if not unknown:
                 raise
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Pictures of a report, as PNG inside of HTML."""
+"""Pictures of a report, as PNG inside HTML."""
 
 import base64
 import io
@@ -39,9 +39,9 @@ def block_norms(facts: KernelFacts) -> np.ndarray:
 
 
 def kernel_picture(facts: KernelFacts) -> str:
-    """Draws the blocks of a kernel: the norm of those kept, and how many a column has.
+    """Draws the norms of the kept blocks of a kernel, and how many a column keeps.
 
-    Where attention is trained, its histogram as well, kept and dropped apart.
+    While attention is trained, it also draws the histogram of kept and dropped blocks.
     """
     from matplotlib.colors import LinearSegmentedColormap
 
