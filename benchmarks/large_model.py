@@ -75,7 +75,7 @@ class Watch:
         self.left = resident_mib()
 
     def result(self) -> dict:
-        """Seconds, and MiB more than before: at most, and at the end."""
+        """Seconds, and MiB more than at the start: the peak, and at the end."""
         return {
             "seconds": self.seconds,
             "peak_mib": max(self.peak, self.left) - self.before,
@@ -101,7 +101,7 @@ def _prune(model, side: str):
 
 def measure(side: str, num_layers: int) -> dict:
     """Prunes, updates the masks once, and strips."""
-    # What the first call of anything costs belongs to no row.
+    # The cost of first calls belongs to no row.
     small = sa.prune(dense_model(1), sa.OneShotSchedule(SPARSITY, 0), BLOCK)
     sa.strip_pruning(small)
     del small
@@ -160,7 +160,7 @@ def row(side: str, found: dict) -> str:
 
 
 def main():
-    """Measures every side in a process of its own, and writes the table."""
+    """Measures every case in its own process, and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=18, help="of 16.8 million each")
     parser.add_argument("--side", choices=SIDES, help="this one only, as JSON")
