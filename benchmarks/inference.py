@@ -117,7 +117,7 @@ def measure_case(case, balanced: bool, runtime: str, seconds: float) -> dict:
       case: (inputs, outputs, sparsity, block, batch).
       balanced: whether every block column keeps equally many.
       runtime: "float32", "dynamic" or "int8" (TFLite), or "XLA".
-      seconds: how long to go on.
+      seconds: how long to continue.
     """
     inputs, outputs, sparsity, block, batch = case
     model, kernel = dense_layer((inputs, outputs), block, sparsity, balanced)

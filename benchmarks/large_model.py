@@ -1,10 +1,10 @@
 """Time and memory of pruning a model of 300 million parameters.
 
-`prune` must not copy the weights: what it adds is one mask entry a block and, for
-SoftmaxAttention, one logit a block. Each row is measured in a process of its own, on a
-model that is built and has its weights (1.2 GB in float32). The growth is that of the
-memory of the process (resident set), read every millisecond: how far it rose while the
-call ran, and what was left of it afterwards. tfmot's wrapper stands beside ours.
+`prune` must not copy the weights. It only adds one mask entry per block and, for
+SoftmaxAttention, one logit per block. Each row is measured in its own process, on a
+built model with weights (1.2 GB in float32). The growth of the memory of the process
+(resident set) is read every millisecond: how far it rose during the call, and how much
+was left afterwards. tfmot's wrapper is measured too.
 
     python benchmarks/large_model.py
 """

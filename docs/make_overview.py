@@ -2,7 +2,7 @@
 
 A teacher's kernel has a known pattern of blocks; a student learns from its outputs
 with SequentialAttention++, by the paper's recipe in cycles. The picture shows the
-schedule, and the student's support at the end of some phases beside the teacher's.
+schedule, and the student's support at the end of some phases next to the teacher's.
 
     python docs/make_overview.py
 """

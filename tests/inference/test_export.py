@@ -396,7 +396,7 @@ def test_the_report_says_for_which_precision_it_decided(mlp, tmp_path):
         mlp, tmp_path / "m.tflite", "packed", "int8", [x], print_fn=lines.append
     )
     assert {plan.precision for plan in report.plans} == {"float32"}
-    assert "decided for float32, not for quantization='int8'" in "".join(lines)
+    assert "made for float32, not for quantization='int8'" in "".join(lines)
     stored = flatbuffer.read_metadata((tmp_path / "m.tflite").read_bytes(), METADATA)
     assert {plan["precision"] for plan in json.loads(stored)} == {"float32"}
 

@@ -40,7 +40,7 @@ def _positions(pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
     return kept_blocks(pattern, empty)[:2]
 
 
-# The layer class of either Keras stands beside our classes: see `KINDS`.
+# Our classes are mixed into the layer class of either Keras: see `KINDS`.
 _Mixin: Any = object
 
 
