@@ -1,15 +1,15 @@
-# Everything a developer runs. `make` alone lists the targets.
+# Everything that a developer runs. `make` alone lists the targets.
 
 # The interpreter that makes .venv: Python 3.10 to 3.13.
 PYTHON ?= python3
-# Where `make demo` leaves its table, pictures and models.
+# The folder for the table, pictures and models of `make demo`.
 OUT ?= out/criteo
 # More arguments for pytest, such as PYTEST_ARGS="-k schedule -x".
 PYTEST_ARGS ?=
-# Files that are tested at a time; each wants about 3 GB of memory.
+# Number of test files that run at a time. Each needs about 3 GB of memory.
 TEST_WORKERS ?= 2
 
-# TensorFlow's own chatter from C++: warnings and above with 1, errors with 2.
+# TensorFlow's own log from C++: 1 shows warnings and errors, 2 shows errors only.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 VENV := .venv
@@ -28,7 +28,7 @@ BUILDIFIER_VERSION := 8.2.1
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' Makefile
 
-setup: $(INSTALLED)  ## Make .venv and install the project with all it needs.
+setup: $(INSTALLED)  ## Make .venv and install the project with everything it needs.
 
 $(INSTALLED): setup.cfg
 	$(PYTHON) -m venv $(VENV)
@@ -42,20 +42,20 @@ demo: setup  ## Prune a click-through model and print the table (OUT=folder).
 digits: setup  ## Prune a digit classifier and run it as TFLite.
 	$(BIN)/python -m tf_seqattn.digits --output out/digits
 
-test: setup lint  ## Lint, then the fast tests (BUILD files included).
+test: setup lint  ## Lint, then run the fast tests (including BUILD files).
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-test-all: setup lint  ## Lint, then every test, the slow ones too.
+test-all: setup lint  ## Lint, then run every test, including slow ones.
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m "" $(PYTEST_ARGS)
 
 bench: setup  ## Run every benchmark, one after another.
 	@set -e; for file in benchmarks/*.py; do \
 	  echo "== $$file"; $(BIN)/python $$file; done
 
-bench-criteo: setup  ## Train the grid of the paper's table 2, resumable (hours).
+bench-criteo: setup  ## Train the grid of the paper's table 2 (hours; can be resumed).
 	$(BIN)/python -m tf_seqattn.criteo.grid --output out/grid --results benchmarks/results
 
-bench-inference: setup  ## Time packed models against dense ones, layer by layer and whole.
+bench-inference: setup  ## Time packed and dense models, by layer and whole.
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/inference_models.py
 
@@ -83,10 +83,10 @@ $(BUILDIFIER):
 	npm install --silent --no-fund --no-audit --prefix $(VENV)/node \
 	  @bazel/buildifier@$(BUILDIFIER_VERSION)
 
-readme: setup  ## Write the measured results into README.md anew.
+readme: setup  ## Write the measured results into README.md.
 	$(BIN)/python tools/make_readme.py
 
-build-files: setup  ## Write the BUILD files anew from the imports.
+build-files: setup  ## Write the BUILD files from the imports.
 	$(BIN)/python tools/make_build.py
 
 clean:  ## Remove what the targets above made.

@@ -1,12 +1,12 @@
-"""How fast click logs are parsed, converted and read, and what training waits for them.
+"""Measures how fast click logs are parsed, converted and read, and what training waits.
 
-Every side reads the same file of synthetic rows, in turns, in one process; each round
+All programs read the same file of synthetic rows, in turns, in one process. Each round
 gives one ratio to `pandas.read_csv` of that round. pandas and
-`tf.data.experimental.make_csv_dataset` only parse; "convert" also encodes the rows and
+`tf.data.experimental.make_csv_dataset` only parse. "convert" also encodes the rows and
 writes them with their checksums, and "read" gives shuffled training batches.
 
-For the share of a step that is spent waiting, the paper's model is trained step by step
-from each pipeline, both prefetching: waiting is the time inside `next`.
+For the share of a step spent waiting, the paper's model is trained step by step from
+each pipeline. Both pipelines prefetch, and waiting is the time inside `next`.
 
     python benchmarks/criteo_input.py
 """
@@ -45,7 +45,7 @@ PANDAS, CSV_DATASET = "pandas.read_csv", "make_csv_dataset"
 
 
 def csv_dataset(path: pathlib.Path, batch_size: int) -> tf.data.Dataset:
-    """TensorFlow's own reader of text, shuffling as much as it can by default."""
+    """TensorFlow's own text reader, with its default shuffling."""
     defaults = [0.0] * 14 + [""] * 26
     return tf.data.experimental.make_csv_dataset(
         str(path),
@@ -62,7 +62,7 @@ def csv_dataset(path: pathlib.Path, batch_size: int) -> tf.data.Dataset:
 
 
 def csv_batches(path: pathlib.Path, batch_size: int) -> tf.data.Dataset:
-    """The same, encoded for the model in the pipeline as TensorFlow's guides do."""
+    """The same rows, encoded in the pipeline as in TensorFlow's guides."""
 
     def encode(features, labels):
         counts = tf.stack([features[name] for name in NUMERIC_NAMES], axis=1)
@@ -76,7 +76,7 @@ def csv_batches(path: pathlib.Path, batch_size: int) -> tf.data.Dataset:
 
 
 def sides(path: pathlib.Path, work: pathlib.Path) -> dict:
-    """What is timed, by name; each goes over all rows once."""
+    """The functions to time, by name; each reads all rows once."""
     encoding = Encoding(table_size=TABLE_SIZE)
     text = {name: str for name in CATEGORICAL_NAMES}
 
@@ -109,7 +109,7 @@ def sides(path: pathlib.Path, work: pathlib.Path) -> dict:
 
 
 def time_sides(calls: dict, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each side and round, in rotating order, after a round of warm-up."""
+    """Seconds of each function and round, in rotating order, after a warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
     for number in range(rounds + 1):
@@ -133,7 +133,7 @@ def shares_of_waiting(
     shares: dict[str, list[float]] = {name: [] for name in pipelines}
     for number in range(rounds + 1):
         for name, iterator in iterators.items():
-            # What was prefetched while the others trained is used up first.
+            # Batches that were prefetched while the others trained are used up first.
             for _ in range(steps):
                 train_step(next(iterator))
             waited = total = 0.0
@@ -151,7 +151,7 @@ def shares_of_waiting(
     return shares
 
 
-# The peak of the new process alone: `getrusage` would count its parent's with it.
+# The peak of the new process only: `getrusage` would include that of its parent.
 _CONVERT = """
 import sys
 from tf_seqattn.criteo.conversion import main
@@ -163,7 +163,7 @@ for line in open("/proc/self/status"):
 
 
 def conversion_memory(source: ClickSource, sizes: list[int], work: pathlib.Path):
-    """Peak bytes of the command that converts so many rows."""
+    """Peak memory, in bytes, of the command that converts so many rows."""
     peaks = {}
     for rows in sizes:
         path = work / f"{rows}.txt"

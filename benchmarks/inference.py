@@ -1,21 +1,22 @@
-"""Block-sparse products against dense ones, on one thread.
+"""Times block-sparse products and dense ones, on one thread.
 
-All programs of a case run in turns in one process, five counted calls a turn, and a
-round gives one ratio to the dense program of that round. Dense under XLA is slower than
-dense without it on a CPU: the speed-up of the XLA form is to the faster of the two.
+All programs of a case run in turns in one process, with five counted calls per turn. A
+round gives one ratio to the dense program of that round. On a CPU, dense with XLA is
+slower than dense without it. The speed-up of the XLA form is relative to the faster
+one.
 
 - The cases: 2048 x 2048 and the first layer of the Criteo model, with random supports
   and with balanced ones (`sa.prune(..., balanced=True)`), in float32 and in 8 bits.
-- The sweep: sparsities, block sizes and batches of a 1024 x 1024 layer, beside TFLite's
-  own sparse encoding, SciPy's BSR and, where it is installed, PyTorch's BSR; and the
-  sparsity from which packing pays.
+- The sweep: sparsities, block sizes and batches of a 1024 x 1024 layer, compared with
+  TFLite's own sparse encoding, SciPy's BSR and, if it is installed, PyTorch's BSR. It
+  also gives the sparsity from which packing pays.
 
     python benchmarks/inference.py
 """
 
 import os
 
-# Before TensorFlow and NumPy start their threads.
+# This must come before TensorFlow and NumPy start their threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -116,7 +117,7 @@ def measure_case(case, balanced: bool, runtime: str, seconds: float) -> dict:
       case: (inputs, outputs, sparsity, block, batch).
       balanced: whether every block column keeps equally many.
       runtime: "float32", "dynamic" or "int8" (TFLite), or "XLA".
-      seconds: how long to go on.
+      seconds: how long to continue.
     """
     inputs, outputs, sparsity, block, batch = case
     model, kernel = dense_layer((inputs, outputs), block, sparsity, balanced)
@@ -168,7 +169,7 @@ def case_line(result: dict) -> str:
 
 
 def library_calls(kernel: np.ndarray, block: int, x: np.ndarray) -> dict:
-    """Calls of the same product by the block formats of other libraries."""
+    """Functions for the same product with the block formats of other libraries."""
     matrix = scipy.sparse.bsr_matrix(kernel.T, blocksize=(block, block))
     columns = np.ascontiguousarray(x.T)
     calls = {"SciPy BSR": lambda: matrix @ columns}
@@ -232,7 +233,7 @@ def sweep_lines(results: list[dict]) -> list[str]:
 
 
 def break_even(results: list[dict], block: int, batch: int) -> str:
-    """The sparsity from which packing pays, interpolated between those measured."""
+    """The sparsity from which packing pays, interpolated between measurements."""
     points = sorted(
         (r["sparsity"], r["speedup"]["packed"][0])
         for r in results
@@ -242,7 +243,7 @@ def break_even(results: list[dict], block: int, batch: int) -> str:
         return f"below {points[0][0]:.0%}"
     for (s0, r0), (s1, r1) in zip(points, points[1:], strict=False):
         if r0 <= 1 < r1:
-            # In density, in which the time of a product is close to linear.
+            # By density, since the time of a product is close to linear in it.
             share = (1 - 1 / r0) / (1 / r1 - 1 / r0)
             return f"{s0 + (s1 - s0) * share:.0%}"
     return f"above {points[-1][0]:.0%}"
@@ -261,7 +262,7 @@ def break_even_lines(results: list[dict]) -> list[str]:
 
 
 def draw(results: list[dict], path: pathlib.Path):
-    """Speed-up against sparsity, one panel a batch size, with the 1/density line."""
+    """Speed-up against sparsity, one panel per batch size, with the 1/density line."""
     figure = Figure(figsize=(3.4 * len(BATCHES), 3.8), layout="constrained")
     panels = figure.subplots(1, len(BATCHES), sharey=True)
     blocks = sorted({r["block"] for r in results})

@@ -1,4 +1,4 @@
-"""Whole block-sparse networks as TFLite files, on one thread, against dense ones.
+"""Times whole block-sparse networks as TFLite files and dense ones, on one thread.
 
 Each network has random weights and is pruned at once, without training, by the block
 magnitude: speed depends on where the zeros are, not on what the weights learnt. Layers
@@ -67,7 +67,7 @@ class Network(NamedTuple):
 
     @property
     def block_size(self):
-        """The block as `sa.prune` takes it."""
+        """The block size in the form that `sa.prune` takes."""
         return self.block if self.block == "heads" else (self.block, self.block)
 
 

@@ -1,10 +1,10 @@
 """Time and memory of pruning a model of 300 million parameters.
 
-`prune` must not copy the weights: what it adds is one mask entry a block and, for
-SoftmaxAttention, one logit a block. Each row is measured in a process of its own, on a
-model that is built and has its weights (1.2 GB in float32). The growth is that of the
-memory of the process (resident set), read every millisecond: how far it rose while the
-call ran, and what was left of it afterwards. tfmot's wrapper stands beside ours.
+`prune` must not copy the weights. It only adds one mask entry per block and, for
+SoftmaxAttention, one logit per block. Each row is measured in its own process, on a
+built model with weights (1.2 GB in float32). The growth of the memory of the process
+(resident set) is read every millisecond: how far it rose during the call, and how much
+was left afterwards. tfmot's wrapper is measured too.
 
     python benchmarks/large_model.py
 """
@@ -75,7 +75,7 @@ class Watch:
         self.left = resident_mib()
 
     def result(self) -> dict:
-        """Seconds, and MiB more than before: at most, and at the end."""
+        """Seconds, and MiB more than at the start: the peak, and at the end."""
         return {
             "seconds": self.seconds,
             "peak_mib": max(self.peak, self.left) - self.before,
@@ -101,7 +101,7 @@ def _prune(model, side: str):
 
 def measure(side: str, num_layers: int) -> dict:
     """Prunes, updates the masks once, and strips."""
-    # What the first call of anything costs belongs to no row.
+    # The cost of first calls belongs to no row.
     small = sa.prune(dense_model(1), sa.OneShotSchedule(SPARSITY, 0), BLOCK)
     sa.strip_pruning(small)
     del small
@@ -160,7 +160,7 @@ def row(side: str, found: dict) -> str:
 
 
 def main():
-    """Measures every side in a process of its own, and writes the table."""
+    """Measures every case in its own process, and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=18, help="of 16.8 million each")
     parser.add_argument("--side", choices=SIDES, help="this one only, as JSON")

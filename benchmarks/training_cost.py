@@ -54,7 +54,7 @@ def with_first_layer(model, wrap):
 
 
 def arms(inputs: int, widths, block, steps: int) -> dict:
-    """(model, callbacks) of the three sides, compiled."""
+    """(model, callbacks) of the three cases, compiled."""
     ours = sa.SequentialAttentionSchedule(0.9, end_step=steps, cycles=1)
     theirs = tfmot.PolynomialDecay(0.0, 0.9, begin_step=1, end_step=steps)
     models = {
@@ -80,7 +80,7 @@ def arms(inputs: int, widths, block, steps: int) -> dict:
 
 
 class StepClock(keras.callbacks.Callback):
-    """Times the steps of one `fit` but the first, in which Keras sets things up."""
+    """Times the steps of one `fit`, except the first, in which Keras sets things up."""
 
     def on_train_begin(self, logs=None):
         self.ends = []
@@ -89,7 +89,7 @@ class StepClock(keras.callbacks.Callback):
         self.ends.append(time.perf_counter())
 
     def step_ms(self) -> float:
-        """Median time of a step, callbacks included."""
+        """Median time of a step, including callbacks."""
         return 1e3 * float(np.median(np.diff(self.ends)))
 
 
@@ -100,7 +100,7 @@ def extra_bytes(model, dense) -> int:
 
 
 def measure(case, rounds: int) -> dict:
-    """Milliseconds a step of each side and round, after one round of warm-up."""
+    """Milliseconds per step of each case and round, after one warm-up round."""
     inputs, widths, block, batch, steps = case
     rng = np.random.default_rng(0)
     x = rng.normal(size=(batch * steps, inputs)).astype("float32")

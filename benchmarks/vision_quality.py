@@ -1,14 +1,14 @@
 """Compares the algorithms on images: handwritten digits, and textures made from a seed.
 
 Every cell (task x algorithm x block size x seed) is one training with the same images,
-steps, batches and learning rates, in a process of its own. Cells that are done are
-kept, so a run that was broken off goes on where it stopped. Sparsity is 90 % of the
-blocks of every kernel with 100 blocks or more.
+steps, batches and learning rates, in its own process. Finished cells are kept, so a run
+that was interrupted continues where it stopped. 90 % of the blocks are removed from
+every kernel with 100 blocks or more.
 
-The schedules are the paper's for ImageNet, 7 cycles and 10 % dense, but for the share
-of the steps at the end that is spent sparse. The paper's 15 % are too few here for what
-prunes once. So each algorithm is tuned alike: on each task it takes the share that
-serves it best on the first seed, over all block sizes.
+The schedules are the paper's for ImageNet, with 7 cycles and 10 % dense steps. Only the
+share of sparse steps at the end differs, because the paper's 15 % are too few here for
+algorithms that prune once. All algorithms are tuned in the same way: on each task an
+algorithm takes the share that is best on the first seed, over all block sizes.
 
     python benchmarks/vision_quality.py
 """
@@ -93,7 +93,7 @@ class Cell(NamedTuple):
     seed: int
 
     def file(self, folder: pathlib.Path) -> pathlib.Path:
-        """Where its result is kept; the name tells the budget too."""
+        """The file of its result; the name includes the budget."""
         task = TASKS[self.task]
         settings = f"{self.task}_{task.steps}x{task.batch_size}"
         share = f"{self.sparse_share:g}_{self.seed}"
@@ -102,7 +102,7 @@ class Cell(NamedTuple):
 
 
 def cells(seed: int, shares: dict[tuple[str, str], tuple[float, ...]]) -> list[Cell]:
-    """The trainings of a seed; a dense one has no blocks, so there is one a task.
+    """The trainings of a seed; a dense one has no blocks, so each task has one.
 
     Args:
       seed: of all of them.
@@ -218,7 +218,7 @@ def run_cell(cell: Cell, folder: pathlib.Path) -> str:
     }
     path = cell.file(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Renamed when complete, so that a cell is there as a whole or not at all.
+    # The file is renamed when it is complete, so there is no partial cell.
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(result) + "\n")
     partial.rename(path)
@@ -226,7 +226,7 @@ def run_cell(cell: Cell, folder: pathlib.Path) -> str:
 
 
 def run(wanted: list[Cell], folder: pathlib.Path, workers: int) -> list[dict]:
-    """Trains what is not there yet, and returns the results of all."""
+    """Trains the missing cells, and returns the results of all."""
     missing = [cell for cell in wanted if not cell.file(folder).exists()]
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(
@@ -322,15 +322,15 @@ def draw(summary: list[dict], path: pathlib.Path) -> None:
 
 
 def in_errors(line: dict) -> float | None:
-    """A gap in its standard errors; None where all seeds have the same one."""
-    # Accuracies are float32, so that equal gaps differ by a rounding.
+    """A gap in its standard errors; None if it is the same for all seeds."""
+    # Accuracies are float32, so equal gaps may differ by rounding.
     if line["behind_error"] < 1e-6:
         return None
     return line["behind"] / line["behind_error"]
 
 
 def tuning_table(tuning: list[dict], seed: int) -> list[str]:
-    """Lines of Markdown: what each share of sparse steps gave, of the tuning seed."""
+    """Markdown lines: the accuracy by share of sparse steps, for the tuning seed."""
     head = " | ".join(f"{share:.0%}" for share in SPARSE_SHARES)
     lines = [
         f"Accuracy of seed {seed} over all block sizes, by the share of the steps that "
@@ -354,7 +354,7 @@ def tuning_table(tuning: list[dict], seed: int) -> list[str]:
 
 
 def report(summary: list[dict], command: str) -> str:
-    """The table as Markdown, and what it says."""
+    """The table as Markdown, with its conclusions."""
     lines = [
         "# Image classifiers by algorithm and block size",
         "",

@@ -1,8 +1,8 @@
 """Draws the picture at the top of the README.
 
 A teacher's kernel has a known pattern of blocks; a student learns from its outputs
-with SequentialAttention++. The picture shows the schedule, and the student's support
-at the end of some phases beside the teacher's.
+with SequentialAttention++, by the paper's recipe in cycles. The picture shows the
+schedule, and the student's support at the end of some phases next to the teacher's.
 
     python docs/make_overview.py
 """
@@ -104,7 +104,7 @@ def main():
     """Trains and draws."""
     rng = np.random.default_rng(3)
     keras.utils.set_random_seed(3)
-    schedule = sa.SequentialAttentionSchedule(SPARSITY, end_step=STEPS)
+    schedule = sa.SequentialAttentionSchedule.imagenet(SPARSITY, end_step=STEPS)
     sparse_ends = [
         int(segment.end) - 1
         for segment in schedule.segments

@@ -14,7 +14,7 @@ import hypothesis
 import pytest
 import tf_keras as keras2
 
-# Correctness tests assert no time, and the first call of a tf.function is slow.
+# There are no deadlines: the first call of a tf.function is slow.
 hypothesis.settings.register_profile("tf_seqattn", deadline=None)
 hypothesis.settings.load_profile("tf_seqattn")
 
@@ -32,7 +32,7 @@ def _same_start():
 
 @pytest.fixture(params=["tf_keras", "keras"])
 def keras(request, monkeypatch):
-    """The Keras under test: a test that uses this runs on both.
+    """The Keras under test. A test that uses this fixture runs on both.
 
     The helpers of a test file find it as the file's own `keras` and `layers`.
     """

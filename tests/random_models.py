@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 import numpy as np
 
 ACTIVATIONS = ("linear", "relu", "tanh")
-# What may follow inputs of a kind, and keeps that kind.
+# The layers that may follow inputs of a kind, and keep that kind.
 STAGES = {
     "vector": ("dense", "batch_norm", "layer_norm", "residual", "shared", "nested"),
     "image": ("conv", "separable", "depthwise", "batch_norm", "pool", "residual"),
@@ -23,7 +23,7 @@ _VOCABULARY = 16
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One step of a branch: what it is, how wide, and its activation."""
+    """One step of a branch: its kind, its width and its activation."""
 
     kind: str
     width: int
@@ -147,7 +147,7 @@ def _branch(keras, branch: Branch):
 
 def build(keras, architecture: Architecture):
     """Builds the model with one Keras; its normalizations have seen random data."""
-    # Set for the model alone: the next one may be of another policy.
+    # The policy is for this model only: the next one may have another.
     if keras.__name__ == "keras":
         keras.config.set_dtype_policy(architecture.policy)
     else:
@@ -165,7 +165,7 @@ def build(keras, architecture: Architecture):
     model = keras.Model(
         [end[0] for end in ends], outputs if len(outputs) > 1 else outputs[0]
     )
-    # Untrained batch normalizations and biases would hide what inputs do.
+    # Untrained batch normalizations and biases would hide the effect of the inputs.
     rng = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):

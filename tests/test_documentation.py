@@ -18,7 +18,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 
 def blocks_of(path):
-    """The Python code of a page as one program, its lines where they stand."""
+    """The Python code of a page as one program, with the line numbers of the page."""
     lines, inside = [], False
     for line in path.read_text().splitlines():
         if line.startswith("```"):
@@ -30,7 +30,7 @@ def blocks_of(path):
 
 @pytest.fixture
 def names(tmp_path, monkeypatch):
-    """What the pages take for granted: a model, built, and data for it."""
+    """The names that the pages use without defining them, such as a built model."""
     monkeypatch.chdir(tmp_path)
     keras.utils.set_random_seed(0)
     random = np.random.default_rng(0)

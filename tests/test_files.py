@@ -1,4 +1,4 @@
-"""What is written replaces all of what was there, or nothing; and nothing foreign."""
+"""A write replaces everything at its path or nothing, and no foreign files."""
 
 import json
 import os
@@ -23,8 +23,8 @@ def names_in(folder: pathlib.Path) -> list[str]:
 
 
 def in_a_process_that_may_write(num_bytes: int, code: str) -> str:
-    """What a program prints in which every file may have so many bytes."""
-    # The module alone: the package would import TensorFlow.
+    """The output of a program whose files may have at most so many bytes."""
+    # Only the module is imported: the package would import TensorFlow.
     begin = f"""
 import importlib.util, resource
 resource.setrlimit(resource.RLIMIT_FSIZE, ({num_bytes}, {num_bytes}))

@@ -10,7 +10,7 @@ TFMOT = "tensorflow_model_optimization"
 ORDERS = [
     ("tf_seqattn", "tensorflow"),
     *(
-        # A process each, of many seconds.
+        # Each runs for many seconds, in its own process.
         pytest.param(order, marks=pytest.mark.slow)
         for order in (
             ("tensorflow", "tf_seqattn"),
@@ -59,7 +59,7 @@ assert tf.keras.layers.Dense.__module__.startswith("keras.src")
 
 
 def test_whoever_asked_for_keras_2_gets_it():
-    """The choice in the environment holds, and Keras 2 and Keras 3 both work."""
+    """The user's choice in the environment holds, and both Keras versions work."""
     check = """
 assert os.environ["TF_USE_LEGACY_KERAS"] == "1"
 assert tf.keras.layers.Dense.__module__.startswith("tf_keras")
@@ -69,6 +69,6 @@ assert tf.keras.layers.Dense.__module__.startswith("tf_keras")
 
 @pytest.mark.parametrize("before", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_tfmot_beside_it(before):
-    """What tfmot does to the environment, it does alone: both orders work."""
+    """Only tfmot changes the environment, and both orders of import work."""
     imports = f"import {TFMOT}\n"
     run(imports + USE if before else USE + imports + USE)

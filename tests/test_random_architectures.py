@@ -30,7 +30,7 @@ def outputs_of(model, values):
 
 
 def assert_close(found, expected, tolerance):
-    """Every output agrees, relative to how large it is."""
+    """Every output agrees, relative to its size."""
     for one, other in zip(found, expected, strict=True):
         scale = max(float(np.abs(other).max()), 1e-3)
         assert np.abs(one - other).max() <= tolerance * scale
@@ -76,7 +76,7 @@ def check(keras, architecture, block_size, schedule, sparsity):
         assert np.count_nonzero(mask) == int(keep_count(mask.size, sparsity))
     values = random_models.batch(architecture, 3, seed=7)
     expected = outputs_of(pruned, values)
-    # The inputs reach the outputs, or nothing below would mean anything.
+    # The inputs must reach the outputs, or the checks below would mean nothing.
     others = outputs_of(pruned, random_models.batch(architecture, 3, seed=8))
     assert all(
         np.abs(a - b).max() > 1e-6 for a, b in zip(expected, others, strict=True)
@@ -92,7 +92,7 @@ def check(keras, architecture, block_size, schedule, sparsity):
         path = pathlib.Path(folder, "model.tflite")
         report = sa.export_tflite(stripped, path, choose="always")
         assert report.num_bytes == path.stat().st_size
-        # With several inputs the file has an order of its own; the export knows it.
+        # A file with several inputs has its own order, which the export knows.
         if len(values) == len(expected) == 1:
             assert_close(litert.run(path.read_bytes(), values), expected, tolerance)
 

@@ -11,8 +11,8 @@ def print_table(
     """Prints aligned columns under their titles.
 
     Args:
-      titles: one for each column.
-      rows: the cells of each line.
+      titles: one title for each column.
+      rows: the cells of each row.
       print_fn: called with each line.
 
     Example:

@@ -1,4 +1,4 @@
-"""One network through everything: pruned, trained, stripped, packed, exported.
+"""Takes one network through everything: pruned, trained, stripped, packed, exported.
 
 python -m tests.architectures.sweep --output docs/architectures.md
 """
@@ -181,24 +181,24 @@ def table_row(row: Row) -> str:
 PREAMBLE = f"""\
 # Networks that are pruned, packed and exported
 
-Made by `make architectures`: every network, with random weights, loses {SPARSITY:.0%}
-of its blocks (16 x 16; 8 x 8 for the last three). It is trained for two steps and more
-in every phase, stripped, saved and loaded, packed, and exported to TFLite. Its outputs
-stay the same all the way, up to rounding, or the table is not written.
-`tests/architectures` does the same, and checks these rows.
+`make architectures` makes this table. Every network has random weights and loses
+{SPARSITY:.0%} of its blocks (16 x 16; 8 x 8 for the last three). It is trained for at
+least two steps in every phase, stripped, saved and loaded, packed, and exported to
+TFLite. Its outputs must stay the same throughout, up to rounding, or the table is not
+written. `tests/architectures` does the same and checks these rows.
 
-- *eligible*: share of the trainable parameters that is in kernels that are pruned.
-- *removed*: share of their blocks that is gone at the end.
-- *packed*: kernels that compute on kept blocks only, of those with blocks in a layer
-  that packs (Dense, Conv, SeparableConv, EinsumDense, MultiHeadAttention), packed
-  wherever possible. A kernel that has no zeros left once constant channels are gone is
-  none of them.
+- *eligible*: share of the trainable parameters in pruned kernels.
+- *removed*: share of their blocks that are removed at the end.
+- *packed*: kernels that compute on kept blocks only, among those with blocks in a layer
+  that can be packed (Dense, Conv, SeparableConv, EinsumDense, MultiHeadAttention).
+  Kernels are packed wherever it is possible. A kernel does not count if it has no zeros
+  left after constant channels were removed.
 - *left alone*: layers with weights that are not pruned. Depthwise convolutions contract
-  no channels; a grouped convolution is pruned, but packs only where its groups hold
+  no channels. A grouped convolution is pruned, but it is packed only if its groups hold
   whole blocks.
 
 tf_keras cannot load {", ".join(sorted(networks.WEIGHTS_ONLY))} from its own `.keras`
-file, pruned or not: its weights are loaded into a new model instead.
+file, pruned or not. Its weights are loaded into a new model instead.
 
 | network | parameters | eligible | blocks | removed | packed | left alone |
 |---|---|---|---|---|---|---|

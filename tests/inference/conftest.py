@@ -23,7 +23,7 @@ def set_block_sparse(model, block_size=(8, 8), density=0.3, seed=0):
         if len(shape) < 2 or "bias" in weight.name or "depthwise" in weight.name:
             weight.assign(rng.uniform(0.5, 1.5, size=shape))
             continue
-        # Projections of attention: (inputs, heads, size), but for that of the output.
+        # Attention kernels are (inputs, heads, size), except that of the output.
         path = getattr(weight, "path", weight.name).split("/")
         rows = 1 if path[-2] in ("query", "key", "value") else -1
         height = int(np.prod(shape[:rows]))
@@ -35,7 +35,7 @@ def set_block_sparse(model, block_size=(8, 8), density=0.3, seed=0):
 
 @pytest.fixture
 def mlp(keras):
-    """Two dense layers, 96-80-10, of 8 x 8 blocks."""
+    """Two dense layers, 96-80-10, with blocks of 8 x 8."""
     layers = [
         keras.Input((96,), name="x"),
         keras.layers.Dense(80, activation="relu", name="first"),
@@ -46,7 +46,7 @@ def mlp(keras):
 
 @pytest.fixture
 def separable(keras):
-    """Separable convolutions of two dimensions and of one, of 8 x 8 blocks."""
+    """Separable convolutions in one and two dimensions, with blocks of 8 x 8."""
     layers = keras.layers
     x = keras.Input((8, 8, 16), name="x")
     y = layers.SeparableConv2D(

@@ -1,4 +1,4 @@
-"""The block-sparse format against dense NumPy matrices."""
+"""The block-sparse format, compared with dense NumPy matrices."""
 
 import hypothesis.strategies as st
 import numpy as np

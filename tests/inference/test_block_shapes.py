@@ -76,7 +76,7 @@ def test_pruned_packed_and_exported(model, block_size, tmp_path):
         kept = max(1, round(row["num_blocks"] / 2))
         assert row["kept_blocks"] == kept
         removed = 1 - kept / row["num_blocks"]
-        # Not equal where there are partial blocks.
+        # They differ if there are partial blocks.
         assert abs(row["zero_fraction"] - removed) < 0.35
     sparse = sa.strip_pruning(pruned)
     expected = sparse(x).numpy()
@@ -114,7 +114,7 @@ def test_whole_columns_and_rows_leave_a_smaller_product(block_size, kept_shape):
 @pytest.mark.parametrize("runtime", ["tflite", "xla"])
 @pytest.mark.parametrize(("size", "groups"), [(None, 1), (6, 2), (None, 2)])
 def test_whole_channels_of_convolutions(size, groups, runtime):
-    # Where sizes are unknown, or groups read other channels, one product does not do.
+    # One product is not enough if sizes are unknown or groups read other channels.
     layer = layers.Conv2D(32, 3, groups=groups, padding="same")
     model = keras.Sequential([keras.Input((size, size, 16)), layer])
     sparse = sa.strip_pruning(pruned_at_once(model, (None, 2)))
@@ -127,7 +127,7 @@ def test_whole_channels_of_convolutions(size, groups, runtime):
 
 def test_whole_heads():
     model = attention()
-    # The third and fourth head hardly project.
+    # The third and fourth head have small weights.
     layer = model.get_layer("attention")
     for dense in (layer._query_dense, layer._key_dense, layer._value_dense):
         dense.kernel.assign(dense.kernel * np.array([1, 1, 0.1, 0.1])[:, None])

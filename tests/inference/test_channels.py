@@ -1,4 +1,4 @@
-"""Channels that are constant or unread go, and the outputs stay."""
+"""Constant and unread channels are removed, and the outputs stay the same."""
 
 import numpy as np
 import pytest
@@ -71,7 +71,7 @@ def test_what_goes_in_one_layer_lets_more_go_before_it():
         model.add(layers.Dense(24, activation="tanh", name=f"d{number}"))
     set_block_sparse(model, density=1.0)
     erase(model.get_layer("d2"), channels_in=(0,))
-    # Block 1 of the first layer is read by block 0 of the second alone.
+    # Only block 0 of the second layer reads block 1 of the first.
     kernel, bias = model.get_layer("d1").get_weights()
     kernel[8:16, 8:] = 0
     model.get_layer("d1").set_weights([kernel, bias])

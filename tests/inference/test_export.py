@@ -1,4 +1,4 @@
-"""Exported files run elsewhere and agree; what would be wrong is refused."""
+"""Exported files run elsewhere and agree; wrong files are refused."""
 
 import json
 import os
@@ -127,7 +127,7 @@ PRECISIONS = ["mixed_bfloat16", "mixed_float16"]
 
 
 def mixed_model(precision, in_subclass: bool):
-    """Attention and a convolution in mixed precision, its output too."""
+    """Attention and a convolution in mixed precision, with such an output."""
     keras.mixed_precision.set_global_policy(precision)
     x = keras.Input((8, 16), name="x")
     y = layers.Conv1D(32, 3, padding="same", use_bias=False)(x)
@@ -162,7 +162,7 @@ def test_mixed_precision_is_written_in_float32(precision, in_subclass, tmp_path)
     assert any(plan.layout == "packed" for plan in report.plans)
     (outputs,) = litert.run((tmp_path / "m.tflite").read_bytes(), [x])
     assert relative(outputs, expected) < 1e-4
-    # The model itself still mixes precisions, but for layers packed in place.
+    # The model itself still mixes precisions, except for layers packed in place.
     half = precision.removeprefix("mixed_")
     assert keras.mixed_precision.global_policy().name == precision
     assert model.compute_dtype == half and (in_subclass or model(x).dtype == half)
@@ -202,7 +202,7 @@ def test_sparse_encoding_is_refused_where_runtimes_misread_it(
 def test_sparse_encoding_is_refused_where_it_drops_inputs(tmp_path):
     model = keras.Sequential([keras.Input((30,)), layers.Dense(32, name="odd")])
     model.set_weights([block_sparse((30, 32), (10, 8), 0.3, RNG), np.ones(32)])
-    with pytest.raises(ValueError, match="'odd'.*30 inputs are no multiple of 4"):
+    with pytest.raises(ValueError, match="'odd'.*30 inputs are not a multiple of 4"):
         sa.export_tflite(model, tmp_path / "m", "sparse")
 
 
@@ -283,7 +283,7 @@ def test_every_output_has_its_own_scale(tmp_path):
     other = two_outputs()
     other.set_weights([*model.get_weights()[:2], *two_outputs().get_weights()[2:]])
     with pytest.MonkeyPatch.context() as patch:
-        # As if the converter had changed the second output.
+        # This acts as if the converter had changed the second output.
         patch.setattr(
             tflite, "rows_and_outputs", lambda _, *rest: rows_and_outputs(other, *rest)
         )
@@ -396,7 +396,7 @@ def test_the_report_says_for_which_precision_it_decided(mlp, tmp_path):
         mlp, tmp_path / "m.tflite", "packed", "int8", [x], print_fn=lines.append
     )
     assert {plan.precision for plan in report.plans} == {"float32"}
-    assert "decided for float32, not for quantization='int8'" in "".join(lines)
+    assert "made for float32, not for quantization='int8'" in "".join(lines)
     stored = flatbuffer.read_metadata((tmp_path / "m.tflite").read_bytes(), METADATA)
     assert {plan["precision"] for plan in json.loads(stored)} == {"float32"}
 
@@ -428,7 +428,7 @@ def test_functional_models_with_raw_operations(keras, name, tmp_path):
 
 
 def test_a_full_disk_is_named(mlp, tmp_path):
-    """In a process of its own, whose files may not be as large as the model."""
+    """Runs in its own process, with a limit on file sizes below that of the model."""
     code = f"""
 import resource
 import tf_keras as keras
@@ -570,7 +570,7 @@ def test_stablehlo_is_a_module_without_paths(mlp, tmp_path):
 
 
 def test_stablehlo_runs_in_jax(mlp, tmp_path):
-    """Without JAX, which is as large as TensorFlow, this is skipped."""
+    """It is skipped without JAX, which is as large as TensorFlow."""
     jax = pytest.importorskip("jax")
     from jax.extend import backend
     from jaxlib import _jax, xla_client

@@ -1,4 +1,4 @@
-"""Heads that add nothing are removed from a packed model, and no other."""
+"""A packed model loses the heads that add nothing, and no others."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ X = RNG.normal(size=(4, 7, 32)).astype("float32")
 
 
 def attention_model(cross=False, **options):
-    """6 heads of 8, of values of 5, all weights random."""
+    """6 heads of size 8 with values of size 5 and random weights."""
     x = keras.Input((7, 32), name="x")
     keys = layers.Dense(16)(x) if cross else x
     options = {"num_heads": 6, "key_dim": 8, "value_dim": 5, **options}

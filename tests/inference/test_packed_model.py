@@ -1,4 +1,4 @@
-"""Packed models give what the dense ones gave, and go where Keras models go."""
+"""Packed models compute what the dense ones do, and work like any Keras model."""
 
 import re
 
@@ -123,14 +123,14 @@ def one_layer(name):
 def test_layer(name, runtime):
     if name == "SeparableConv1D causal" and keras.__name__ == "keras":
         pytest.skip("Keras 3 has none")
-    # TensorFlow computes groups on a CPU only where XLA compiles them.
+    # On a CPU, TensorFlow computes groups only if XLA compiles them.
     model, x = one_layer(name)
     packed = sa.pack(model, choose="always", runtime=runtime)
     assert len(packed_layers(packed)) == 1
     expected = tf.function(model, jit_compile="groups" in name)(x).numpy()
     largest = np.abs(expected).max()
     np.testing.assert_allclose(packed(x), expected, atol=2e-6 * largest)
-    # Sizes that Keras leaves open may be known of the packed layer.
+    # The packed layer may know sizes that Keras leaves open.
     for size, expected in zip(packed.output_shape, model.output_shape, strict=True):
         assert expected in (None, size)
 
@@ -232,7 +232,7 @@ def test_attention(runtime):
     packed = sa.pack(model, choose="always", runtime=runtime)
     assert isinstance(packed.get_layer("attention"), PackedMultiHeadAttention)
     assert len(packed_layers(packed)) == 6
-    # Nothing of the dense projections is left behind.
+    # No variable of the dense projections is left.
     assert packed.count_params() < 0.5 * model.count_params()
     assert_same(packed, model, RNG.normal(size=(3, 6, 32)).astype("float32"))
 
@@ -309,7 +309,7 @@ def test_separable_convolution_that_tensorflow_lacks_is_told():
     assert lines[-1].endswith("its depthwise product is strided and dilated")
 
 
-# Where a Keras model goes.
+# What a Keras model can do.
 
 
 @pytest.mark.parametrize("name", ["model.keras", "model.h5", "folder"])
@@ -396,7 +396,7 @@ def test_measured_choice_is_reported(runtime, kind):
     )
     title, _, line = lines
     measured = float(line[title.index("measured") :].split()[0])
-    # The report is rounded: 1.00 is on either side.
+    # The report is rounded, so 1.00 may be on either side.
     assert (
         measured >= 1 if isinstance(packed.layers[1], PackedConv) else 0 < measured <= 1
     )
@@ -429,7 +429,7 @@ def test_model_still_wrapped_by_tfmot():
     from tensorflow_model_optimization.sparsity import keras as tfmot
 
     if keras.__name__ != "tf_keras":
-        pytest.skip("tfmot is of Keras 2")
+        pytest.skip("tfmot needs Keras 2")
     model = keras.Sequential([keras.Input((32,)), layers.Dense(32)])
     with pytest.raises(ValueError, match="strip_pruning first"):
         sa.pack(tfmot.prune_low_magnitude(model))

@@ -1,4 +1,4 @@
-"""Pruned kernels of classes that cannot be packed are told, each once."""
+"""The report lists pruned kernels of classes that cannot be packed, each once."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("keras")
 
 
 def reasons(model) -> dict[str, str]:
-    """The reason for each kernel in the report, by name; an error for a name twice."""
+    """The reason for each kernel in the report, by name; names must be unique."""
     _, plans = pack_with_plans(model, None, 64, "tflite", "always")
     found = [(plan.name, plan.reason) for plan in plans]
     assert len(dict(found)) == len(found)
@@ -78,7 +78,7 @@ def test_a_transposed_convolution_in_the_printed_report():
     layer = layers.Conv2DTranspose(16, 2, use_bias=False, name="up")
     model = keras.Sequential([keras.Input((4, 4, 32)), layer])
     matrix = block_sparse((2 * 2 * 32, 16), (16, 8), 0.5, np.random.default_rng(0))
-    # Stored as (spatial, outputs, inputs).
+    # The kernel is stored as (spatial, outputs, inputs).
     layer.set_weights([matrix.reshape(2, 2, 32, 16).swapaxes(2, 3)])
     lines = []
     sa.pack(model, print_fn=lines.append)

@@ -24,14 +24,14 @@ CASES = {
 
 
 def sequences(*shape) -> np.ndarray:
-    """Random sequences `(samples, steps, size)`, some steps of which are zero."""
+    """Random sequences `(samples, steps, size)` in which some steps are zero."""
     rng = np.random.default_rng(0)
     present = rng.random((*shape[:2], 1)) < 0.6
     return (present * rng.normal(size=shape)).astype("float32")
 
 
 def traced(model):
-    """A model as a function that is traced with its recurrent layers unrolled."""
+    """A function of the model that was traced with unrolled recurrent layers."""
     function = tf.function(
         lambda *inputs: model([*inputs] if inputs[1:] else inputs[0])
     )
@@ -70,7 +70,7 @@ def test_masked_steps_count_as_in_keras(name, return_sequences):
 
 
 def sequence_to_sequence():
-    """A translator: two recurrent layers, the second begins where the first ends."""
+    """A translator of two recurrent layers; the second starts from the last state."""
     source = keras.Input((6,), dtype="int32", name="source")
     target = keras.Input((4, 3), name="target")
     words = layers.Embedding(10, 5, mask_zero=True)(source)

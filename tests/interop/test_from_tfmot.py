@@ -18,10 +18,10 @@ def run(code, keras):
     return names["sparse"].layers[-1].kernel.numpy()
 
 
-@pytest.mark.parametrize("code", CODE, ids=["tfmot", "three lines", "ours"])
+@pytest.mark.parametrize("code", CODE, ids=["tfmot", "three lines", "gradual", "ours"])
 def test_the_guide(keras, code):
     if "prune_low_magnitude" in code and keras.__name__ == "keras":
-        pytest.skip("tfmot uses Keras 2")
+        pytest.skip("tfmot needs Keras 2")
     kernel = run(code, keras)
     blocks = np.abs(kernel.reshape(16, 4, 16, 4)).sum(axis=(1, 3))
     assert np.mean(blocks == 0) == np.mean(kernel == 0) == 0.75

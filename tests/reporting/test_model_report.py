@@ -68,7 +68,7 @@ def test_a_pruned_model_is_told_of_with_its_schedule(trained, tmp_path):
     ]
     for fact in ("75.0%", "256 of 4 x 4", "64", "fewer than 100", "sparse phase"):
         assert fact in text
-    # 64 * 64 + 64 + 64 * 2 + 2 weights, of which 192 blocks of 16 are gone.
+    # There were 64 * 64 + 64 + 64 * 2 + 2 weights; 192 blocks of 16 were removed.
     assert "weights kept of 4,290" in text and f"{4290 - 192 * 16:,}" in text
     for weight, old in zip(trained.weights, before, strict=True):
         np.testing.assert_array_equal(weight, old)

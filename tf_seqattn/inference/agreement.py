@@ -1,4 +1,4 @@
-"""Whether what was written computes what Keras does, output by output."""
+"""Compares the outputs of an exported file with those of Keras."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,13 +19,13 @@ def rows_and_outputs(
     specs: Sequence[tf.TensorSpec],
     rows: list[np.ndarray] | None = None,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Rows to compare on, and what a Keras model gives for them.
+    """Rows for the comparison, and the outputs of a Keras model for them.
 
     Args:
       model: a Keras model.
-      specs: of its inputs.
-      rows: one array for each input; random ones by default, which are positive where
-        the model gives NaN otherwise, as a logarithm does.
+      specs: specifications of its inputs.
+      rows: one array for each input. By default they are random, and positive if the
+        model gives NaN otherwise, as a logarithm does.
 
     Returns:
       The rows, and one array for each output.
@@ -38,15 +38,15 @@ def rows_and_outputs(
     return batch, outputs
 
 
-def check_comparable(model: Any, outputs: Sequence[np.ndarray]):
-    """Raises an error where a model gives NaN, with which nothing can be compared.
+def check_comparable(model: Any, outputs: Sequence[np.ndarray]) -> None:
+    """Raises an error if a model gives NaN, which equals nothing.
 
     Args:
       model: a Keras model.
-      outputs: what it gives.
+      outputs: its outputs.
 
     Raises:
-      ValueError: with the number of the output, and the weights that have NaN.
+      ValueError: if an output has NaN. It names the output and the weights with NaN.
     """
     for index, values in enumerate(outputs):
         if not _has_nan([values]):
@@ -73,7 +73,7 @@ def _is_discrete(values: np.ndarray) -> bool:
 
 
 def _numbers(values: np.ndarray) -> np.ndarray:
-    """In a precision in which half precisions do not overflow."""
+    """The values in a precision in which differences do not overflow."""
     return values.astype(np.complex128 if values.dtype.kind == "c" else np.float64)
 
 
@@ -82,11 +82,12 @@ def difference(expected: np.ndarray, found: np.ndarray) -> float:
 
     Args:
       expected: an output of Keras.
-      found: the output of what was written, of the same shape.
+      found: the same output of the exported file, of the same shape.
 
     Returns:
-      The largest absolute difference; of integers and truth values, the share that
-      differs. Equal infinities do not differ, and NaN differs from everything.
+      The largest absolute difference. For integers and booleans, it is the share of
+      values that differ. Equal infinities do not differ, and NaN differs from
+      everything.
 
     Example:
 
@@ -105,10 +106,10 @@ def difference(expected: np.ndarray, found: np.ndarray) -> float:
 
 
 def scale(expected: np.ndarray) -> float:
-    """What differences of one output are relative to.
+    """The scale that differences of one output are relative to.
 
     Returns:
-      Its largest finite absolute value; 1 for integers and truth values.
+      Its largest finite absolute value, or 1 for integers and booleans.
     """
     if _is_discrete(expected):
         return 1.0
@@ -119,16 +120,16 @@ def scale(expected: np.ndarray) -> float:
 def allowed_rounding(
     model: Any, batch: list[np.ndarray], outputs: Sequence[np.ndarray]
 ) -> list[float]:
-    """What mixed precision may add to the difference of each output.
+    """The difference of each output that mixed precision may add.
 
     Args:
       model: a Keras model.
       batch: rows, one array for each input.
-      outputs: what the model gives for them.
+      outputs: the outputs of the model for them.
 
     Returns:
-      Ten times what computing in float32 changes, since the largest of a few roundings
-      varies much with the order of the sums; zeros for a model of float32.
+      Ten times the change that float32 makes, since the largest of a few rounding
+      errors depends much on the order of the sums. Zeros for a float32 model.
     """
     with computing_in_float32(model):
         exact = outputs_of(model, batch)
@@ -141,13 +142,13 @@ def disagreement(
     tolerance: float,
     extra: Sequence[float] | None = None,
 ) -> str:
-    """The first output that differs too much, in words; empty if all agree.
+    """Describes the first output that differs too much; empty if all agree.
 
     Args:
       expected: the outputs of Keras.
-      found: those of what was written.
+      found: the outputs of the exported file.
       tolerance: largest difference allowed, relative to the output's own scale.
-      extra: what is allowed besides, for each output.
+      extra: absolute difference that is allowed in addition, for each output.
 
     Example:
 

@@ -1,5 +1,6 @@
 """Folding a batch normalization into the layer before it."""
 
+from collections.abc import Set
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,12 @@ from tf_seqattn.keras_api import (
 )
 
 
-def followers(model, shared=frozenset()) -> dict[int, Any]:
-    """Normalizations that see nothing but one layer's outputs, and alone see them.
+def followers(model: Any, shared: Set[int] = frozenset()) -> dict[int, Any]:
+    """Normalizations that read one layer only, and are its only reader.
 
     Args:
       model: a Sequential or functional model.
-      shared: ids of layers that other graphs use as well.
+      shared: ids of layers that other graphs use too.
 
     Returns:
       For the id of each such layer, the `BatchNormalization` after it.
@@ -33,8 +34,8 @@ def followers(model, shared=frozenset()) -> dict[int, Any]:
         before = read[0][0]
         if len(layers_after(model, before)) != 1 or id(before) in shared:
             continue
-        # Where a call is not recorded as a node, as in a Sequential within, it counts
-        # as used again.
+        # No call is recorded in a nested Sequential. Such a layer counts as used more
+        # than once.
         linear = keras_of(norm).activations.linear
         is_linear = getattr(before, "activation", None) is linear
         once = len(layers_before(model, before)) == 1
@@ -43,7 +44,7 @@ def followers(model, shared=frozenset()) -> dict[int, Any]:
     return found
 
 
-def _axis(norm) -> int:
+def _axis(norm: Any) -> int:
     """The normalized axis, counted from the end; 0 for several."""
     axes = norm.axis if isinstance(norm.axis, (list, tuple)) else [norm.axis]
     if len(axes) != 1:
@@ -52,8 +53,10 @@ def _axis(norm) -> int:
     return axes[0] - rank if axes[0] >= 0 else axes[0]
 
 
-def fold(matrix: np.ndarray, bias, norm) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel and bias that give what the normalization would have given.
+def fold(
+    matrix: np.ndarray, bias: np.ndarray | None, norm: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel and bias that include the normalization.
 
     Args:
       matrix: kernel `(inputs, outputs)`.
@@ -61,8 +64,8 @@ def fold(matrix: np.ndarray, bias, norm) -> tuple[np.ndarray, np.ndarray]:
       norm: a built `BatchNormalization` over the outputs.
 
     Returns:
-      `matrix * scale` and `(bias - mean) * scale + beta`, with `scale` being
-      `gamma / sqrt(variance + epsilon)`: what it computes in inference.
+      `matrix * scale` and `(bias - mean) * scale + beta`, where `scale` is
+      `gamma / sqrt(variance + epsilon)`. The normalization computes this in inference.
 
     Example:
 

@@ -1,14 +1,15 @@
 """The block-sparse format: which blocks a matrix keeps, and how they are stored.
 
-Plain NumPy. A matrix (inputs by outputs) is cut into blocks; of each column of
-blocks only the kept ones are stored. Columns that keep equally many form one slice, an
-array that one batched matrix product can use; columns that keep nearly equally many
-are padded with zero blocks to share a slice where one operation less is worth it.
+Plain NumPy. A matrix (inputs by outputs) is cut into blocks, and only the kept blocks
+of each column of blocks are stored. Columns with the same number of kept blocks form
+one slice, an array for one batched matrix product. Columns with nearly the same number
+are padded with zero blocks and share a slice, if that is worth one operation less.
 """
 
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,8 +23,8 @@ class Slice:
 
     Attributes:
       columns: block columns of the matrix, one entry per column of the slice.
-      rows: for each of them, the block rows it keeps, all equally many. A column that
-        keeps fewer names row 0 again, with weights of zero.
+      rows: for each of them, the block rows that it keeps, the same number for all. A
+        column that keeps fewer repeats row 0, with weights of zero.
     """
 
     columns: tuple[int, ...]
@@ -31,19 +32,19 @@ class Slice:
 
     @property
     def num_blocks(self) -> int:
-        """Number of blocks stored, padding counted."""
+        """Number of blocks stored, including padding."""
         return len(self.columns) * len(self.rows[0])
 
 
 @dataclasses.dataclass(frozen=True)
 class Pattern:
-    """Where the kept blocks of a matrix are, and in which slices they are stored.
+    """The positions of the kept blocks of a matrix, and the slices that store them.
 
     Attributes:
       matrix_shape: (inputs, outputs) of the matrix.
       block_size: (rows, columns) of a block.
-      slices: the slices; block columns that keep nothing are in none.
-      num_kept: number of blocks kept, padding not counted.
+      slices: the slices. A block column that keeps nothing is in no slice.
+      num_kept: number of blocks kept, without padding.
     """
 
     matrix_shape: tuple[int, int]
@@ -53,30 +54,30 @@ class Pattern:
 
     @property
     def grid_shape(self) -> tuple[int, int]:
-        """(block rows, block columns), partial blocks counted."""
+        """(block rows, block columns), including partial blocks."""
         (rows, columns), (height, width) = self.matrix_shape, self.block_size
         return -(-rows // height), -(-columns // width)
 
     @property
     def density(self) -> float:
-        """Share of the blocks that is kept."""
+        """Share of the blocks that are kept."""
         return self.num_kept / math.prod(self.grid_shape)
 
     @property
     def num_stored(self) -> int:
-        """Number of blocks stored, padding counted."""
+        """Number of blocks stored, including padding."""
         return sum(part.num_blocks for part in self.slices)
 
     @property
     def reads_alike(self) -> bool:
-        """Whether all stored columns keep the same rows, so that one product does.
+        """Whether all stored columns keep the same rows, so that one product is enough.
 
-        So it is where whole columns, or whole rows, of the matrix were pruned.
+        This is so if whole columns, or whole rows, of the matrix were pruned.
         """
         return len(self.slices) == 1 and len(set(self.slices[0].rows)) == 1
 
-    def get_config(self) -> dict:
-        """Returns what `from_config` takes; plain numbers and lists."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the argument of `from_config`: plain numbers and lists."""
         return {
             "matrix_shape": list(self.matrix_shape),
             "block_size": list(self.block_size),
@@ -88,7 +89,7 @@ class Pattern:
         }
 
     @classmethod
-    def from_config(cls, config: dict) -> "Pattern":
+    def from_config(cls, config: dict[str, Any]) -> "Pattern":
         """Inverse of `get_config`."""
         return cls(
             tuple(config["matrix_shape"]),
@@ -102,11 +103,11 @@ class Pattern:
 
 
 def _boundaries(counts: Sequence[int], cost_of_slice: float) -> list[int]:
-    """Ends of the cheapest slices of descending `counts` (a dynamic programme).
+    """Ends of the cheapest slices of descending `counts`, by dynamic programming.
 
     The cost of a slice is its stored blocks plus `cost_of_slice`, in blocks.
     """
-    # Only where the count changes can a cut pay.
+    # A cut can only pay where the count changes.
     ends = [i for i in range(1, len(counts)) if counts[i] != counts[i - 1]]
     ends.append(len(counts))
     best: list[tuple[float, list[int]]] = [(0.0, [])]
@@ -136,14 +137,14 @@ def find_pattern(
     """Cuts the block columns of a support into slices.
 
     Args:
-      support: bool array `(block rows, block columns)`: the blocks that are kept.
+      support: bool array `(block rows, block columns)`, true for the blocks kept.
       matrix_shape: (inputs, outputs) of the matrix.
       block_size: (rows, columns) of a block.
-      cost_of_slice: what one slice more costs, in products with one block. It is
-        lowered until the padding is at most a tenth (`MAX_PADDING`).
-      max_blocks: stored blocks of a slice beyond which it is cut into equal parts, so
-        that what is gathered for one stays in the cache. A slice whose columns keep
-        the same rows gathers them once and is not cut.
+      cost_of_slice: cost of one more slice, in products with one block. It is lowered
+        until the padding is at most a tenth (`MAX_PADDING`).
+      max_blocks: largest number of blocks in a slice. A larger slice is cut into equal
+        parts, so that the inputs gathered for one part stay in the cache. A slice whose
+        columns keep the same rows gathers them once and is not cut.
 
     Returns:
       A `Pattern`.
@@ -201,7 +202,7 @@ def pack_matrix(matrix: np.ndarray, pattern: Pattern) -> list[np.ndarray]:
 
     Args:
       matrix: array of `pattern.matrix_shape`.
-      pattern: where its kept blocks are.
+      pattern: the positions of its kept blocks.
 
     Returns:
       For each slice an array `(columns, kept blocks * block rows, block columns)` of
@@ -248,8 +249,8 @@ def kept_blocks(
     """The kept blocks one by one, without padding, sorted by column.
 
     Args:
-      pattern: where they are.
-      arrays: what `pack_matrix` returned.
+      pattern: their positions.
+      arrays: the result of `pack_matrix`.
 
     Returns:
       Block rows `(n,)`, block columns `(n,)`, and the blocks `(n, rows, columns)`.

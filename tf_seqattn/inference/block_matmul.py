@@ -1,9 +1,9 @@
 """Products with a block-sparse matrix, in two forms, from stock operations.
 
-The inputs are rows of one block's width; `base` says where in them a sample (or output
-pixel) begins, `offsets` how far from there a kept block reads. So a dense layer and a
-convolution of any stride and dilation are the same product, and nothing is unfolded
-that is not used.
+The inputs are cut into rows as long as a block is high. `base` holds the row at which a
+sample (or output pixel) begins, and `offsets` how far from there a kept block reads. So
+a dense layer and a convolution of any stride and dilation are the same product, and
+only inputs that are used are gathered.
 """
 
 from collections.abc import Sequence
@@ -23,17 +23,17 @@ def multiply_slices(
 ) -> tf.Tensor:
     """Multiplies slice by slice: one gather and one batched product each.
 
-    Best where operations are delegated and the weights are packed beforehand
-    (TFLite's XNNPACK): a slice is one large product.
+    This is best where a delegate packs the weights beforehand (TFLite's XNNPACK), since
+    a slice is one large product.
 
     Args:
-      rows: float tensor `(n, height)`, `height` the rows of a block.
+      rows: float tensor `(n, height)`, where `height` is the number of rows of a block.
       base: int32 tensor `(samples,)`, first row of each sample.
       offsets: for each slice an int32 array `(columns, kept blocks)`.
-      kernels: for each slice a float tensor `(columns, kept blocks * height, width)`;
-        where `pattern.reads_alike` the columns side by side, `(kept blocks * height,
-        columns * width)`.
-      pattern: how the slices make up the matrix.
+      kernels: for each slice a float tensor `(columns, kept blocks * height, width)`.
+        If `pattern.reads_alike`, the columns stand side by side in one tensor
+        `(kept blocks * height, columns * width)`.
+      pattern: the slices of the matrix.
 
     Returns:
       Float tensor `(samples, outputs)`.
@@ -54,7 +54,7 @@ def multiply_slices(
     height, width = pattern.block_size
     if pattern.reads_alike:
         columns, kept = offsets[0].shape
-        # Not known where it depends on sizes that are not.
+        # It is unknown if it depends on sizes that are unknown.
         offset = tf.get_static_value(offsets[0])
         if offset is not None and (offset == offset[0]).all():
             read = tf.gather(rows, base[:, None] + offset[:1])
@@ -71,10 +71,10 @@ def multiply_slices(
     return _put_in_place(products, rows, base, pattern)
 
 
-def _multiply_once(read, matrix, pattern: Pattern) -> tf.Tensor:
-    """`(samples, outputs)` where all stored columns read the same `(samples, inputs)`.
+def _multiply_once(read: tf.Tensor, matrix: tf.Tensor, pattern: Pattern) -> tf.Tensor:
+    """`(samples, outputs)` if all stored columns read the same `(samples, inputs)`.
 
-    What is stored is then one smaller dense matrix: whole columns or rows are gone.
+    Then one smaller dense matrix is stored: whole columns or rows were pruned.
     """
     width, block_columns = pattern.block_size[1], pattern.grid_shape[1]
     order = pattern.slices[0].columns
@@ -83,13 +83,15 @@ def _multiply_once(read, matrix, pattern: Pattern) -> tf.Tensor:
         place = np.full(block_columns, len(order), np.int32)
         place[list(order)] = np.arange(len(order))
         columns = (place[:, None] * width + np.arange(width)).ravel()
-        # Columns that are gone read the zeros at the end.
+        # Pruned columns read the zeros at the end.
         outputs = tf.gather(tf.pad(outputs, [[0, 0], [0, width]]), columns, axis=1)
     return outputs[:, : pattern.matrix_shape[1]]
 
 
-def _put_in_place(products, rows, base, pattern: Pattern) -> tf.Tensor:
-    """`(samples, outputs)` of the slices' products `(columns, samples, width)`."""
+def _put_in_place(
+    products: list[tf.Tensor], rows: tf.Tensor, base: tf.Tensor, pattern: Pattern
+) -> tf.Tensor:
+    """`(samples, outputs)` from the products `(columns, samples, width)`."""
     width = pattern.block_size[1]
     block_columns = pattern.grid_shape[1]
     order = [column for part in pattern.slices for column in part.columns]
@@ -98,8 +100,8 @@ def _put_in_place(products, rows, base, pattern: Pattern) -> tf.Tensor:
         products = [*products, nothing]
     stacked = tf.concat(products, axis=0) if len(products) > 1 else products[0]
     if order != list(range(block_columns)):
-        # Columns that keep nothing read the zeros at the end. Moved before the
-        # transposition, where a column is one long run.
+        # Columns that keep nothing read the zeros at the end. They are moved before the
+        # transposition, while a column is one long run.
         place = np.full(block_columns, len(order), np.int32)
         place[order] = np.arange(len(order))
         stacked = tf.gather(stacked, place)
@@ -111,12 +113,12 @@ def _put_in_place(products, rows, base, pattern: Pattern) -> tf.Tensor:
 def multiply_blocks(
     read: tf.Tensor, columns: np.ndarray, kernel: tf.Tensor, pattern: Pattern
 ) -> tf.Tensor:
-    """Multiplies block by block, and sums over each column: no padding at all.
+    """Multiplies block by block and sums over each column, without padding.
 
-    Best where a compiler fuses the gather and the sum (XLA).
+    This is best where a compiler fuses the gather and the sum (XLA).
 
     Args:
-      read: float tensor `(kept blocks, samples, height)`, what each block reads.
+      read: float tensor `(kept blocks, samples, height)`, the inputs of each block.
       columns: int32 array `(kept blocks,)`, ascending: the column of each block.
       kernel: float tensor `(kept blocks, height, width)`.
       pattern: the matrix.

@@ -1,14 +1,15 @@
-"""Removing channels that are constant, or that nothing reads, between two layers.
+"""Removes channels between two layers that are constant, or that nothing reads.
 
-Where all blocks of an output column are pruned, the channel is the activation of its
-bias whatever the input: it is folded into the bias of the layer that reads it. Where
-all blocks of an input row are pruned, nothing reads the channel. Either way both layers
-lose it. That is possible where one layer alone reads the other's outputs: a residual
-connection needs all channels.
+If all blocks of an output column are pruned, the channel is the activation of its bias,
+whatever the input. It is folded into the bias of the layer that reads it. If all blocks
+of an input row are pruned, nothing reads the channel. In both cases both layers lose
+it. This needs a layer that is the only reader of the other: a residual connection needs
+all channels.
 """
 
 import dataclasses
 import math
+from collections.abc import Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from tf_seqattn.keras_api import (
 from tf_seqattn.kernels.zero_blocks import find_block_size
 
 _PRODUCTS = classes("Dense", "Conv1D", "Conv2D", "Conv3D")
-# Layers that treat every channel by itself, and leave a constant one constant.
+# Layers that treat each channel separately, and keep a constant channel constant.
 _ELEMENTWISE = classes("Activation", "ReLU", "LeakyReLU", "ELU", "Dropout")
 _POOLING = classes(
     *(
@@ -34,7 +35,7 @@ _POOLING = classes(
 )
 _PADDING = classes("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D")
 _NORMALIZATION = classes("BatchNormalization")
-# Softmax is missing: it lets channels depend on each other.
+# Softmax is missing: it makes channels depend on each other.
 _ELEMENTWISE_ACTIVATIONS = frozenset(
     "linear relu relu6 elu selu gelu tanh sigmoid hard_sigmoid swish silu softplus "
     "softsign exponential mish leaky_relu".split()
@@ -43,20 +44,20 @@ _ELEMENTWISE_ACTIVATIONS = frozenset(
 
 @dataclasses.dataclass
 class _Chain:
-    """A layer, the one that alone reads it, and what stands between."""
+    """A layer, its only reader, and the layers between them."""
 
     producer: Any
-    between: list
+    between: list[Any]
     consumer: Any
 
     @property
     def pads(self) -> bool:
-        """Whether zeros stand beside the channels when they are read."""
+        """Whether the channels are padded with zeros before they are read."""
         padding = getattr(self.consumer, "padding", "valid")
         return padding != "valid" or any(isinstance(b, _PADDING) for b in self.between)
 
 
-def _is_product(layer) -> bool:
+def _is_product(layer: Any) -> bool:
     """Whether the last two axes of the kernel are channels in and channels out."""
     return (
         type(layer) in _PRODUCTS
@@ -65,11 +66,11 @@ def _is_product(layer) -> bool:
     )
 
 
-def _activation_name(layer) -> str:
+def _activation_name(layer: Any) -> str:
     return getattr(layer.activation, "__name__", "")
 
 
-def _keeps_channels_apart(layer) -> bool:
+def _keeps_channels_apart(layer: Any) -> bool:
     if type(layer) in _NORMALIZATION:
         return list(np.atleast_1d(layer.axis)) in ([-1], [len(input_shape(layer)) - 1])
     if type(layer) in classes("Activation"):
@@ -81,8 +82,8 @@ def _keeps_channels_apart(layer) -> bool:
     return type(layer) in _ELEMENTWISE
 
 
-def _only_reader(layer, model, shared):
-    """The layer of `model` that alone reads `layer`, or None."""
+def _only_reader(layer: Any, model: Any, shared: Set[int]) -> Any:
+    """The only layer of `model` that reads `layer`, or None."""
     readers = layers_after(model, layer)
     if len(layers_before(model, layer)) != 1 or len(readers) != 1:
         return None
@@ -96,8 +97,8 @@ def _only_reader(layer, model, shared):
     return reader if single and reader in model.layers else None
 
 
-def _chains(model, shared) -> list[_Chain]:
-    """All chains of a graph model, in the order in which its layers are computed."""
+def _chains(model: Any, shared: Set[int]) -> list[_Chain]:
+    """All chains of a graph model, in the order of computation."""
     chains = []
     for producer in model.layers:
         if not _is_product(producer) or (
@@ -114,9 +115,9 @@ def _chains(model, shared) -> list[_Chain]:
 
 
 class _Weights:
-    """Working copy of the weights of a Dense or convolution."""
+    """Working copy of the weights of a Dense layer or convolution."""
 
-    def __init__(self, layer):
+    def __init__(self, layer: Any) -> None:
         self.kernel = layer.kernel.numpy()
         self.bias = (
             layer.bias.numpy()
@@ -125,17 +126,17 @@ class _Weights:
         )
 
     def writes(self) -> np.ndarray:
-        """Which channels out depend on the input."""
+        """Which output channels depend on the input."""
         return self.kernel.any(axis=tuple(range(self.kernel.ndim - 1)))
 
     def reads(self) -> np.ndarray:
-        """Which channels in the layer depends on."""
+        """Which input channels the layer depends on."""
         leading = tuple(range(self.kernel.ndim - 2))
         return self.kernel.any(axis=(*leading, self.kernel.ndim - 1))
 
 
 def _constants(chain: _Chain, weights: _Weights) -> np.ndarray:
-    """What each channel holds where the producer sums to 0, float `(channels,)`."""
+    """The value of each channel if the producer sums to 0, float `(channels,)`."""
     values = chain.producer.activation(weights.bias[None])
     for layer in chain.between:
         if type(layer) in _NORMALIZATION:
@@ -148,14 +149,14 @@ def _constants(chain: _Chain, weights: _Weights) -> np.ndarray:
     return np.asarray(values[0], weights.kernel.dtype)
 
 
-def _fold_constants(chain: _Chain, producer: _Weights, consumer: _Weights):
-    """Moves constant channels into the consumer's bias, and lets it not read them."""
+def _fold_constants(chain: _Chain, producer: _Weights, consumer: _Weights) -> None:
+    """Moves constant channels into the consumer's bias, which then ignores them."""
     dead = ~producer.writes() & consumer.reads()
     if not dead.any():
         return
     constants = _constants(chain, producer)
     if chain.pads:
-        # At the border the consumer sees the zeros of the padding instead.
+        # At the border the consumer reads the zeros of the padding instead.
         dead &= constants == 0
     leading = tuple(range(consumer.kernel.ndim - 2))
     summed = consumer.kernel.sum(axis=leading, dtype=np.float64)
@@ -165,33 +166,37 @@ def _fold_constants(chain: _Chain, producer: _Weights, consumer: _Weights):
     consumer.kernel[..., dead, :] = 0
 
 
-def _whole_blocks(chain: _Chain, block_size, removable: np.ndarray) -> np.ndarray:
+def _whole_blocks(
+    chain: _Chain, block_size: Sequence[int | None] | None, removable: np.ndarray
+) -> np.ndarray:
     """`removable` in whole blocks of both layers, so that both keep their grids."""
     if block_size is None:
         columns = _block_size(chain.producer, chain.producer.kernel.shape[-2])[1]
         rows = _block_size(chain.consumer, chain.consumer.kernel.shape[-2])[0]
     else:
-        # Blocks of a whole axis fit whatever is left of it.
+        # A block that spans a whole axis fits an axis of any length.
         rows, columns = (size or 1 for size in block_size)
     step = math.lcm(rows, columns)
     firsts = np.arange(0, len(removable), step)
     whole = np.repeat(np.logical_and.reduceat(removable, firsts), step)
     whole = whole[: len(removable)]
     if whole.all():
-        # A layer without any channel is no layer.
+        # Keras has no layer without channels.
         whole[:step] = False
     return whole
 
 
-def _block_size(layer, divisor: int) -> tuple[int, int]:
+def _block_size(layer: Any, divisor: int) -> tuple[int, int]:
     kernel = layer.kernel.numpy()
     if kernel.ndim == 2 or math.prod(kernel.shape[:-2]) == 1:
         divisor = 0
     return find_block_size(kernel.reshape(-1, kernel.shape[-1]), divisor) or (1, 1)
 
 
-def _resized(layer, config: dict, weights: list[np.ndarray], channels: int):
-    """A layer of the same class for other channels, built."""
+def _resized(
+    layer: Any, config: dict[str, Any], weights: list[np.ndarray], channels: int
+) -> Any:
+    """A built layer of the same class for another number of channels."""
     resized = type(layer).from_config({**layer.get_config(), **config})
     resized.build((*input_shape(layer)[:-1], channels))
     resized.set_weights(weights)
@@ -199,19 +204,21 @@ def _resized(layer, config: dict, weights: list[np.ndarray], channels: int):
 
 
 def without_constant_channels(
-    model, block_size=None, shared=frozenset()
-) -> dict[int, tuple]:
-    """Smaller layers for those of a model that write or read needless channels.
+    model: Any,
+    block_size: Sequence[int | None] | None = None,
+    shared: Set[int] = frozenset(),
+) -> dict[int, Any]:
+    """Smaller layers in place of those that write or read needless channels.
 
     Args:
       model: a Sequential or functional model, built, without pruning.
-      block_size: (rows, columns) of the blocks of its kernels, found by default:
-        channels are removed by whole blocks.
-      shared: ids of layers that other graphs use as well, which stay as they are.
+      block_size: (rows, columns) of the blocks of its kernels. By default they are
+        found in the zeros. Channels are removed by whole blocks.
+      shared: ids of layers that other graphs use too. They do not change.
 
     Returns:
-      For the id of each layer that gets smaller, the layer that takes its place in
-      inference, built and with its weights. All must be replaced together.
+      For the id of each layer that gets smaller, a built layer with weights that
+      replaces it in inference. Replace all of them together.
 
     Example:
 

@@ -1,30 +1,30 @@
-"""What a product is expected to cost, dense and packed, without measuring.
+"""Predicts the cost of a product, dense and packed, without measuring.
 
-A roofline of one x86-64 thread with five figures, fitted to the table that
-`benchmarks/inference.py` writes (the ratios of its layers within 14 %, root mean
-square). Only ratios are used, to decide whether packing pays;
-where the decision is near, or the machine is of another kind, measure
-(`sa.pack(..., choose="measure")`).
+The model is a roofline of one x86-64 thread with five constants. They were fitted to
+the table that `benchmarks/inference.py` writes: the ratios of its layers are right
+within 14 % (root mean square). Only ratios are used, to decide whether packing pays. If
+the decision is close, or the machine is different, measure (`sa.pack(...,
+choose="measure")`).
 """
 
 import math
 
 from tf_seqattn.inference.block_format import Pattern
 
-# Seconds per multiply-add, of a product large enough.
+# Seconds per multiply-add in a large product.
 _PER_MULTIPLY = 1 / 106e9
-# Seconds per weight read, which bounds small batches.
+# Seconds per weight read. It bounds small batches.
 _PER_WEIGHT = 4 / 122e9
-# Seconds per input entry gathered for a product, written once and read once, of inputs
-# that stay in the cache next to the processor.
+# Seconds per input entry that is gathered for a product (written once, read once), if
+# the inputs stay in the cache next to the processor.
 _PER_GATHERED = 0.15e-9
-# What it takes to begin a run, in entries.
+# Cost of starting a run, in entries.
 _BEGIN_RUN = 13
-# Inputs of so many bytes no longer stay there.
+# Inputs of this many bytes no longer stay there.
 _CACHE_BYTES = 2**19
 # Seconds per operation of the graph.
 _PER_OPERATION = 0.05e-6
-# Operations of a packed product, and those of each slice besides.
+# Operations of a packed product, and the additional ones of each slice.
 _OPERATIONS, _OPERATIONS_OF_SLICE = 8, 5
 # Columns that the product kernels compute at a time.
 _COLUMNS_AT_A_TIME = 32
@@ -46,17 +46,17 @@ def dense_seconds(samples: int, inputs: int, outputs: int) -> float:
 
 
 def _computed_width(width: int) -> int:
-    """Columns computed for a block: narrow ones leave instructions half used."""
+    """Columns computed for a block. Narrow blocks leave instructions half used."""
     return -(-width // _COLUMNS_AT_A_TIME) * _COLUMNS_AT_A_TIME
 
 
 def _gathered_entry(samples: int, inputs: int) -> float:
-    """Seconds per entry gathered: more, the larger the inputs that it is taken from."""
+    """Seconds per gathered entry; they grow with the size of the inputs."""
     return _PER_GATHERED * math.sqrt(1.0 + 4 * samples * inputs / _CACHE_BYTES)
 
 
 def slice_in_blocks(samples: int, block_size: tuple[int, int]) -> float:
-    """What one slice more costs, in products with one block.
+    """Cost of one more slice, in products with one block.
 
     Args:
       samples: rows of the input.
@@ -69,12 +69,13 @@ def slice_in_blocks(samples: int, block_size: tuple[int, int]) -> float:
 
 
 def packed_seconds(samples: int, pattern: Pattern, window: int = 1) -> float:
-    """Expected time of the same product from kept blocks, by slices.
+    """Expected time of the same product from its kept blocks, by slices.
 
     Args:
-      samples: rows of the input: the batch, times the positions of a convolution.
-      pattern: where the kept blocks are.
-      window: positions of a convolution's window: neighbours read the same inputs.
+      samples: rows of the input, which is the batch times the positions of a
+        convolution.
+      pattern: the positions of the kept blocks.
+      window: positions in the window of a convolution. Neighbours read the same inputs.
     """
     height, width = pattern.block_size
     stored = read = pattern.num_stored

@@ -1,4 +1,6 @@
-"""Reading and changing TFLite files: operators, metadata, quantization."""
+"""Reads and changes TFLite files: operators, metadata, quantization."""
+
+from typing import Any
 
 import flatbuffers
 import numpy as np
@@ -25,7 +27,7 @@ def write(model: schema.ModelT) -> bytes:
 
 
 def operator_names(file: bytes) -> list[str]:
-    """Names of the operators of a file, in order; custom ones by their own name."""
+    """Names of the operators of a file, in order; a custom one has its own name."""
     model = read(file)
     names = []
     for graph in model.subgraphs:
@@ -38,13 +40,13 @@ def operator_names(file: bytes) -> list[str]:
 
 
 def custom_operators(file: bytes) -> list[str]:
-    """Names of the operators that stock runtimes do not have."""
+    """Names of the operators that stock runtimes lack."""
     builtin = set(_OPERATORS.values())
     return sorted({name for name in operator_names(file) if name not in builtin})
 
 
 def add_metadata(file: bytes, name: str, content: bytes) -> bytes:
-    """The file with a named piece of metadata more."""
+    """The file with one more named piece of metadata."""
     model = read(file)
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(content, np.uint8)
@@ -71,14 +73,15 @@ def read_metadata(file: bytes, name: str) -> bytes:
 def center_constant_operands(file: bytes) -> bytes:
     """Gives the constant int8 operands of matrix products the zero point 0.
 
-    The converter chooses any zero point for them, and XNNPACK takes a product only with
-    0, so that it would fall back to a kernel ten times as slow.
+    The converter may choose another zero point. XNNPACK does not take such a product,
+    and a kernel that is ten times as slow would run it.
 
     Args:
       file: a TFLite file quantized to int8.
 
     Returns:
-      The same file with those operands quantized anew, at most half a step off.
+      The same file with these operands quantized again. They change by at most half a
+      step.
     """
     model = read(file)
     products = {
@@ -95,7 +98,7 @@ def center_constant_operands(file: bytes) -> bytes:
     return write(model)
 
 
-def _center(model, tensor, done: dict[int, float]):
+def _center(model: Any, tensor: Any, done: dict[int, float]) -> None:
     data = model.buffers[tensor.buffer].data
     is_constant = data is not None and len(data)
     if not is_constant or tensor.type != schema.TensorType.INT8:

@@ -1,10 +1,12 @@
-"""Removing attention heads that add nothing to the output, with all four projections.
+"""Removes attention heads that add nothing to the output, with all four projections.
 
-A head whose rows of the output projection are zero is read by nothing, and one whose
-values are zero adds nothing. What is left is a smaller `MultiHeadAttention`, whose
-kernels are dense. (Values that are a bias only stay: they add a constant, but not where
-a mask hides all keys.)
+If the rows of the output projection for a head are zero, nothing reads the head. If its
+values are zero, it adds nothing. The result is a smaller `MultiHeadAttention` with
+dense kernels. A head whose values are only a bias stays: it adds a constant, except
+where a mask hides all keys.
 """
+
+from typing import Any
 
 import tensorflow as tf
 
@@ -16,24 +18,24 @@ from tf_seqattn.keras_api import (
 )
 
 
-def _gives_scores(layer) -> bool:
-    """Whether a graph asks the layer for the scores of every head, or none knows it."""
+def _gives_scores(layer: Any) -> bool:
+    """Whether a graph asks for the scores of the heads, or no graph has the layer."""
     calls = layer._inbound_nodes
     return not calls or any(len(tf.nest.flatten(c.outputs)) > 1 for c in calls)
 
 
-def without_dead_heads(layer):
-    """A smaller layer for an attention of which some heads add nothing.
+def without_dead_heads(layer: Any) -> Any:
+    """A smaller attention layer, without the heads that add nothing.
 
     Args:
-      layer: a built `MultiHeadAttention` of a graph model. Kernels of the query, key
-        and value are `(inputs, heads, size)`, that of the output `(heads, size,
-        outputs)`.
+      layer: a built `MultiHeadAttention` of a graph model. The kernels of the query,
+        key and value are `(inputs, heads, size)`, the kernel of the output is `(heads,
+        size, outputs)`.
 
     Returns:
-      A built layer of the heads that count, one at least, with their weights; the layer
-      itself where all of them do, where the scores of the heads are asked for, where
-      it has a gate, or is of another class.
+      A built layer with the weights of the heads that count, at least one. It is the
+      layer itself if all heads count, if the model reads the scores of the heads, if it
+      has a gate, or if it is of another class.
 
     Example:
 
@@ -61,7 +63,7 @@ def without_dead_heads(layer):
     if lives.all():
         return layer
     if not lives.any():
-        # A layer without any head is no layer.
+        # Keras has no attention without heads.
         lives[0] = True
     smaller = type(layer).from_config(
         {**layer.get_config(), "num_heads": int(lives.sum())}

@@ -1,13 +1,14 @@
-"""Timing a layer dense and packed, in turns, on this machine."""
+"""Times a layer dense and packed, in turns, on this machine."""
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tf_seqattn.inference import litert
-from tf_seqattn.inference.layer_plan import FORM_OF_RUNTIME, packed_layer
+from tf_seqattn.inference.layer_plan import FORM_OF_RUNTIME, LayerPlan, packed_layer
 from tf_seqattn.keras_api import classes, input_shape, output_shape
 from tf_seqattn.kernels.einsum import split_equation
 
@@ -18,16 +19,16 @@ def time_in_turns(
     rounds: int = 10,
     calls_a_turn: int = 5,
 ) -> dict[str, np.ndarray]:
-    """Times calls in turns, again and again.
+    """Times functions in turns, repeatedly.
 
-    A turn makes several calls, of which the first is not counted: it finds the caches
-    full of what another one left there. What else the machine does meets all of them,
-    so that the ratios of a round are fair.
+    A turn makes several calls. The first is not counted, because the caches still hold
+    the data of another function. Other work on the machine slows all functions alike,
+    so the ratios of a round are fair.
 
     Args:
       calls: functions without arguments, by name.
-      seconds: how long to go on, after one warm-up turn of each.
-      rounds: least number of rounds.
+      seconds: how long to continue, after one warm-up turn of each.
+      rounds: smallest number of rounds.
       calls_a_turn: counted calls in each turn.
 
     Returns:
@@ -55,8 +56,8 @@ def time_in_turns(
     return {name: np.array(taken) for name, taken in times.items()}
 
 
-def _inputs_for(layer, samples: int) -> np.ndarray:
-    """A batch that gives the layer's product `samples` rows, or about that."""
+def _inputs_for(layer: Any, samples: int) -> np.ndarray:
+    """A batch for which the product of the layer has about `samples` rows."""
     if hasattr(layer, "kernel_size"):
         shape = input_shape(layer)
         positions = int(np.prod([s or 1 for s in output_shape(layer)[1:-1]]))
@@ -72,7 +73,7 @@ def _inputs_for(layer, samples: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=shape).astype("float32")
 
 
-def _runner(layer, inputs, runtime):
+def _runner(layer: Any, inputs: np.ndarray, runtime: str) -> Callable[[], object]:
     spec = tf.TensorSpec((None, *inputs.shape[1:]), tf.float32)
     if runtime == "xla":
         function = tf.function(layer, jit_compile=True, input_signature=[spec])
@@ -84,11 +85,11 @@ def _runner(layer, inputs, runtime):
     return interpreter.invoke
 
 
-def measure_speedup(layer, plan, runtime: str) -> float:
-    """Time of a layer dense, by its time packed.
+def measure_speedup(layer: Any, plan: LayerPlan, runtime: str) -> float:
+    """Time of a dense layer divided by its packed time.
 
     Args:
-      layer: a Dense, convolution or EinsumDense.
+      layer: a Dense, convolution or EinsumDense layer.
       plan: its `LayerPlan`.
       runtime: "tflite" (one thread of LiteRT) or "xla".
 

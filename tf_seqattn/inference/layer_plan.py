@@ -1,7 +1,9 @@
-"""Which layers of a model to pack, and why the others stay dense."""
+"""Decides which layers of a model are packed, and why the others stay dense."""
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -31,29 +33,29 @@ from tf_seqattn.kernels.blocks import BlockGrid, to_matrix
 from tf_seqattn.kernels.einsum import is_one_product, kernel_axes, split_equation
 from tf_seqattn.kernels.zero_blocks import block_support, find_block_size
 
-# The form of a packed product that is faster, by what will run it.
+# The faster form of a packed product, for each runtime.
 FORM_OF_RUNTIME = {"tflite": "slices", "xla": "blocks"}
 _SEPARABLE = classes("SeparableConv1D", "SeparableConv2D")
-# Gathered bytes of one slice that stay in the cache until they are multiplied.
+# So many gathered bytes of one slice stay in the cache until they are multiplied.
 _CACHE_BYTES = 2**20
 
 
 @dataclasses.dataclass
 class LayerPlan:
-    """What `sa.pack` decides for one kernel.
+    """The decision of `sa.pack` about one kernel.
 
     Attributes:
-      name: the layer's name, with that of the projection in `MultiHeadAttention`.
+      name: name of the layer, and of the projection in `MultiHeadAttention`.
       kernel_shape: shape of the kernel.
       block_size: (rows, columns) of the blocks found, or None.
-      density: share of the kernel's entries that is stored when packed.
+      density: share of the kernel's entries that are stored when it is packed.
       layout: "packed" or "dense".
-      reason: why it stays dense; empty where it is packed.
+      reason: why it stays dense; empty if it is packed.
       predicted: expected speed-up of the product by the cost model, or None.
       measured: measured speed-up of the whole layer, or None.
-      pattern: where the kept blocks are, or None.
-      samples: rows of the product that the speed-up is for.
-      precision: of the numbers that the speed-up is for.
+      pattern: the positions of the kept blocks, or None.
+      samples: number of rows of the product, for which the speed-up holds.
+      precision: dtype of the product, for which the speed-up holds.
     """
 
     name: str
@@ -69,21 +71,21 @@ class LayerPlan:
     precision: str = "float32"
 
 
-def product_kernel(layer):
-    """The variable that is packed, or None where it is not built yet."""
+def product_kernel(layer: Any) -> Any:
+    """The variable that is packed, or None if the layer is not built yet."""
     name = "pointwise_kernel" if isinstance(layer, _SEPARABLE) else "kernel"
     return getattr(layer, name, None)
 
 
-def kernel_matrix(layer) -> np.ndarray:
-    """The kernel of a Dense, convolution or EinsumDense as inputs by outputs."""
+def kernel_matrix(layer: Any) -> np.ndarray:
+    """The kernel of a Dense, convolution or EinsumDense layer, inputs by outputs."""
     kernel = stored(product_kernel(layer))
     is_einsum = isinstance(layer, classes("EinsumDense"))
     axes = kernel_axes(layer.equation) if is_einsum else {}
     return to_matrix(kernel, BlockGrid(tuple(kernel.shape), (1, 1), **axes)).numpy()
 
 
-def is_packable_kind(layer) -> bool:
+def is_packable_kind(layer: Any) -> bool:
     """Whether layers of this class can be packed at all."""
     kinds = classes("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D") + _SEPARABLE
     others = classes(
@@ -96,12 +98,12 @@ def is_packable_kind(layer) -> bool:
     return isinstance(layer, kinds) and not isinstance(layer, others)
 
 
-def _is_convolution(layer) -> bool:
+def _is_convolution(layer: Any) -> bool:
     return hasattr(layer, "kernel_size")
 
 
-def _why_not(layer) -> str:
-    """Why a layer of a packable class cannot be packed; empty if it can."""
+def _why_not(layer: Any) -> str:
+    """Why a layer of a packable class cannot be packed; empty if it can be."""
     if product_kernel(layer) is None:
         return "not built"
     if 0 in tuple(product_kernel(layer).shape):
@@ -123,15 +125,15 @@ def _why_not(layer) -> str:
     return ""
 
 
-def _base(layer):
-    """The class of Keras that `layer` is an instance of."""
+def _base(layer: Any) -> Any:
+    """The Keras class whose `call` the class of `layer` starts from."""
     for kind in type(layer).__mro__:
         if is_keras_class(kind) and "call" in kind.__dict__:
             return kind
     return LAYERS[0]
 
 
-def _row_divisor(layer) -> int:
+def _row_divisor(layer: Any) -> int:
     """A number that the rows of a block must divide, or 0."""
     if not _is_convolution(layer):
         return 0
@@ -141,10 +143,10 @@ def _row_divisor(layer) -> int:
     return channels
 
 
-def num_samples(layer, batch_size: int) -> int:
-    """Rows of the matrix product of a layer, for one batch.
+def num_samples(layer: Any, batch_size: int) -> int:
+    """Number of rows of the matrix product of a layer, for one batch.
 
-    Where the layer's outputs have no known shape, every unknown size counts as 1.
+    Unknown sizes of the outputs count as 1.
     """
     try:
         shape = output_shape(layer)
@@ -158,18 +160,24 @@ def num_samples(layer, batch_size: int) -> int:
     return batch_size * math.prod(size or 1 for size in sizes[1:])
 
 
-def plan_kernel(layer, name: str, block_size, batch_size: int, samples: int | None):
+def plan_kernel(
+    layer: Any,
+    name: str,
+    block_size: Sequence[int | None] | None,
+    batch_size: int,
+    samples: int | None,
+) -> LayerPlan:
     """Plans one layer that holds one kernel.
 
     Args:
-      layer: a Dense, convolution or EinsumDense.
-      name: what to call it in the report.
+      layer: a Dense, convolution or EinsumDense layer.
+      name: its name in the report.
       block_size: (rows, columns), or None to find it in the zeros.
       batch_size: samples in one call.
-      samples: rows of the matrix product, or None to derive them.
+      samples: number of rows of the matrix product, or None to derive it.
 
     Returns:
-      A `LayerPlan`; its layout is what the cost model prefers.
+      A `LayerPlan` with the layout that the cost model prefers.
     """
     kernel = product_kernel(layer)
     shape = () if kernel is None else tuple(kernel.shape)
@@ -214,8 +222,8 @@ def plan_kernel(layer, name: str, block_size, batch_size: int, samples: int | No
     return plan
 
 
-def _counterpart(layer) -> tuple[type, dict]:
-    """The class that stands for a layer when it is packed, and its own arguments."""
+def _counterpart(layer: Any) -> tuple[type, dict[str, Any]]:
+    """The packed class for a layer, and the arguments that only this class takes."""
     if isinstance(layer, classes("EinsumDense")):
         shape = tuple(layer.kernel.shape)
         return PackedEinsumDense, {"equation": layer.equation, "kernel_shape": shape}
@@ -229,14 +237,16 @@ def _counterpart(layer) -> tuple[type, dict]:
     return PackedConv, {**config, "groups": layer.groups}
 
 
-def packed_layer(layer, plan: LayerPlan, form: str, norm=None):
+def packed_layer(
+    layer: Any, plan: LayerPlan, form: str, norm: Any = None
+) -> tuple[Any, list[np.ndarray]]:
     """The packed counterpart of a layer, not built, and its weights.
 
     Args:
-      layer: a Dense, convolution or EinsumDense.
-      plan: where its blocks are.
-      form: see `layers.FORMS`.
-      norm: a `BatchNormalization` after it, to be folded into it.
+      layer: a Dense, convolution or EinsumDense layer.
+      plan: its `LayerPlan`.
+      form: see `packed_layers.FORMS`.
+      norm: a `BatchNormalization` after it, which is folded into it.
     """
     matrix, bias = kernel_matrix(layer), getattr(layer, "bias", None)
     bias_shape = None if bias is None else tuple(bias.shape)
@@ -245,7 +255,7 @@ def packed_layer(layer, plan: LayerPlan, form: str, norm=None):
         matrix, bias = fold(matrix, bias, norm)
         bias_shape = bias.shape
     if plan.pattern is not None and plan.pattern.reads_alike:
-        # One product of all columns: no compiler does better by blocks.
+        # One product of all columns is faster than blocks, with any compiler.
         form = "slices"
     kind, own_config = _counterpart(layer)
     packed = KINDS[kind][keras_of(layer)](

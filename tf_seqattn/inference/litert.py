@@ -1,24 +1,30 @@
-"""Running TFLite files with LiteRT."""
+"""Runs TFLite files with LiteRT."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-# How a file is run before it is trusted: some are wrong under only one of them.
+# A file is run with both before it is trusted: some are wrong with only one of them.
 RESOLVERS = {
     "default delegate": OpResolverType.AUTO,
     "no delegate": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
 }
 
+# What LiteRT says of a tensor: its index, dtype and shape among others.
+_Details = dict[str, Any]
 
-def _in_order(details: list[dict], named: dict[str, dict], names) -> list[dict]:
-    """Details in the order of `names`; a file lists its tensors in an order of its own.
+
+def _in_order(
+    details: list[_Details], named: dict[str, _Details], names: Sequence[str] | None
+) -> list[_Details]:
+    """Details in the order of `names`, since a file lists its tensors in its own order.
 
     Args:
-      details: of all tensors, in the order of the file.
-      named: the same by their names in the signature.
-      names: those of the model; ignored where there is only one tensor.
+      details: details of all tensors, in the order of the file.
+      named: the same details by their names in the signature.
+      names: names of the tensors of the model; ignored if there is only one tensor.
     """
     if len(details) == 1 or names is None:
         return details
@@ -33,7 +39,7 @@ def _in_order(details: list[dict], named: dict[str, dict], names) -> list[dict]:
 def interpreter(
     file: bytes,
     inputs: Sequence[np.ndarray],
-    resolver=OpResolverType.AUTO,
+    resolver: OpResolverType = OpResolverType.AUTO,
     num_threads: int = 1,
     input_names: Sequence[str] | None = None,
 ) -> Interpreter:
@@ -43,8 +49,8 @@ def interpreter(
       file: the file's bytes.
       inputs: one array for each input.
       resolver: which kernels LiteRT may use.
-      num_threads: for the kernels.
-      input_names: names of the inputs in the file's signature; by default the inputs
+      num_threads: number of threads of the kernels.
+      input_names: names of the inputs in the file's signature. By default the inputs
         are in the order of the file.
     """
     made = Interpreter(
@@ -67,7 +73,7 @@ def interpreter(
 def run(
     file: bytes,
     inputs: Sequence[np.ndarray],
-    resolver=OpResolverType.AUTO,
+    resolver: OpResolverType = OpResolverType.AUTO,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
 ) -> list[np.ndarray]:
@@ -78,10 +84,10 @@ def run(
       inputs: one array for each input.
       resolver: which kernels LiteRT may use.
       input_names: names of the inputs in the file's signature.
-      output_names: names of the outputs there.
+      output_names: names of the outputs in the file's signature.
 
     Returns:
-      Its outputs, in the order of `output_names` or else of the file.
+      Its outputs, in the order of `output_names`, or by default of the file.
     """
     made = interpreter(file, inputs, resolver, input_names=input_names)
     made.invoke()

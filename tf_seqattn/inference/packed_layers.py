@@ -1,11 +1,13 @@
 """Layers that compute on the kept blocks of their kernel only.
 
-They are made by `sa.pack`, from layers whose kernels have zeros in blocks, and give
-what those gave: same inputs, outputs, biases, activations and dtypes. What is stored is
-the kept blocks (`packing`), what is computed is in `block_matmul`.
+`sa.pack` makes them from layers whose kernels have zeros in blocks. They have the same
+inputs, outputs, biases, activations and dtypes. They store the kept blocks
+(`block_format`) and compute with them (`block_matmul`).
 """
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -22,7 +24,7 @@ from tf_seqattn.keras_api import (
 )
 from tf_seqattn.kernels.einsum import split_equation
 
-# How a product is computed: see `block_matmul`.
+# The two ways to compute a product: see `block_matmul`.
 FORMS = ("slices", "blocks")
 
 
@@ -38,21 +40,30 @@ def _positions(pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
     return kept_blocks(pattern, empty)[:2]
 
 
-class PackedLayer:
+# Our classes are mixed into the layer class of either Keras: see `KINDS`.
+_Mixin: Any = object
+
+
+class PackedLayer(_Mixin):
     """A layer with a block-sparse kernel, stored as its kept blocks.
 
-    It is a layer of the Keras of what it stands for: see `KINDS`.
+    `KINDS` has the class for each Keras.
 
     Args:
       pattern: a `Pattern`, or its configuration.
       form: "slices" (TFLite and plain TensorFlow) or "blocks" (XLA).
-      bias_shape: shape of the bias, or None where there is none.
+      bias_shape: shape of the bias, or None if there is none.
       activation: as in Keras.
     """
 
     def __init__(
-        self, pattern, form="slices", bias_shape=None, activation=None, **kwargs
-    ):
+        self,
+        pattern: Pattern | dict[str, Any],
+        form: str = "slices",
+        bias_shape: Sequence[int] | None = None,
+        activation: Any = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if isinstance(pattern, dict):
             pattern = Pattern.from_config(pattern)
@@ -63,15 +74,16 @@ class PackedLayer:
         self.bias_shape = None if bias_shape is None else tuple(bias_shape)
         self.activation = keras_of(self).activations.get(activation)
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Any = None) -> None:
         height, width = self.pattern.block_size
+        shapes: list[tuple[int, ...]]
         if self.form == "slices":
             shapes = [
                 (len(part.columns), len(part.rows[0]) * height, width)
                 for part in self.pattern.slices
             ]
             if self.pattern.reads_alike:
-                # One product of all columns wants them side by side.
+                # One product of all columns needs them side by side.
                 ((columns, rows, _),) = shapes
                 shapes = [(rows, columns * width)]
         else:
@@ -85,7 +97,9 @@ class PackedLayer:
             self.bias = add_weight(self, f"{self.name}/bias", self.bias_shape, "zeros")
         self.built = True
 
-    def weights_from(self, matrix: np.ndarray, bias=None) -> list[np.ndarray]:
+    def weights_from(
+        self, matrix: np.ndarray, bias: np.ndarray | None = None
+    ) -> list[np.ndarray]:
         """The layer's weights for a kernel read as a matrix, for `set_weights`."""
         arrays = pack_matrix(np.asarray(matrix), self.pattern)
         if self.form == "blocks":
@@ -95,14 +109,19 @@ class PackedLayer:
             arrays = [array.swapaxes(0, 1).reshape(array.shape[1], -1)]
         return arrays if bias is None else [*arrays, np.asarray(bias)]
 
-    def _multiply(self, rows, base, offset_of_row):
+    def _multiply(
+        self,
+        rows: tf.Tensor,
+        base: tf.Tensor,
+        offset_of_row: Callable[[np.ndarray, np.ndarray], Any],
+    ) -> tf.Tensor:
         """`(samples, outputs)`.
 
         Args:
           rows: `(n, block height)`.
-          base: int32 `(samples,)`, where each sample begins in `rows`.
-          offset_of_row: function from block rows and the block columns they are read
-            for (int32 arrays that broadcast) to offsets in `rows`.
+          base: int32 `(samples,)`, the row of `rows` at which each sample begins.
+          offset_of_row: function of block rows and the block columns that read them
+            (int32 arrays that broadcast). It returns offsets in `rows`.
         """
         if not self.pattern.num_kept:
             samples = tf.shape(base)[0]
@@ -121,14 +140,14 @@ class PackedLayer:
         ]
         return multiply_slices(rows, base, offsets, kernels, self.pattern)
 
-    def _multiply_matrix(self, matrix):
+    def _multiply_matrix(self, matrix: tf.Tensor) -> tf.Tensor:
         """`matrix @ kernel` for a matrix `(samples, inputs)`."""
         inputs, height = self.pattern.matrix_shape[0], self.pattern.block_size[0]
         if inputs % height:
             matrix = tf.pad(matrix, [[0, 0], [0, -inputs % height]])
         count = self.pattern.grid_shape[0]
         if self.form == "blocks" and self.pattern.num_kept:
-            # What a block reads of all samples is one long run after a transposition.
+            # After a transposition the inputs of a block are one long run.
             block_rows, columns = _positions(self.pattern)
             rows = tf.transpose(tf.reshape(matrix, (-1, count, height)), (1, 0, 2))
             read = tf.gather(rows, block_rows)
@@ -138,7 +157,7 @@ class PackedLayer:
         base = tf.range(tf.shape(matrix)[0]) * count
         return self._multiply(rows, base, lambda row, column: row)
 
-    def _multiply_channels(self, inputs):
+    def _multiply_channels(self, inputs: tf.Tensor) -> tf.Tensor:
         """The product over the last axis of inputs `(..., inputs)`."""
         matrix = tf.reshape(inputs, (-1, self.pattern.matrix_shape[0]))
         outputs = self._multiply_matrix(matrix)
@@ -147,12 +166,12 @@ class PackedLayer:
             outputs = tf.reshape(outputs, sizes)
         return outputs
 
-    def _finish(self, outputs):
+    def _finish(self, outputs: tf.Tensor) -> tf.Tensor:
         if self.bias is not None:
             outputs = outputs + tf.cast(self.bias, outputs.dtype)
         return self.activation(outputs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "pattern": self.pattern.get_config(),
@@ -162,8 +181,8 @@ class PackedLayer:
         }
 
 
-def _sizes(tensor) -> list:
-    """Sizes of a tensor, ints where they are known and scalar tensors elsewhere."""
+def _sizes(tensor: tf.Tensor) -> list[Any]:
+    """Sizes of a tensor: an int if it is known, a scalar tensor otherwise."""
     dynamic = tf.shape(tensor)
     return [
         dynamic[axis] if size is None else size
@@ -174,10 +193,10 @@ def _sizes(tensor) -> list:
 class PackedDense(PackedLayer):
     """`Dense` on inputs `(..., inputs)`, from kept blocks."""
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return self._finish(self._multiply_channels(tf.convert_to_tensor(inputs)))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         return (*tuple(input_shape)[:-1], self.pattern.matrix_shape[1])
 
 
@@ -185,17 +204,19 @@ class PackedEinsumDense(PackedLayer):
     """`EinsumDense` from kept blocks.
 
     Args:
-      equation: that of the `EinsumDense`; every label of the kernel is contracted or
-        in the outputs only.
+      equation: equation of the `EinsumDense`. Every label of the kernel is contracted
+        or appears in the outputs only.
       kernel_shape: shape of its kernel.
     """
 
-    def __init__(self, equation, kernel_shape, **kwargs):
+    def __init__(
+        self, equation: str, kernel_shape: Sequence[int], **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.equation = equation
         self.kernel_shape = tuple(kernel_shape)
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         inputs = tf.convert_to_tensor(inputs)
         read, kernel, written = split_equation(self.equation, inputs.shape.rank)
         size = dict(zip(kernel, self.kernel_shape, strict=True))
@@ -214,7 +235,7 @@ class PackedEinsumDense(PackedLayer):
             outputs = tf.transpose(outputs, order)
         return self._finish(outputs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "equation": self.equation,
@@ -222,7 +243,9 @@ class PackedEinsumDense(PackedLayer):
         }
 
 
-def _same_padding(size, kernel, stride, dilation):
+def _same_padding(
+    size: Any, kernel: int, stride: int, dilation: int
+) -> tuple[Any, Any]:
     """(before, after) of TensorFlow's "SAME" padding, for an int or a tensor."""
     outputs = -(-size // stride)
     missing = (outputs - 1) * stride + (kernel - 1) * dilation + 1 - size
@@ -233,8 +256,8 @@ def _same_padding(size, kernel, stride, dilation):
 class PackedConv(PackedLayer):
     """A convolution of any rank, channels last, from kept blocks.
 
-    A block of rows lies within the channels of one position of the window, so that a
-    product reads whole runs of channels and no window is ever unfolded.
+    The rows of a block are channels of one position of the window. So a product reads
+    whole runs of channels, and windows are not unfolded.
 
     Args:
       kernel_size, strides, dilation_rate: tuples, one entry per spatial axis.
@@ -244,13 +267,13 @@ class PackedConv(PackedLayer):
 
     def __init__(
         self,
-        kernel_size,
-        strides,
-        dilation_rate,
-        padding="valid",
-        groups=1,
-        **kwargs,
-    ):
+        kernel_size: Sequence[int],
+        strides: Sequence[int],
+        dilation_rate: Sequence[int],
+        padding: str = "valid",
+        groups: int = 1,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.kernel_size = tuple(kernel_size)
         self.strides = tuple(strides)
@@ -258,7 +281,7 @@ class PackedConv(PackedLayer):
         self.padding = padding
         self.groups = groups
 
-    def _paddings(self, sizes):
+    def _paddings(self, sizes: list[Any]) -> list[tuple[Any, Any]]:
         """(before, after) for each spatial axis."""
         windows = zip(
             sizes, self.kernel_size, self.strides, self.dilation_rate, strict=True
@@ -269,7 +292,7 @@ class PackedConv(PackedLayer):
             return [(dilation * (kernel - 1), 0) for _, kernel, _, dilation in windows]
         return [(0, 0) for _ in windows]
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         batch, *sizes, _ = _sizes(inputs)
         paddings = self._paddings(sizes)
         height = self.pattern.block_size[0]
@@ -297,7 +320,7 @@ class PackedConv(PackedLayer):
         per_group = per_position // self.groups
         columns_per_group = self.pattern.grid_shape[1] // self.groups
 
-        def offset_of_row(row, column):
+        def offset_of_row(row: np.ndarray, column: np.ndarray) -> tf.Tensor:
             position, within = np.divmod(row, per_group)
             at = np.unravel_index(position, self.kernel_size)
             offset = within + column // columns_per_group * per_group
@@ -315,7 +338,7 @@ class PackedConv(PackedLayer):
         outputs = tf.reshape(outputs, (batch, *outs, self.pattern.matrix_shape[1]))
         return self._finish(outputs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "kernel_size": self.kernel_size,
@@ -329,23 +352,23 @@ class PackedConv(PackedLayer):
 class PackedSeparableConv(PackedConv):
     """`SeparableConv1D` or 2D, channels last: the pointwise kernel by its kept blocks.
 
-    The depthwise kernel stays whole. It contracts no channels, and is small.
+    The depthwise kernel stays dense. It contracts no channels, and it is small.
 
     Args:
       depth_multiplier: as in Keras.
     """
 
-    def __init__(self, depth_multiplier=1, **kwargs):
+    def __init__(self, depth_multiplier: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.depth_multiplier = depth_multiplier
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Any = None) -> None:
         channels = self.pattern.matrix_shape[0] // self.depth_multiplier
         shape = (*self.kernel_size, channels, self.depth_multiplier)
         self.depthwise_kernel = add_weight(self, f"{self.name}/depthwise_kernel", shape)
         super().build(input_shape)
 
-    def _convolve_depthwise(self, inputs):
+    def _convolve_depthwise(self, inputs: tf.Tensor) -> tf.Tensor:
         kernel = tf.cast(self.depthwise_kernel, inputs.dtype)
         padding, strides = self.padding, self.strides
         dilations = self.dilation_rate
@@ -355,7 +378,7 @@ class PackedSeparableConv(PackedConv):
             padding = "valid"
         is_1d = len(self.kernel_size) == 1
         if is_1d:
-            # TensorFlow has it in two dimensions only, and wants strides alike.
+            # TensorFlow has it in two dimensions only, and needs equal strides.
             inputs, kernel = tf.expand_dims(inputs, 1), tf.expand_dims(kernel, 0)
             strides, dilations = strides * 2, (1, *dilations)
         outputs = tf.nn.depthwise_conv2d(
@@ -363,27 +386,27 @@ class PackedSeparableConv(PackedConv):
         )
         return tf.squeeze(outputs, 1) if is_1d else outputs
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         depthwise = self._convolve_depthwise(tf.convert_to_tensor(inputs))
         return self._finish(self._multiply_channels(depthwise))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "depth_multiplier": self.depth_multiplier}
 
 
-class PackedMultiHeadAttention:
-    """`MultiHeadAttention` of which some projections compute from kept blocks.
+class PackedMultiHeadAttention(_Mixin):
+    """`MultiHeadAttention` with projections that compute from kept blocks.
 
     Args:
       packed: configuration of a `PackedEinsumDense` by the name of its projection.
       **kwargs: arguments of `MultiHeadAttention`.
     """
 
-    def __init__(self, packed, **kwargs):
+    def __init__(self, packed: dict[str, dict[str, Any]], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.packed = packed
 
-    def _pack_projections(self):
+    def _pack_projections(self) -> None:
         for name, config in self.packed.items():
             attribute = f"_{name}_dense"
             projection = KINDS[PackedEinsumDense][keras_of(self)].from_config(config)
@@ -391,32 +414,32 @@ class PackedMultiHeadAttention:
             replace_tracked(self, getattr(self, attribute), projection)
             setattr(self, attribute, projection)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "packed": self.packed}
 
 
 class _PackedAttention2(PackedMultiHeadAttention, keras2.layers.MultiHeadAttention):
-    def _build_from_signature(self, *args, **kwargs):
+    def _build_from_signature(self, *args: Any, **kwargs: Any) -> None:
         super()._build_from_signature(*args, **kwargs)
         self._pack_projections()
 
 
 class _PackedAttention3(PackedMultiHeadAttention, keras3.layers.MultiHeadAttention):
-    def build(self, query_shape, value_shape, key_shape=None):
+    def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
         super().build(query_shape, value_shape, key_shape)
         self._pack_projections()
 
 
-def _pair(base: type) -> dict:
-    """The class for each Keras; it differs in nothing but the Keras."""
+def _pair(base: type) -> dict[Any, Any]:
+    """The class for each Keras; the two differ in the Keras only."""
     return {
         library: type(base.__name__, (base, library.layers.Layer), {})
         for library in (keras2, keras3)
     }
 
 
-# For each class the one of each Keras that layers are made of.
-KINDS = {
+# For each class, the class of each Keras that layers are instances of.
+KINDS: dict[type, dict[Any, Any]] = {
     PackedDense: _pair(PackedDense),
     PackedEinsumDense: _pair(PackedEinsumDense),
     PackedConv: _pair(PackedConv),

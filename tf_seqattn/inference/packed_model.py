@@ -1,7 +1,8 @@
-"""Packing a model: every layer dense or packed, by what is faster for it."""
+"""Packs a model: each layer becomes dense or packed, whichever is faster."""
 
 import collections
 import logging
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 from tf_seqattn import tfmot_api
@@ -50,12 +51,12 @@ logger = logging.getLogger("tf_seqattn")
 CHOICES = ("model", "measure", "always")
 
 
-def stripped(model, argument: str = "model"):
+def stripped(model: Any, argument: str = "model") -> Any:
     """The model without pruning wrappers, or an error that says what to do.
 
     Raises:
-      ValueError: for anything that is none of Keras, is pruned by tfmot and not
-        stripped, or is a subclassed model that was never called.
+      ValueError: if it is not a layer or model of Keras, still has tfmot's wrappers, or
+        is a subclassed model that was never called.
     """
     check_layer(model, argument)
     for layer in sublayers(model):
@@ -77,29 +78,35 @@ def stripped(model, argument: str = "model"):
 class _Packing:
     """One call of `pack`: plans every kernel, and replaces the layers that gain."""
 
-    def __init__(self, block_size, batch_size, runtime, choose):
+    def __init__(
+        self,
+        block_size: Sequence[int | None] | None,
+        batch_size: int,
+        runtime: str,
+        choose: str,
+    ) -> None:
         self.block_size = block_size
         self.batch_size = batch_size
         self.runtime = runtime
         self.choose = choose
         self.plans: list[LayerPlan] = []
-        self._weights: list[tuple] = []
-        self._done: dict[int, tuple] = {}
-        self._measured: dict = {}
+        self._weights: list[tuple[Any, Any, Any]] = []
+        self._done: dict[int, tuple[Any, Any]] = {}
+        self._measured: dict[tuple[Any, ...], float] = {}
         # Batch normalizations by the id of the layer before them, and the reverse.
         self._norms: dict[int, Any] = {}
         self._before_norm: dict[int, Any] = {}
-        # Layers with fewer channels, by the id of those they stand for.
+        # Layers with fewer channels, by the id of the layer that each replaces.
         self._smaller: dict[int, Any] = {}
         # Ids of layers in several graphs.
-        self.shared: frozenset = frozenset()
+        self.shared: Set[int] = frozenset()
 
-    def _sized(self, layer):
+    def _sized(self, layer: Any) -> Any:
         return self._smaller.get(id(layer), layer)
 
     # Plans.
 
-    def _plan(self, layer, name, samples=None) -> LayerPlan:
+    def _plan(self, layer: Any, name: str, samples: int | None = None) -> LayerPlan:
         plan = plan_kernel(layer, name, self.block_size, self.batch_size, samples)
         self.plans.append(plan)
         if plan.pattern is None:
@@ -111,13 +118,13 @@ class _Packing:
             plan.measured = self._measured[key]
             faster = plan.measured > 1
         else:
-            faster = plan.predicted > 1 or self.choose == "always"
+            faster = self.choose == "always" or (plan.predicted or 0.0) > 1
         how = "was measured" if self.choose == "measure" else "is expected"
         plan.layout = "packed" if faster else "dense"
         plan.reason = "" if faster else f"dense {how} to be faster"
         return plan
 
-    def _packed(self, layer, plan: LayerPlan):
+    def _packed(self, layer: Any, plan: LayerPlan) -> Any:
         form, norm = FORM_OF_RUNTIME[self.runtime], self._norms.get(id(layer))
         packed, weights = packed_layer(
             self._sized(layer), plan, form, self._sized(norm)
@@ -128,7 +135,7 @@ class _Packing:
             packed._batch_input_shape = layer._batch_input_shape
         return packed
 
-    def _attention_plans(self, layer) -> dict[str, LayerPlan]:
+    def _attention_plans(self, layer: Any) -> dict[str, LayerPlan]:
         return {
             name: self._plan(dense, f"{layer.name}/{name}")
             for name, dense in projections(layer).items()
@@ -136,14 +143,14 @@ class _Packing:
 
     # A layer of a new graph.
 
-    def __call__(self, layer):
-        """What stands in the place of `layer` in a copy of its model."""
+    def __call__(self, layer: Any) -> Any:
+        """The layer that replaces `layer` in a copy of its model."""
         if id(layer) not in self._done:
-            # The layer is kept beside its successor so that its id stays taken.
+            # The tuple keeps the layer alive, so that no other layer gets its id.
             self._done[id(layer)] = (layer, self._visit(layer))
         return self._done[id(layer)][1]
 
-    def _visit(self, layer):
+    def _visit(self, layer: Any) -> Any:
         if is_graph_model(layer):
             return self._cloned(layer)
         if isinstance(layer, classes("MultiHeadAttention")):
@@ -161,12 +168,12 @@ class _Packing:
             self.plans += unpacked_plans(layer)
         copy = copy_layer(sized)
         if copy is None:
-            # It cannot be copied, so that both models share it: left as it is.
+            # It cannot be copied, so both models share it.
             return layer
         self._weights.append((copy, sized, sized.get_weights()))
         return copy
 
-    def _cloned(self, model):
+    def _cloned(self, model: Any) -> Any:
         """A copy of a graph model."""
         norms = followers(model, self.shared)
         self._norms |= norms
@@ -176,7 +183,7 @@ class _Packing:
                 self._before_norm[id(norms[id(layer)])] = layer
         return clone(model, self)
 
-    def _copied_attention(self, layer):
+    def _copied_attention(self, layer: Any) -> Any:
         heads = layer.get_config()["num_heads"]
         layer = without_dead_heads(layer)
         removed = heads - layer.get_config()["num_heads"]
@@ -203,8 +210,8 @@ class _Packing:
         self._weights.append((copy, layer, weights))
         return copy
 
-    def finish(self):
-        """Gives the copies their weights, and packs what custom layers hold."""
+    def finish(self) -> None:
+        """Gives the copies their weights, and packs the layers inside custom layers."""
         for layer, original, weights in self._weights:
             build_like(layer, original)
             if isinstance(weights, dict):
@@ -218,13 +225,13 @@ class _Packing:
 
     # A layer held by an attribute.
 
-    def in_place(self, layer):
-        """What stands in the place of `layer` in the attribute of its owner."""
+    def in_place(self, layer: Any) -> Any:
+        """The layer that replaces `layer` in the attribute of its owner."""
         if id(layer) not in self._done:
             self._done[id(layer)] = (layer, self._visit_in_place(layer))
         return self._done[id(layer)][1]
 
-    def _visit_in_place(self, layer):
+    def _visit_in_place(self, layer: Any) -> Any:
         if is_graph_model(layer):
             return self._cloned(layer)
         if isinstance(layer, classes("MultiHeadAttention")):
@@ -243,17 +250,19 @@ class _Packing:
         return layer
 
 
-def _is_keras_class(layer) -> bool:
-    """Whether Keras wrote the class, and so knows better what it holds."""
+def _is_keras_class(layer: Any) -> bool:
+    """Whether the class is one of Keras itself, whose attributes we do not touch."""
     return is_keras_class(type(layer)) and not isinstance(layer, MODELS)
 
 
-def _check_arguments(block_size, batch_size, runtime, choose):
+def _check_arguments(
+    block_size: Sequence[int | None] | None, batch_size: int, runtime: str, choose: str
+) -> None:
     if block_size is not None:
         check_block_size(block_size)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int):
         raise ValueError(
-            "`batch_size` must be a positive integer, the samples of one call. "
+            "`batch_size` must be a positive integer: the samples in one call. "
             f"Received: batch_size={batch_size!r}"
         )
     if batch_size < 1:
@@ -275,7 +284,7 @@ _TITLES = ("layer", "kernel", "blocks", "stored", "layout", "predicted", "measur
 
 
 def _cells(plan: LayerPlan) -> tuple[str, ...]:
-    def ratio(value):
+    def ratio(value: float | None) -> str:
         return "" if value is None else f"{value:.2f} x"
 
     return (
@@ -290,13 +299,21 @@ def _cells(plan: LayerPlan) -> tuple[str, ...]:
     )
 
 
-def print_plans(plans: list[LayerPlan], print_fn=print):
-    """Prints what was decided for each kernel: shape, blocks, density, speed-up."""
+def print_plans(
+    plans: list[LayerPlan], print_fn: Callable[[str], object] = print
+) -> None:
+    """Prints the plan of each kernel: shape, blocks, density, speed-up."""
     print_table(_TITLES, [_cells(plan) for plan in plans], print_fn)
 
 
-def pack_with_plans(model, block_size, batch_size, runtime, choose):
-    """`pack`, returning also the list of `LayerPlan`."""
+def pack_with_plans(
+    model: Any,
+    block_size: Sequence[int | None] | None,
+    batch_size: int,
+    runtime: str,
+    choose: str,
+) -> tuple[Any, list[LayerPlan]]:
+    """Like `pack`, but also returns the list of `LayerPlan`."""
     _check_arguments(block_size, batch_size, runtime, choose)
     model = stripped(model)
     packing = _Packing(block_size, batch_size, runtime, choose)
@@ -314,48 +331,51 @@ def pack_with_plans(model, block_size, batch_size, runtime, choose):
 
 
 def pack(
-    model,
-    block_size=None,
+    model: Any,
+    block_size: Sequence[int | None] | None = None,
     batch_size: int = 64,
     runtime: str = "tflite",
     choose: str = "model",
-    print_fn=logger.info,
-):
+    print_fn: Callable[[str], object] = logger.info,
+) -> Any:
     """Makes a model that computes on the kept blocks of its kernels only.
 
-    The result is an ordinary Keras model that gives the same outputs, up to rounding;
-    it saves, loads, converts and compiles like any. Dense, Conv1D/2D/3D,
+    The result is an ordinary Keras model with the same outputs, up to rounding. You can
+    save, load, convert and compile it like any other. Dense, Conv1D/2D/3D,
     SeparableConv1D/2D (the pointwise kernel), EinsumDense and the projections of
-    MultiHeadAttention are packed where that is faster; all other layers, and kernels
-    without blocks of zeros, stay as they are. The blocks are found in the zeros, so
-    that it matters not who pruned the model. A batch normalization right after a packed
-    layer is folded into it, so the result is for inference. Channels that pruning made
-    constant, or that nothing reads, are removed where one layer (Dense, Conv1D/2D/3D)
-    feeds another and nothing else, and so are heads of a MultiHeadAttention in a graph
-    that add nothing, with all four projections. Kernels with blocks of zeros that
-    cannot be packed, such as those of an LSTM, are in the report with the reason.
+    MultiHeadAttention are packed if that is faster. All other layers, and kernels
+    without blocks of zeros, stay as they are. The blocks are found in the zeros, so any
+    tool may have pruned the model.
+
+    A batch normalization right after a packed layer is folded into it, so the result is
+    for inference. Channels that pruning made constant, or that nothing reads, are
+    removed if one layer (Dense, Conv1D/2D/3D) is the only reader of another. Heads of a
+    MultiHeadAttention in a graph that add nothing are removed with all four
+    projections. The report gives a reason for kernels with blocks of zeros that cannot
+    be packed, such as those of an LSTM.
 
     A Sequential or functional model is copied. A subclassed model is changed in place,
-    and the same object returned.
+    and the same object is returned.
 
     Args:
-      model: a stripped (or pruned, which is then stripped) model, built.
-      block_size: (rows, columns) of the blocks, found in each kernel by default;
-        None in the place of one for the whole axis, as in `sa.prune`.
+      model: a built model. If it is still pruned, it is stripped first.
+      block_size: (rows, columns) of the blocks. By default they are found in each
+        kernel. None in place of a number stands for the whole axis, as in `sa.prune`.
       batch_size: samples in one call, for which the faster layout is chosen. The packed
         model takes any number.
-      runtime: what will run it: "tflite" (also plain TensorFlow) or "xla".
-      choose: how to choose each layer's layout: "model" by a cost model, "measure" by
-        timing both on this machine, "always" packs wherever there are blocks.
-      print_fn: called with each line of the report; the log (logger "tf_seqattn", INFO)
-        by default.
+      runtime: the runtime of the result: "tflite" (also for plain TensorFlow) or "xla".
+      choose: how to choose the layout of each layer. "model" asks a cost model,
+        "measure" times both on this machine, and "always" packs every layer that has
+        blocks.
+      print_fn: called with each line of the report. By default the lines go to the log
+        (logger "tf_seqattn", level INFO).
 
     Returns:
       The packed model, not compiled.
 
     Raises:
-      ValueError: for anything that is none of Keras, is not built, or an argument
-        out of range.
+      ValueError: if `model` is not a layer or model of Keras or is not built, or if an
+        argument is out of range.
 
     Example:
 

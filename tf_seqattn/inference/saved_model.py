@@ -1,10 +1,13 @@
-"""Writing SavedModels whose serving signature is compiled by XLA."""
+"""Writes SavedModels with a serving signature that XLA compiles."""
 
 import logging
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
-from tf_seqattn.files import check_folder_path, replace_folder
+from tf_seqattn.files import Path, check_folder_path, replace_folder
 from tf_seqattn.inference.agreement import (
     allowed_rounding,
     check_comparable,
@@ -24,7 +27,7 @@ from tf_seqattn.inference.signatures import (
 logger = logging.getLogger("tf_seqattn")
 
 TOLERANCE = 1e-4
-# What tells the folder of a SavedModel, and what else is in one.
+# The file that marks the folder of a SavedModel, and what else may be in one.
 _ENTRIES = (
     "saved_model.pb",
     ("variables", "assets", "assets.extra", "fingerprint.pb", "keras_metadata.pb"),
@@ -32,42 +35,41 @@ _ENTRIES = (
 
 
 def export_saved_model(
-    model,
-    path,
-    block_size=None,
+    model: Any,
+    path: Path,
+    block_size: Sequence[int | None] | None = None,
     batch_size: int = 64,
     choose: str = "model",
     tolerance: float = TOLERANCE,
-    print_fn=logger.info,
+    print_fn: Callable[[str], object] = logger.info,
 ) -> list[LayerPlan]:
     """Writes a SavedModel that computes on the kept blocks, compiled by XLA.
 
-    The signature "serving_default" takes any batch size; XLA compiles it anew for each
-    size it meets. Mixed precision is kept, as XLA has it too. The written model is
-    loaded and compared with Keras.
+    The signature "serving_default" takes any batch size. XLA compiles it once for each
+    size. Mixed precision is kept. The written model is loaded and compared with Keras.
 
     Args:
-      model: a stripped (or pruned, which is then stripped) model. A
-        subclassed model is packed in place (see `sa.pack`).
-      path: the folder to write. An empty one, or a SavedModel, is replaced; any other
-        is an error.
+      model: a built model. If it is still pruned, it is stripped first. A subclassed
+        model is packed in place (see `sa.pack`).
+      path: the folder to write. An empty folder or a SavedModel is replaced. Any other
+        folder is an error.
       block_size: as in `sa.pack`.
       batch_size: as in `sa.pack`.
       choose: as in `sa.pack`.
-      tolerance: largest difference allowed, of each output relative to its largest (of
-        integers and truth values, the share that may differ). Mixed precision may add
-        ten times what it changes in Keras.
+      tolerance: largest difference allowed in an output, relative to its largest value.
+        For integers and booleans, it is the share of values that may differ. Mixed
+        precision may add ten times the change that it makes in Keras.
       print_fn: called with each line of the report.
 
     Returns:
-      What was decided for each kernel, a list of `LayerPlan`.
+      The plan of each kernel, a list of `LayerPlan`.
 
     Raises:
-      ValueError: for an argument out of range, a path that cannot be written, or a
-        model that gives NaN.
+      ValueError: if an argument is out of range, `path` cannot be written, or the model
+        gives NaN.
       OSError: if the disk is full. Nothing changes at `path`.
-      RuntimeError: if the written model disagrees with Keras. Nothing is left at `path`
-        that was not there before.
+      RuntimeError: if the written model disagrees with Keras. Nothing changes at
+        `path`.
 
     Example:
 
@@ -93,7 +95,7 @@ def export_saved_model(
     module = tf.Module()
     module.model = packed
 
-    def write(folder):
+    def write(folder: pathlib.Path) -> None:
         save(module, folder, serve)
         loaded = tf.saved_model.load(str(folder))
         results = loaded.signatures["serving_default"](

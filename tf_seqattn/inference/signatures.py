@@ -1,4 +1,4 @@
-"""Inputs and outputs of a model as a file's signature has them."""
+"""Inputs and outputs of a model in the signature of a file."""
 
 import re
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ CHECKED_SAMPLES = 8
 
 
 def input_specs(model: Any) -> list[tf.TensorSpec]:
-    """Specification of every input of a model, the batch size unknown.
+    """Specification of every input of a model, with an unknown batch size.
 
     Raises:
-      ValueError: if the model was never called, so that nobody knows its inputs.
+      ValueError: if the model was never called, so that its inputs are unknown.
     """
     specs = keras_input_specs(model)
     if specs is None:
@@ -30,7 +30,7 @@ def input_specs(model: Any) -> list[tf.TensorSpec]:
 
 
 def random_batch(specs: Sequence[tf.TensorSpec]) -> list[np.ndarray]:
-    """Random rows for inputs of the given shapes and dtypes; integers are 0 or 1."""
+    """Random rows for inputs of these shapes and dtypes; integers are 0 or 1."""
     rng = np.random.default_rng(0)
     batch = []
     for spec in specs:
@@ -48,17 +48,17 @@ def outputs_of(model: Any, batch: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def input_names(specs: Sequence[tf.TensorSpec]) -> list[str]:
-    """Names of inputs as signatures have them."""
+    """Names of the inputs in a signature."""
     return [re.sub(r"\W", "_", spec.name.split(":")[0]) for spec in specs]
 
 
 def output_names(number: int) -> list[str]:
-    """Names of so many outputs as signatures have them."""
+    """Names of `number` outputs in a signature."""
     return [f"output_{index}" for index in range(number)]
 
 
 def signature_of(specs: Sequence[tf.TensorSpec]) -> list[tf.TensorSpec]:
-    """The specifications with the names that signatures have."""
+    """The specifications with the names of a signature."""
     return [
         tf.TensorSpec(spec.shape, spec.dtype, name)
         for spec, name in zip(specs, input_names(specs), strict=True)
@@ -68,37 +68,37 @@ def signature_of(specs: Sequence[tf.TensorSpec]) -> list[tf.TensorSpec]:
 def serving_function(
     model: Any, specs: Sequence[tf.TensorSpec], jit_compile: bool | None = None
 ) -> Any:
-    """A function of a model's inputs that gives {"output_0": ...}, for a signature.
+    """A function of the inputs of a model that returns {"output_0": ...}.
 
     Args:
       model: a Keras model.
-      specs: of its inputs, as `input_specs` gives them.
-      jit_compile: whether XLA is to compile what it computes.
+      specs: specifications of its inputs, from `input_specs`.
+      jit_compile: whether XLA compiles it.
 
     Returns:
-      A `tf.function`.
+      A `tf.function` with a signature.
     """
 
     @tf.function(jit_compile=jit_compile)
-    def compute(*inputs):
+    def compute(*inputs: Any) -> list[tf.Tensor]:
         return tf.nest.flatten(model(*arguments(model, list(inputs)), training=False))
 
     @tf.function(input_signature=signature_of(specs))
-    def serve(*inputs):
+    def serve(*inputs: Any) -> dict[str, tf.Tensor]:
         results = compute(*inputs)
         return dict(zip(output_names(len(results)), results, strict=True))
 
     return serve
 
 
-def save(module: Any, folder: Any, serve: Any, options: Any = None):
+def save(module: Any, folder: Any, serve: Any, options: Any = None) -> None:
     """Writes a SavedModel with one signature.
 
     Args:
       module: a `tf.Module` that holds the variables.
       folder: the folder to write.
       serve: a `tf.function` with a signature.
-      options: of `tf.saved_model.save`.
+      options: options of `tf.saved_model.save`.
 
     Raises:
       OSError: if the disk is full.

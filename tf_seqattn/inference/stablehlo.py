@@ -1,14 +1,16 @@
-"""Writing a block-sparse model as StableHLO, for runtimes other than TensorFlow."""
+"""Writes block-sparse models as StableHLO, for other runtimes than TensorFlow."""
 
 import logging
 import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import (
     convert_variables_to_constants_v2,
 )
 
-from tf_seqattn.files import check_file_path, write_whole
+from tf_seqattn.files import Path, check_file_path, write_whole
 from tf_seqattn.inference.agreement import (
     allowed_rounding,
     check_comparable,
@@ -24,26 +26,26 @@ logger = logging.getLogger("tf_seqattn")
 
 TOLERANCE = 1e-4
 
-# Where an operation came from in Python: of no use elsewhere, and full of paths.
+# The place of an operation in Python. It is full of paths, and useless elsewhere.
 _LOCATION = re.compile(r" loc\((?:[^()]|\([^()]*\))*\)|^#loc.*\n", re.MULTILINE)
 
 
 def export_stablehlo(
-    model,
-    path,
+    model: Any,
+    path: Path,
     batch_size: int = 64,
-    block_size=None,
+    block_size: Sequence[int | None] | None = None,
     choose: str = "model",
-    print_fn=logger.info,
+    print_fn: Callable[[str], object] = logger.info,
 ) -> list[LayerPlan]:
-    """Writes a module of StableHLO in MLIR's text form, weights and all.
+    """Writes a StableHLO module with its weights, in the text form of MLIR.
 
     Any runtime of StableHLO compiles it: JAX and PyTorch on CPU, GPU and TPU, or IREE.
-    Its function `main` takes the model's inputs, in order, for one batch size.
+    Its function `main` takes the inputs of the model, in order, for one batch size.
 
     Args:
-      model: a stripped (or pruned, which is then stripped) model. A
-        subclassed model is packed in place (see `sa.pack`).
+      model: a built model. If it is still pruned, it is stripped first. A subclassed
+        model is packed in place (see `sa.pack`).
       path: the file to write, such as `model.mlir`.
       batch_size: samples in one call, the only number that the module takes.
       block_size: as in `sa.pack`.
@@ -51,14 +53,13 @@ def export_stablehlo(
       print_fn: called with each line of the report.
 
     Returns:
-      What was decided for each kernel, a list of `LayerPlan`.
+      The plan of each kernel, a list of `LayerPlan`.
 
     Raises:
-      ValueError: for an argument out of range, a path that cannot be written, an
-        input of which another size than the batch is unknown, or a model that gives
-        NaN.
-      RuntimeError: if the module, run by XLA, disagrees with Keras. Nothing is written
-        then.
+      ValueError: if an argument is out of range, `path` cannot be written, an input has
+        an unknown size other than the batch, or the model gives NaN.
+      RuntimeError: if the module, run by XLA, disagrees with Keras. Then nothing is
+        written.
 
     Example:
 
@@ -74,9 +75,9 @@ def export_stablehlo(
     shapes = [(batch_size, *spec.shape[1:]) for spec in input_specs(model)]
     if any(size is None for shape in shapes for size in shape):
         raise ValueError(
-            "StableHLO needs every size but that of the batch, and the inputs of model "
-            f"{model.name!r} have shapes {shapes}. Build it with known sizes, or use "
-            "`sa.export_saved_model`."
+            "StableHLO needs inputs of known sizes, but for the batch. The inputs of "
+            f"model {model.name!r} have shapes {shapes}. Build it with known sizes, or "
+            "use `sa.export_saved_model`."
         )
     specs = [
         tf.TensorSpec(shape, spec.dtype)
@@ -87,7 +88,7 @@ def export_stablehlo(
     rounding = allowed_rounding(model, batch, expected)
     packed, plans = pack_with_plans(model, block_size, batch_size, "xla", choose)
 
-    def compute(*inputs):
+    def compute(*inputs: Any) -> list[tf.Tensor]:
         outputs = packed(*arguments(packed, list(inputs)), training=False)
         return tf.nest.flatten(outputs)
 

@@ -1,4 +1,4 @@
-"""Writing TFLite files that are checked before they are trusted."""
+"""Writes TFLite files, and checks them before they are trusted."""
 
 import dataclasses
 import json
@@ -7,6 +7,8 @@ import re
 import shutil
 import tempfile
 import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,7 +16,7 @@ from tensorflow.python.framework.convert_to_constants import (
     convert_variables_to_constants_v2,
 )
 
-from tf_seqattn.files import check_file_path, write_whole
+from tf_seqattn.files import Path, check_file_path, write_whole
 from tf_seqattn.inference import flatbuffer, litert
 from tf_seqattn.inference.agreement import (
     check_comparable,
@@ -46,12 +48,14 @@ from tf_seqattn.keras_api import (
 logger = logging.getLogger("tf_seqattn")
 
 LAYOUTS = ("packed", "sparse", "dense")
-# Largest difference of an output from Keras, relative to its largest, by precision.
+# Largest difference of an output from Keras, relative to its largest value.
 TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic": 0.1, "int8": 0.1}
 METADATA = "tf_seqattn.blocks"
-# Below it a disk counts as full where the conversion failed.
+# Batches of inputs, or a function that returns them.
+_Batches = Iterable[Any] | Callable[[], Iterable[Any]]
+# A disk with less free space counts as full if the conversion failed.
 _LEAST_FREE_BYTES = 2**16
-# The converter's sparse kernels take so many inputs at a time, and drop the rest.
+# The sparse kernels of the converter read so many inputs at a time and drop the rest.
 _SPARSE_RUN = 4
 
 
@@ -62,10 +66,11 @@ class TFLiteReport:
     Attributes:
       path: the file.
       num_bytes: its size.
-      plans: what was decided for each kernel (see `sa.pack`); empty unless packed.
-      differences: largest absolute difference from Keras, by kind of interpreter. Of
-        an output of integers or truth values, the share that differs.
-      largest_output: largest absolute output of Keras on the same rows.
+      plans: the plan of each kernel (see `sa.pack`); empty unless the layout is
+        "packed".
+      differences: largest absolute difference from Keras, by kind of interpreter. For
+        an output of integers or booleans, the share of values that differ.
+      largest_output: largest absolute output of Keras for the same rows.
     """
 
     path: str
@@ -75,7 +80,9 @@ class TFLiteReport:
     largest_output: float
 
 
-def _check_arguments(layout, quantization, representative_dataset):
+def _check_arguments(
+    layout: str, quantization: str | None, representative_dataset: _Batches | None
+) -> None:
     if layout not in LAYOUTS:
         raise ValueError(f"`layout` must be one of {LAYOUTS}. Received: {layout!r}")
     if quantization not in TOLERANCES:
@@ -96,8 +103,8 @@ def _check_arguments(layout, quantization, representative_dataset):
         )
 
 
-def _check_sparse_widths(model):
-    """Refuses kernels of which the sparse kernels would drop the last inputs."""
+def _check_sparse_widths(model: Any) -> None:
+    """Raises an error for kernels whose last inputs the sparse kernels would drop."""
     for layer in sublayers(model):
         if not isinstance(layer, classes("Dense")):
             continue
@@ -105,23 +112,25 @@ def _check_sparse_widths(model):
         if kernel.shape[0] % _SPARSE_RUN and np.mean(kernel == 0) > 0.3:
             raise ValueError(
                 f'layout="sparse" would silently drop inputs of layer {layer.name!r}: '
-                f"its {kernel.shape[0]} inputs are no multiple of {_SPARSE_RUN}. Use "
-                'layout="packed", or pad the inputs with zeros.'
+                f"its {kernel.shape[0]} inputs are not a multiple of {_SPARSE_RUN}. "
+                'Use layout="packed", or pad the inputs with zeros.'
             )
 
 
-def _as_list(batch, specs) -> list[np.ndarray]:
+def _as_list(batch: Any, specs: Sequence[tf.TensorSpec]) -> list[np.ndarray]:
     """The arrays of a batch in the order of the inputs."""
     if isinstance(batch, dict):
         names = input_names(specs)
-        # In a structure of dictionaries the inputs are sorted by their keys.
+        # The inputs of nested dictionaries are sorted by their keys.
         batch = [
             batch[key] for key in (names if {*names} == {*batch} else sorted(batch))
         ]
     return [np.asarray(value) for value in tf.nest.flatten(batch)]
 
 
-def _representative_batches(dataset, specs) -> list[list[np.ndarray]]:
+def _representative_batches(
+    dataset: _Batches, specs: Sequence[tf.TensorSpec]
+) -> list[list[np.ndarray]]:
     """The batches of a representative dataset, checked against the inputs."""
     batches = [
         _as_list(b, specs) for b in (dataset() if callable(dataset) else dataset)
@@ -144,29 +153,35 @@ def _representative_batches(dataset, specs) -> list[list[np.ndarray]]:
     return batches
 
 
-def _convert(model, layout, quantization, batches, original) -> bytes:
-    """The content of a TFLite file, by way of a temporary folder."""
+def _convert(
+    model: Any,
+    layout: str,
+    quantization: str | None,
+    batches: list[list[np.ndarray]],
+    original: Any,
+) -> bytes:
+    """The content of a TFLite file, made in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             converter = _converter(model, original, folder)
             return _converted(converter, layout, quantization, batches, original)
         except Exception as error:
-            # What the converter says of a file that was cut off is of no help.
+            # The message of the converter about a truncated file does not help.
             free = shutil.disk_usage(folder).free
             if not isinstance(error, OSError) and free > _LEAST_FREE_BYTES:
                 raise
             raise OSError(
                 "The TFLite file was not written: the converter's temporary folder in "
-                f"{tempfile.gettempdir()!r} has {free:,} bytes free, too few, or its "
-                "files may not be so large. Free some, or set TMPDIR to a folder with "
-                f"more. The cause: {error}"
+                f"{tempfile.gettempdir()!r} has only {free:,} bytes free, or does not "
+                "allow files of this size. Free some space, or set TMPDIR to a folder "
+                f"with more. The cause: {error}"
             ) from error
 
 
-def _converter(model, original, folder: str):
-    # The converter takes no model of Keras 3, gives the inputs of a subclassed one the
-    # dtype they were cast to, and of a SavedModel it leaves the variables of Keras 3
-    # variables: they are made constants before.
+def _converter(model: Any, original: Any, folder: str) -> Any:
+    # The converter takes no Keras 3 model, and gives the inputs of a subclassed model
+    # the dtype that they were cast to. From a SavedModel it does not make the variables
+    # of Keras 3 constant, so that is done here.
     specs = input_specs(original)
     with unrolled(model):
         frozen = convert_variables_to_constants_v2(
@@ -175,17 +190,23 @@ def _converter(model, original, folder: str):
     module = tf.Module()
 
     @tf.function(input_signature=signature_of(specs))
-    def serve(*inputs):
+    def serve(*inputs: Any) -> dict[str, tf.Tensor]:
         outputs = frozen(*inputs)
         return dict(zip(_output_names(original, len(outputs)), outputs, strict=True))
 
-    # Only training needs the gradients, which may read what is not in the graph.
+    # Only training needs custom gradients, and they may read tensors of another graph.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     save(module, folder, serve, options)
     return tf.lite.TFLiteConverter.from_saved_model(folder)
 
 
-def _converted(converter, layout, quantization, batches, original) -> bytes:
+def _converted(
+    converter: Any,
+    layout: str,
+    quantization: str | None,
+    batches: list[list[np.ndarray]],
+    original: Any,
+) -> bytes:
     if layout == "sparse":
         converter.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
     elif quantization is not None:
@@ -193,7 +214,7 @@ def _converted(converter, layout, quantization, batches, original) -> bytes:
     if quantization == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if quantization == "int8":
-        # By their names: the file lists its inputs in an order of its own.
+        # By name, since the file lists its inputs in its own order.
         names = input_names(input_specs(original))
         converter.representative_dataset = lambda: (
             {name: row[None] for name, row in zip(names, rows, strict=True)}
@@ -203,15 +224,15 @@ def _converted(converter, layout, quantization, batches, original) -> bytes:
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     try:
         with warnings.catch_warnings():
-            # Every file says so of its float inputs.
+            # The converter warns so for every file with float inputs.
             warnings.filterwarnings("ignore", message="Statistics for quantized")
             return converter.convert()
     except Exception as error:
         raise ValueError(_why_not_converted(original, str(error))) from error
 
 
-# How the converter names an operation that it has no operator for: in the line of an
-# error, with the scopes that it stands in, the innermost first.
+# The line of an error that names an operation without an operator in TFLite, with its
+# scopes, the innermost first.
 _ERROR_LINE = re.compile(
     r"error: (?:loc\((.*)\): )?(?:failed to legalize operation )?"
     r"'(?:tf|tfl)\.(\w+)'(?: op)? (.*)"
@@ -223,14 +244,14 @@ _ABOUT_LOOPS = (
 )
 
 
-def _why_not_converted(model, error: str) -> str:
-    """What the converter refuses in a model: operators and layers, from its error."""
+def _why_not_converted(model: Any, error: str) -> str:
+    """A message with the operators and layers that the error of the converter names."""
     names = {layer.name for layer in sublayers(model) if layer is not model}
     operators: set[str] = set()
     layers: set[str] = set()
     for location, operator, reason in _ERROR_LINE.findall(error):
         scopes = _SCOPE.findall(location)
-        # An operator of TFLite itself that refuses what it is given.
+        # TFLite has the operator, but the operator refuses its operands.
         is_given = "operand" in reason or "result" in reason
         operators.add(f"{operator} ({reason})" if is_given else operator)
         held = [named_in_scope(scope, names) for _, scope in scopes]
@@ -240,19 +261,26 @@ def _why_not_converted(model, error: str) -> str:
     return (
         f"Model {model.name!r} cannot be written as TFLite{of_layers}: there is no "
         f"built-in operator for {', '.join(sorted(operators)) or 'a part of it'}. "
-        f"Replace what needs it, {remedy}or use `sa.export_saved_model`. The "
-        "converter's error is above."
+        f"Replace the part that needs it, {remedy}or use `sa.export_saved_model`. The "
+        "error of the converter is above."
     )
 
 
-def _check(file: bytes, names, batch, expected, tolerance, what: str):
-    """Runs a file and compares every output with what Keras gave.
+def _check(
+    file: bytes,
+    names: tuple[list[str], list[str]],
+    batch: list[np.ndarray],
+    expected: list[np.ndarray],
+    tolerance: float,
+    what: str,
+) -> dict[str, float]:
+    """Runs a file and compares every output with that of Keras.
 
     Returns:
       The largest difference by kind of interpreter.
 
     Raises:
-      RuntimeError: with the largest difference, if they disagree.
+      RuntimeError: if they disagree. It gives the largest difference.
     """
     differences = {}
     for kind, resolver in litert.RESOLVERS.items():
@@ -273,7 +301,7 @@ def _check(file: bytes, names, batch, expected, tolerance, what: str):
     return differences
 
 
-def _output_names(model, number: int) -> list[str]:
+def _output_names(model: Any, number: int) -> list[str]:
     """Names of the outputs in the signature."""
     if not is_keras3(model) and model.inputs:
         return model.output_names
@@ -281,52 +309,53 @@ def _output_names(model, number: int) -> list[str]:
 
 
 def export_tflite(
-    model,
-    path,
+    model: Any,
+    path: Path,
     layout: str = "packed",
     quantization: str | None = None,
-    representative_dataset=None,
-    block_size=None,
+    representative_dataset: _Batches | None = None,
+    block_size: Sequence[int | None] | None = None,
     batch_size: int = 64,
     choose: str = "model",
     tolerance: float | None = None,
-    print_fn=logger.info,
+    print_fn: Callable[[str], object] = logger.info,
 ) -> TFLiteReport:
     """Writes a TFLite file of built-in operators, and checks it with LiteRT.
 
     The file takes any batch size, has a signature, and carries the report of its blocks
-    as metadata ("tf_seqattn.blocks", JSON). Before it is written it is run, with the
+    as metadata ("tf_seqattn.blocks", JSON). Before it is written, it is run with the
     default delegate and without any, and compared with Keras. A model of mixed
-    precision is written, and compared, in float32, which its weights are in. A
-    subclassed model is packed in place (see `sa.pack`), its packed layers in float32.
+    precision is written and compared in float32, the precision of its weights. A
+    subclassed model is packed in place (see `sa.pack`), and its packed layers are
+    float32.
 
     Args:
-      model: a stripped (or pruned, which is then stripped) model.
+      model: a built model. If it is still pruned, it is stripped first.
       path: the file to write.
       layout: "packed" computes on the kept blocks only (`sa.pack`); "sparse" stores
         zeros in TFLite's own encoding; "dense" is the model as it is.
       quantization: None (float32), "float16" weights, "dynamic" (int8 weights) or
         "int8" (weights and activations).
-      representative_dataset: batches of inputs, or a function that returns them:
-        arrays `(batch, ...)`, one for each input. Gives "int8" its ranges, and the
-        check its rows, which are random otherwise.
+      representative_dataset: batches of inputs, or a function that returns them. A
+        batch has one array `(batch, ...)` for each input. "int8" takes its ranges from
+        them, and the check its rows, which are random otherwise.
       block_size: as in `sa.pack`.
       batch_size: as in `sa.pack`.
       choose: as in `sa.pack`.
-      tolerance: largest difference allowed, of each output relative to its largest (of
-        integers and truth values, the share that may differ); by default
-        1e-4 in float32, 1e-2 in float16 and 0.1 in 8 bits.
+      tolerance: largest difference allowed in an output, relative to its largest value.
+        For integers and booleans, it is the share of values that may differ. By default
+        it is 1e-4 in float32, 1e-2 in float16 and 0.1 in 8 bits.
       print_fn: called with each line of the report.
 
     Returns:
       A `TFLiteReport`.
 
     Raises:
-      ValueError: for an argument out of range, a path that cannot be written, a
-        representative dataset that does not fit, an operator TFLite lacks, a
-        combination known to give wrong results, or a model that gives NaN.
-      OSError: if the disk is full, that of `path` or of the temporary folder.
-      RuntimeError: if the file disagrees with Keras. Nothing is written then.
+      ValueError: if an argument is out of range, `path` cannot be written, the
+        representative dataset does not fit, TFLite lacks an operator, the combination
+        is known to give wrong results, or the model gives NaN.
+      OSError: if the disk of `path` or of the temporary folder is full.
+      RuntimeError: if the file disagrees with Keras. Then nothing is written.
 
     Example:
 
@@ -358,7 +387,7 @@ def export_tflite(
         print_plans(report.plans, print_fn)
         if quantization is not None:
             print_fn(
-                "Packed or dense was decided for float32, not for "
+                "The choice between packed and dense was made for float32, not for "
                 f"quantization={quantization!r}."
             )
     print_fn(
@@ -369,14 +398,20 @@ def export_tflite(
 
 
 def _checked_file(
-    model, path, layout, quantization, representative_dataset, packing, tolerance
+    model: Any,
+    path: str,
+    layout: str,
+    quantization: str | None,
+    representative_dataset: _Batches | None,
+    packing: tuple[Any, ...],
+    tolerance: float,
 ) -> tuple[bytes, TFLiteReport]:
     """The content of a TFLite file that agrees with a float32 model, and its report."""
     specs = input_specs(model)
-    batches = None
+    batches: list[list[np.ndarray]] = []
     if representative_dataset is not None:
         batches = _representative_batches(representative_dataset, specs)
-    # A subclassed model is packed in place: what it gave is asked for before.
+    # A subclassed model is packed in place, so its outputs are computed first.
     rows = [v[:CHECKED_SAMPLES] for v in batches[0]] if batches else None
     batch, expected = rows_and_outputs(model, specs, rows)
     plans: list[LayerPlan] = []

@@ -1,6 +1,7 @@
-"""Pruned kernels of layers whose class cannot be packed: they are told, and stay."""
+"""Plans for pruned kernels of layers that cannot be packed: they stay dense."""
 
 import contextlib
+from typing import Any
 
 from tf_seqattn.inference.layer_plan import LayerPlan
 from tf_seqattn.keras_api import (
@@ -12,17 +13,18 @@ from tf_seqattn.kernels.layer_kernels import find_kernels, is_supported
 from tf_seqattn.kernels.zero_blocks import find_block_size
 
 
-def unpacked_plans(layer) -> list[LayerPlan]:
+def unpacked_plans(layer: Any) -> list[LayerPlan]:
     """Plans for the kernels with blocks of zeros of a layer that cannot be packed.
 
     Args:
       layer: of a class that `sa.pack` does not pack, such as LSTM, Conv2DTranspose or
-        Embedding, or a custom layer with `get_prunable_weights()`. What a custom layer
-        holds in layers below it is left out: these are packed, or told, themselves.
+        Embedding, or a custom layer with `get_prunable_weights()`. Kernels of layers
+        inside a custom layer are left out, because these layers have plans of their
+        own.
 
     Returns:
-      A `LayerPlan` for each, its layout "dense", with the class as the reason. Empty
-      where no kernel has blocks of zeros.
+      A `LayerPlan` for each kernel, with the layout "dense" and the class as the
+      reason. Empty if no kernel has blocks of zeros.
 
     Example:
 
@@ -34,7 +36,7 @@ def unpacked_plans(layer) -> list[LayerPlan]:
     """
     found = []
     if layer.built and is_supported(layer):
-        # Raised where a layer computes with something else than its kernel, or holds
+        # It is raised if a layer computes with something else than its kernel, or holds
         # a cell of an unknown class.
         with contextlib.suppress(ValueError):
             found = find_kernels(layer)

@@ -1,8 +1,8 @@
-"""Recurrent layers step by step, for runtimes without lists of tensors.
+"""Unrolls recurrent layers, for runtimes without lists of tensors.
 
-TFLite's built-in operators have no list of tensors of unknown size, which a loop over
-the steps fills where the batch size is open. Unrolled, the loop is as many copies of
-one step, and its weights are stored once.
+A loop over the steps fills a list of tensors whose size is unknown if the batch size
+is. TFLite's built-in operators have no such list. Unrolled, the loop is one copy of the
+step for each step, and the weights are stored once.
 """
 
 import contextlib
@@ -18,11 +18,17 @@ from tf_seqattn.keras_api import (
 )
 
 
-def _unrolled_loop(rnn: Callable[..., Any], step_function, inputs, *args, **kwargs):
-    """What Keras's `rnn` computes, by copies of one step.
+def _unrolled_loop(
+    rnn: Callable[..., Any],
+    step_function: Callable[..., Any],
+    inputs: Any,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """Computes what Keras's `rnn` does, with one copy of the step for each step.
 
-    Unrolled, both versions of Keras go backwards through the inputs and apply the mask
-    forwards: here both are reversed before.
+    When it unrolls, Keras goes backwards through the inputs but applies the mask
+    forwards. So both are reversed first here.
     """
     axis = 0 if kwargs.get("time_major") else 1
     if kwargs.pop("go_backwards", False):
@@ -34,14 +40,14 @@ def _unrolled_loop(rnn: Callable[..., Any], step_function, inputs, *args, **kwar
 
 @contextlib.contextmanager
 def unrolled(model: Any) -> Iterator[None]:
-    """Within it, the recurrent layers of a model are unrolled when it is traced.
+    """A context in which tracing a model unrolls its recurrent layers.
 
     Args:
-      model: any Keras model or layer. It is left as it was.
+      model: any Keras model or layer. It does not change.
 
     Raises:
-      ValueError: where a recurrent layer is called with an unknown number of steps. The
-        error names it.
+      ValueError: if a recurrent layer is called with an unknown number of steps. The
+        error names the layer.
 
     Example:
 
@@ -55,7 +61,13 @@ def unrolled(model: Any) -> Iterator[None]:
     names = {layer.name for layer in sublayers(model)}
     unknown: list[str] = []
 
-    def loop(rnn, step_function, inputs, *args, **kwargs):
+    def loop(
+        rnn: Callable[..., Any],
+        step_function: Callable[..., Any],
+        inputs: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         axis = 0 if kwargs.get("time_major") else 1
         if tf.nest.flatten(inputs)[0].shape[axis] is None:
             scope = tf.get_current_name_scope()
@@ -67,7 +79,7 @@ def unrolled(model: Any) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            # Keras adds long lists of arguments to the messages of errors in layers.
+            # A new error, since Keras adds long lists of arguments to errors in layers.
             if not unknown:
                 raise
             raise ValueError(

@@ -1,12 +1,14 @@
-"""What there is to tell of each kernel of a model."""
+"""Collects the facts about each kernel of a model for the report."""
 
 import contextlib
 import dataclasses
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tf_seqattn.keras_api import stored, sublayers
-from tf_seqattn.kernels.blocks import to_matrix
+from tf_seqattn.kernels.blocks import BlockGrid, to_matrix
 from tf_seqattn.kernels.layer_kernels import find_kernels, is_supported
 from tf_seqattn.kernels.zero_blocks import block_support, find_block_size
 from tf_seqattn.sparsity.wrapper import PrunableLayer
@@ -17,11 +19,11 @@ class KernelFacts:
     """A kernel, read as a matrix of inputs by outputs.
 
     Attributes:
-      name: layer and kernel.
-      matrix: float32 `(inputs, outputs)`: what the layer computes with, zeros where it
-        is pruned.
-      block_size: (rows, columns) of a block, or None where there are no blocks.
-      attention: float32 `(block rows, block columns)` where it is being trained.
+      name: names of the layer and the kernel.
+      matrix: float32 `(inputs, outputs)`, the kernel that the layer computes with. It
+        is zero where it is pruned.
+      block_size: (rows, columns) of a block, or None if there are no blocks.
+      attention: float32 `(block rows, block columns)` while it is trained, or None.
     """
 
     name: str
@@ -31,7 +33,7 @@ class KernelFacts:
 
     @property
     def support(self) -> np.ndarray:
-        """Blocks that are kept, bool `(block rows, block columns)`; one without."""
+        """The blocks kept, bool `(block rows, block columns)`; one block if None."""
         if self.block_size is None:
             return np.ones((1, 1), bool)
         return block_support(self.matrix, self.block_size)
@@ -42,7 +44,7 @@ class KernelFacts:
         return float(np.mean(self.matrix == 0))
 
 
-def _matrix(kernel, grid) -> np.ndarray:
+def _matrix(kernel: tf.Tensor, grid: BlockGrid) -> np.ndarray:
     return np.asarray(to_matrix(kernel, grid), np.float32)
 
 
@@ -64,21 +66,21 @@ def _pruned_facts(wrapper: PrunableLayer) -> list[KernelFacts]:
     return facts
 
 
-def kernels_of(model) -> list[KernelFacts]:
+def kernels_of(model: Any) -> list[KernelFacts]:
     """Returns the facts of every kernel of a model, pruned or not, each once.
 
     Args:
-      model: a built model, pruned, stripped, or pruned by another tool: the blocks of
+      model: a built model: pruned, stripped, or pruned by another tool. The blocks of
         plain kernels are found in their zeros.
     """
     facts: list[KernelFacts] = []
-    told: set[int] = set()
+    seen: set[int] = set()
     for layer in sublayers(model):
-        if id(layer) in told:
+        if id(layer) in seen:
             continue
         if isinstance(layer, PrunableLayer):
             facts += _pruned_facts(layer)
-            told |= {id(inner) for inner in sublayers(layer)}
+            seen |= {id(inner) for inner in sublayers(layer)}
         elif layer.built and is_supported(layer):
             found = []
             with contextlib.suppress(ValueError):
@@ -88,5 +90,5 @@ def kernels_of(model) -> list[KernelFacts]:
                 name = f"{layer.name}/{kernel.name}"
                 facts.append(KernelFacts(name, matrix, find_block_size(matrix)))
             if found:
-                told |= {id(inner) for inner in sublayers(layer)}
+                seen |= {id(inner) for inner in sublayers(layer)}
     return facts

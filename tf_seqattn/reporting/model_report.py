@@ -3,6 +3,7 @@
 import datetime
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +18,11 @@ from tf_seqattn.sparsity.wrapper import pruned_layers
 
 _EXPLANATION = (
     "Each kernel of this model is read as a matrix, inputs by outputs, and cut into "
-    "blocks. Training found out which blocks matter and removed the rest as a whole: a "
-    "block that is removed is neither stored nor computed when the model is packed or "
-    "exported. In the pictures a coloured square is a block that is kept, the darker "
-    "the larger its weights; grey ones are gone. A row of grey is a group of inputs "
-    "that nothing reads, a column of grey a group of outputs that is always zero."
+    "blocks. Training found out which blocks matter and removed the others as a whole. "
+    "A packed or exported model neither stores nor computes removed blocks. In the "
+    "pictures a coloured square is a block that is kept, and it is darker if its "
+    "weights are larger. Grey blocks were removed. Nothing reads the inputs of a grey "
+    "row, and the outputs of a grey column do not depend on the inputs."
 )
 
 
@@ -69,8 +70,8 @@ def _table(facts: list[KernelFacts], reasons: dict[str, str]) -> str:
     return page.table(titles, rows)
 
 
-def _training(model) -> list[str]:
-    """How far the training is, where the model is still pruned."""
+def _training(model: Any) -> list[str]:
+    """The progress of the training, if the model is still pruned."""
     wrappers = pruned_layers(model)
     if not wrappers:
         return []
@@ -84,15 +85,15 @@ def _training(model) -> list[str]:
     parts.insert(
         1,
         page.paragraph(
-            f"{step:,} training steps were begun{phase}. In dense phases all blocks "
-            "are active; in sparsification phases those of least importance go one "
-            "after another; in sparse phases the mask stands still."
+            f"{step:,} training steps have begun{phase}. In dense phases all blocks "
+            "are active. In sparsification phases the least important blocks go, a few "
+            "at a time. In sparse phases the mask stays."
         ),
     )
     return parts
 
 
-def _note(title: str, note) -> list[str]:
+def _note(title: str, note: str | pathlib.Path) -> list[str]:
     parts = [page.heading(title)]
     if isinstance(note, pathlib.Path):
         parts.append(page.image(pictures.embedded_png(note.read_bytes()), title))
@@ -102,31 +103,31 @@ def _note(title: str, note) -> list[str]:
 
 
 def report(
-    model,
+    model: Any,
     path: pathlib.Path | str,
     title: str | None = None,
     notes: Mapping[str, str | pathlib.Path] | None = None,
 ) -> pathlib.Path:
-    """Writes one HTML page about a pruned model, which needs no other file.
+    """Writes one HTML page about a pruned model. The page needs no other file.
 
     It says how many weights are left, shows the blocks of every kernel with zeros, and
-    says of the others why they are dense; of a model that is still being pruned also
-    the schedule and the attention. The model is only read.
+    says why the other kernels are dense. For a model that is still being pruned, it
+    also shows the schedule and the attention. The model does not change.
 
     Args:
       model: a built model: pruned, stripped, or with zeros made by another tool.
-      path: of the page, overwritten if it is there.
-      title: of the page; the model's name by default.
-      notes: further sections by their titles: a text, or the `pathlib.Path` of a PNG
-        picture that is copied into the page.
+      path: path of the page. An existing file is overwritten.
+      title: title of the page; by default the name of the model.
+      notes: more sections by their titles. A section is a text, or the `pathlib.Path`
+        of a PNG picture, which is copied into the page.
 
     Returns:
       The path.
 
     Raises:
-      ValueError: for anything that is not a model or a layer.
+      ValueError: if `model` is not a model or a layer.
       FileNotFoundError: if the folder of `path`, or a picture, does not exist.
-      ImportError: without matplotlib.
+      ImportError: if matplotlib is not installed.
 
     Example:
 

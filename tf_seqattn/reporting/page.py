@@ -42,15 +42,15 @@ def heading(text: str, level: int = 2) -> str:
 
 
 def image(source: str, description: str) -> str:
-    """Returns a picture; `source` from `pictures.embedded`."""
+    """Returns a picture; `source` is from `pictures.embedded`."""
     return f'<p><img src="{source}" alt="{escape(description, quote=True)}"></p>'
 
 
 def figures(pairs: Sequence[tuple[str, str]]) -> str:
-    """Returns large figures, each with what it is of.
+    """Returns large figures, each with its explanation.
 
     Args:
-      pairs: of a figure and a text.
+      pairs: pairs of a figure and a text.
     """
     boxes = "".join(
         f"<div><b>{escape(figure)}</b>{escape(text)}</div>" for figure, text in pairs
@@ -80,7 +80,7 @@ def page(title: str, parts: Sequence[str]) -> str:
     """Returns the whole page.
 
     Args:
-      title: of the page.
+      title: title of the page.
       parts: HTML, from the functions above.
 
     Example:

@@ -1,7 +1,8 @@
-"""Pictures of a report, as PNG inside of HTML."""
+"""Pictures of a report, as PNG inside HTML."""
 
 import base64
 import io
+from typing import Any
 
 import numpy as np
 
@@ -10,13 +11,13 @@ from tf_seqattn.reporting.kernel_blocks import KernelFacts
 _DROPPED, _KEPT = "#eef0f3", "#1f6fb2"
 
 
-def _figure(width: float, height: float):
+def _figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def embedded(figure) -> str:
+def embedded(figure: Any) -> str:
     """Returns a matplotlib figure as the source of an `<img>`."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110)
@@ -38,9 +39,9 @@ def block_norms(facts: KernelFacts) -> np.ndarray:
 
 
 def kernel_picture(facts: KernelFacts) -> str:
-    """Draws the blocks of a kernel: the norm of those kept, and how many a column has.
+    """Draws the norms of the kept blocks of a kernel, and how many a column keeps.
 
-    Where attention is trained, its histogram as well, kept and dropped apart.
+    While attention is trained, it also draws the histogram of kept and dropped blocks.
     """
     from matplotlib.colors import LinearSegmentedColormap
 
