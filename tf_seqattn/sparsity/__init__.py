@@ -15,6 +15,7 @@ from tf_seqattn.sparsity.importance import (
     PowerPropagation,
     SoftmaxAttention,
 )
+from tf_seqattn.sparsity.layer_sensitivity import Sensitivity, sensitivity
 from tf_seqattn.sparsity.layer_summary import summary
 from tf_seqattn.sparsity.policies import MinimumBlocks, PruningPolicy
 from tf_seqattn.sparsity.pruning import prune, prune_scope
@@ -27,7 +28,6 @@ from tf_seqattn.sparsity.schedules import (
     PruningSchedule,
     SequentialAttentionSchedule,
 )
-from tf_seqattn.sparsity.sensitivity import Sensitivity, sensitivity
 from tf_seqattn.sparsity.stripping import strip_pruning
 from tf_seqattn.sparsity.tensorboard import PruningSummaries
 from tf_seqattn.sparsity.wrapper import PrunableLayer, pruned_layers
