@@ -1,5 +1,6 @@
 """Writes TFLite files, and checks them before they are trusted."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -7,7 +8,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -161,7 +162,7 @@ def _convert(
     original: Any,
 ) -> bytes:
     """The content of a TFLite file, made in a temporary folder."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _without_notes_on_gradients():
         try:
             converter = _converter(model, original, folder)
             return _converted(converter, layout, quantization, batches, original)
@@ -176,6 +177,21 @@ def _convert(
                 "allow files of this size. Free some space, or set TMPDIR to a folder "
                 f"with more. The cause: {error}"
             ) from error
+
+
+def _names_no_gradient(record: logging.LogRecord) -> bool:
+    return "custom gradients" not in record.getMessage()
+
+
+@contextlib.contextmanager
+def _without_notes_on_gradients() -> Iterator[None]:
+    """Within it, TensorFlow does not warn that a file without gradients has none."""
+    absl_logger = logging.getLogger("absl")
+    absl_logger.addFilter(_names_no_gradient)
+    try:
+        yield
+    finally:
+        absl_logger.removeFilter(_names_no_gradient)
 
 
 def _converter(model: Any, original: Any, folder: str) -> Any:
