@@ -11,7 +11,7 @@ import tf_seqattn as sa
 
 # Every test runs on Keras 2 and on Keras 3.
 pytestmark = pytest.mark.usefixtures("keras")
-SCHEDULE = sa.SequentialAttentionSchedule(0.5, end_step=100)
+SCHEDULE = sa.SequentialAttentionSchedule(0.5, end_step=100, cycles=2)
 X = np.ones((32, 16), "float32")
 
 
