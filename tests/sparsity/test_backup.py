@@ -112,5 +112,5 @@ def test_no_whole_backup_is_an_error(tmp_path, keras):
     train(tmp_path, kill_at=2)
     for backup in tmp_path.iterdir():
         truncate(backup)
-    with pytest.raises(ValueError, match="No backup.*Delete the folder to begin"):
+    with pytest.raises(ValueError, match="No backup.*Delete the folder to start"):
         train(tmp_path)
