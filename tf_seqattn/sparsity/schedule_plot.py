@@ -1,16 +1,28 @@
 """Pictures of schedules and masks."""
 
-from typing import Any
+import enum
+from typing import Any, Protocol
 
 import numpy as np
-
-from tf_seqattn.sparsity.schedules import PruningSchedule
 
 # Colour-blind safe (Okabe and Ito), pale enough to shade a background.
 PHASE_COLOURS = {0: "#56B4E9", 1: "#E69F00", 2: "#009E73"}
 
 
-def _last_change(schedule: PruningSchedule) -> int:
+class DrawnSchedule(Protocol):
+    """What a drawing needs to know of a schedule of tf_seqattn."""
+
+    def sparsity(self, step: int) -> float:
+        """Returns the share of blocks removed at `step`."""
+
+    def phase(self, step: int) -> enum.IntEnum:
+        """Returns the phase of `step`."""
+
+    def next_phase_change(self, step: int) -> float:
+        """Returns the first step after `step` of another phase, or infinity."""
+
+
+def _last_change(schedule: DrawnSchedule) -> int:
     step, last = 0, 0
     while (change := schedule.next_phase_change(step)) != float("inf"):
         step = last = int(change)
@@ -18,7 +30,7 @@ def _last_change(schedule: PruningSchedule) -> int:
 
 
 def plot_schedule(
-    schedule: PruningSchedule, axes: Any = None, steps: int | None = None
+    schedule: DrawnSchedule, axes: Any = None, steps: int | None = None
 ) -> Any:
     """Draws sparsity against training step, phases shaded (the paper's figure 2).
 
@@ -67,7 +79,7 @@ def plot_schedule(
     return axes
 
 
-def schedule_figure(schedule: PruningSchedule, step: int) -> Any:
+def schedule_figure(schedule: DrawnSchedule, step: int) -> Any:
     """Draws a schedule and where the training stands, away from the screen.
 
     Args:
@@ -89,7 +101,7 @@ def schedule_figure(schedule: PruningSchedule, step: int) -> Any:
     return figure
 
 
-def schedule_picture(schedule: PruningSchedule, step: int) -> np.ndarray:
+def schedule_picture(schedule: DrawnSchedule, step: int) -> np.ndarray:
     """`schedule_figure` for TensorBoard: uint8 array (1, height, width, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
