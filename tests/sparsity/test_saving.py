@@ -12,7 +12,11 @@ import tf_seqattn as sa
 from tf_seqattn.keras_api import Callback
 
 # Every test runs on Keras 2 and on Keras 3.
-pytestmark = pytest.mark.usefixtures("keras")
+# Most trainings here stop in the middle of the schedule.
+pytestmark = [
+    pytest.mark.usefixtures("keras"),
+    pytest.mark.filterwarnings("ignore::tf_seqattn.PruningWarning"),
+]
 SCHEDULE = sa.SequentialAttentionSchedule(0.75, 40, cycles=2)
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(160, 8)).astype("float32")

@@ -13,9 +13,6 @@ from tf_seqattn.sparsity.schedules import update_at
 
 SCHEDULES = [
     sa.SequentialAttentionSchedule.imagenet(0.9, end_step=1000),
-    sa.SequentialAttentionSchedule(0.9, end_step=1000),
-    sa.SequentialAttentionSchedule(0.9, 1000, begin_step=100, frequency=7),
-    sa.SequentialAttentionSchedule.criteo(0.9, end_step=1000),
     sa.SequentialAttentionSchedule(
         0.8, 700, begin_step=100, cycles=10, dense_fraction=0.2,
         finetune_fraction=0.2, exponent=2.0, frequency=3,
@@ -25,6 +22,9 @@ SCHEDULES = [
     sa.ACDCSchedule(0.7, 333, begin_step=20, cycles=4),
     sa.OneShotSchedule(0.9, prune_step=30),
     sa.OneShotSchedule(0.9, prune_step=0),
+    sa.SequentialAttentionSchedule(0.9, end_step=1000),
+    sa.SequentialAttentionSchedule(0.9, 1000, begin_step=100, frequency=7),
+    sa.SequentialAttentionSchedule.criteo(0.9, end_step=1000),
     sa.GradualSchedule(0.9, end_step=700),
     sa.GradualSchedule(0.8, 500, begin_step=100, power=1, frequency=7),
     sa.GradualSchedule(0.8, 500, exponent=4.0),
@@ -161,7 +161,7 @@ def test_bad_one_shot_arguments():
 
 
 def test_too_few_steps_warn_and_still_reach_the_target(caplog):
-    schedule = sa.SequentialAttentionSchedule(0.9, end_step=12)
+    schedule = sa.SequentialAttentionSchedule.imagenet(0.9, end_step=12)
     assert schedule.sparsity(12) == 0.9
     assert "too few steps" in caplog.text
 

@@ -304,12 +304,13 @@ class UpdatePruningStep(Callback):
 
     def _check_optimizers_step(self) -> None:
         """Warns once if steps were counted but an optimizer has taken none."""
-        idle = [o for o in self._optimizers if not o.has_moved()]
-        if idle and self._steps_since_check and not self._warned_of_idle:
+        steps = self._steps_since_check
+        idle = [o for o in self._optimizers if o.is_idle(steps)]
+        if idle and not self._warned_of_idle:
             self._warned_of_idle = True
             names = ", ".join(type(o.optimizer).__name__ for o in idle)
             warn(
-                f"A phase begins after {self._steps_since_check} training steps, but "
+                f"A phase begins after {steps} training steps, but "
                 f"the optimizer that is reset there ({names}) has taken none of them. "
                 "If the training step uses another optimizer, pass it: "
                 "sa.UpdatePruningStep(optimizer=...), or a list of several."
@@ -472,9 +473,15 @@ class _Optimizer:
             return 0
         return optimizer_reset.steps_taken(self.optimizer)
 
-    def has_moved(self) -> bool:
-        """Whether it has taken a step since training began or it was reset."""
-        return self.steps_taken() != self._steps_at_first
+    def is_idle(self, steps: int) -> bool:
+        """Whether it ought to have taken one of so many steps, and has taken none.
+
+        The steps are those since training began or since it was reset. Loss scaling
+        skips steps until its scale is small enough.
+        """
+        scales_loss = hasattr(self.optimizer, "inner_optimizer")
+        patience = _SKIPPED_BY_LOSS_SCALING if scales_loss else 0
+        return steps > patience and self.steps_taken() == self._steps_at_first
 
     def reset(self, variables: Sequence[Variable]) -> None:
         """Resets it, once it has slots: see `optimizer_reset`."""
