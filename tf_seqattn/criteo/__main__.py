@@ -30,7 +30,7 @@ from tf_seqattn.criteo.log.synthetic import (
 from tf_seqattn.criteo.models import deploy
 from tf_seqattn.criteo.models.click_model import FIRST_HIDDEN
 from tf_seqattn.criteo.models.experiment import (
-    TITLES,
+    ARMS,
     Arm,
     Trained,
     Training,
@@ -276,7 +276,7 @@ def main(arguments: list[str] | None = None) -> list[report.Row]:
     save_models(networks, output)
     facts, compared = compare_files(networks, validation_rows, output)
 
-    title = f"{TITLES['seqattn']}, {options.sparsity:.0%} of blocks removed"
+    title = f"{ARMS['seqattn'].title}, {options.sparsity:.0%} of blocks removed"
     rows = [
         *reference_rows(validation_rows, source, len(training_rows)),
         _model_row("dense", trained["dense"], facts["dense"]),

@@ -39,13 +39,13 @@ from tf_seqattn.criteo.log.in_memory import load_clicks
 from tf_seqattn.criteo.log.manifest import Manifest
 from tf_seqattn.criteo.log.synthetic import ClickSource, make_synthetic
 from tf_seqattn.criteo.models.experiment import (
-    ALGORITHMS,
-    CONTROLS,
+    ARMS,
     Arm,
     Training,
     train_arm,
 )
 from tf_seqattn.experiments.progress import progress_bar
+from tf_seqattn.files import write_json
 
 # TensorFlow and a training of this network, without the rows.
 _PROCESS_BYTES = 1.5e9
@@ -70,8 +70,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add("--results", type=pathlib.Path, help="folder for the table (--output)")
     add("--name", default="criteo_grid", help="of the files of the table")
-    every = [*ALGORITHMS, *CONTROLS]
-    add("--algorithms", nargs="+", default=every, choices=every, metavar="NAME")
+    add(
+        "--algorithms",
+        nargs="+",
+        default=list(ARMS),
+        choices=ARMS,
+        metavar="NAME",
+        help="what to compare",
+    )
     add("--sparsities", nargs="+", type=float, default=[0.9, 0.95, 0.97, 0.98, 0.99])
     add("--block-sizes", nargs="+", type=int, default=[5, 10, 20])
     add("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -212,10 +218,7 @@ def run_cell(arm: Arm, options: argparse.Namespace, folder: pathlib.Path) -> str
     }
     path = cell_file(arm, options)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Renamed when complete, so that a cell is there as a whole or not at all.
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(result) + "\n")
-    partial.rename(path)
+    write_json(path, result)
     return (
         f"{arm.algorithm} {arm.sparsity:g}, blocks of {arm.block_size}, seed "
         f"{arm.seed}: {result['log_loss']:.4f} in {result['seconds']:.0f} s"

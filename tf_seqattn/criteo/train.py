@@ -32,7 +32,6 @@ from tf_seqattn.criteo.models.click_model import (
     prune_first_layer,
 )
 from tf_seqattn.criteo.models.experiment import (
-    ALGORITHMS,
     importance,
     log_loss_of_logits,
     pruning_schedule,
@@ -51,6 +50,7 @@ from tf_seqattn.criteo.models.training import (
     fit,
     fit_with_parameter_servers,
 )
+from tf_seqattn.experiments.algorithms import ALGORITHMS
 from tf_seqattn.experiments.progress import progress_bar
 from tf_seqattn.experiments.resuming import unfinished_training
 from tf_seqattn.experiments.strategies import STRATEGIES, make_strategy, serve_cluster

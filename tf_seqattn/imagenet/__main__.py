@@ -17,11 +17,12 @@ import sys
 import tf_keras as keras
 
 import tf_seqattn as sa
+from tf_seqattn.experiments.algorithms import ALGORITHMS
 from tf_seqattn.experiments.resuming import unfinished_training
 from tf_seqattn.experiments.strategies import STRATEGIES, make_strategy
 from tf_seqattn.imagenet import report
 from tf_seqattn.imagenet.data import batches, open_split
-from tf_seqattn.imagenet.recipe import ALGORITHMS, Recipe
+from tf_seqattn.imagenet.recipe import Recipe
 from tf_seqattn.imagenet.training import train
 
 

@@ -91,7 +91,7 @@ def train(
       train_split: images to train on, at least one batch.
       validation_split: images to measure on, after each epoch.
       recipe: epochs, batches, rates and the shape of the schedule.
-      algorithm: one of `recipe.ALGORITHMS`.
+      algorithm: one of `algorithms.ALGORITHMS`.
       sparsity: share of the blocks to remove from each layer of 100 blocks or more.
       block_size: rows and columns of a block.
       size: pixels of a side of the images.
