@@ -21,8 +21,9 @@ def test_gradual_pruning_ends_before_the_mask_is_fixed():
     assert pruning_schedule("gradual", 0.8, 1000, half).end_step == 500
 
 
-def test_the_penalty_goes_to_the_logits():
-    assert ALGORITHMS["seqattn"].importance(0.25).l2 == 0.25
+def test_the_importance_of_the_paper_has_the_penalty_on_its_logits():
+    importance = ALGORITHMS["seqattn"].importance(0.25)
+    assert (importance.l2, importance.rank) == (0.25, "attention")
 
 
 def test_a_dense_model_has_no_schedule_and_no_name_is_made_up():

@@ -167,7 +167,7 @@ def _table(summary: list[dict]) -> str:
         cells = [
             f"{line['sparsity']:.0%}",
             str(blocks),
-            ARMS[line["algorithm"].title],
+            ARMS[line["algorithm"]].title,
             _with_error(line["log_loss"], line["log_loss_error"], ".4f"),
             f"{line['auc']:.4f}",
             _signed(line["behind"], "+.4f"),

@@ -82,7 +82,7 @@ ALGORITHMS = {
         "SequentialAttention++",
         _VERMILION,
         _seqattn,
-        lambda l2: sa.SoftmaxAttention(l2=l2),
+        lambda l2: sa.SoftmaxAttention.paper(l2),
     ),
 }
 
