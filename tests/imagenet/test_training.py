@@ -116,7 +116,9 @@ def test_replicas_train_one_network():
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_a_training_goes_on_where_it_was_broken_off(splits, tmp_path, monkeypatch):
+def test_a_training_that_was_broken_off_ends_where_it_would_have(
+    splits, tmp_path, monkeypatch
+):
     class Interrupt(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 2:
@@ -145,8 +147,12 @@ def test_a_training_goes_on_where_it_was_broken_off(splits, tmp_path, monkeypatc
             self, *a, callbacks=[*callbacks, Record()], **k
         ),
     )
-    model, _ = train(splits, folder=tmp_path)
+    model, result = train(splits, folder=tmp_path)
     assert epochs == [2, 3]
+    whole, expected = train(splits)
+    assert result["loss"] == expected["loss"]
+    for one, other in zip(model.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
     assert (model.layers[1].kernel.numpy() == 0).mean() > 0.85
 
 
