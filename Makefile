@@ -22,7 +22,7 @@ BUILDIFIER := $(VENV)/node/node_modules/.bin/buildifier
 BUILDIFIER_VERSION := 8.2.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo digits test test-all bench bench-criteo bench-inference \
+.PHONY: help setup demo digits test test-all chaos bench bench-criteo bench-inference \
   architectures docs lint readme build-files clean
 
 help:  ## List the targets.
@@ -47,6 +47,9 @@ test: setup lint  ## Lint, then run the fast tests (including BUILD files).
 
 test-all: setup lint  ## Lint, then run every test, including slow ones.
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m "" $(PYTEST_ARGS)
+
+chaos: setup  ## Kill and starve commands at random; nothing may be lost (hours).
+	$(BIN)/python tools/chaos.py
 
 bench: setup  ## Run every benchmark, one after another.
 	@set -e; for file in benchmarks/*.py; do \

@@ -30,20 +30,16 @@ from matplotlib.figure import Figure
 
 import tf_seqattn as sa
 from tf_seqattn.digits.data import load_digits
-from tf_seqattn.imagenet.recipe import ALGORITHMS, Recipe
+from tf_seqattn.experiments.algorithms import ALGORITHMS
+from tf_seqattn.experiments.markdown_table import markdown_table
+from tf_seqattn.files import write_json, write_whole
+from tf_seqattn.imagenet.recipe import Recipe
 from tf_seqattn.imagenet.synthetic import make_images
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 SPARSITY = 0.9
 RECIPE = Recipe()
 SPARSE_SHARES = (0.15, 0.3, 0.5, 0.7)
-TITLES = {
-    "dense": "dense",
-    "magnitude": "magnitude, one shot",
-    "powerprop": "Powerpropagation",
-    "acdc": "ACDC",
-    "seqattn": "SequentialAttention++",
-}
 
 
 class Task(NamedTuple):
@@ -218,10 +214,7 @@ def run_cell(cell: Cell, folder: pathlib.Path) -> str:
     }
     path = cell.file(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The file is renamed when it is complete, so there is no partial cell.
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(result) + "\n")
-    partial.rename(path)
+    write_json(path, result)
     return f"{' '.join(map(str, cell))}: {result['accuracy']:.2%}"
 
 
@@ -294,7 +287,7 @@ def draw(summary: list[dict], path: pathlib.Path) -> None:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     panels = figure.subplots(1, len(TASKS))
     for axes, (name, task) in zip(panels, TASKS.items(), strict=True):
-        for algorithm, title in TITLES.items():
+        for algorithm, found in ALGORITHMS.items():
             few = [
                 line
                 for line in summary
@@ -304,9 +297,9 @@ def draw(summary: list[dict], path: pathlib.Path) -> None:
                 range(len(few)),
                 [100 * line["accuracy"] for line in few],
                 [100 * line["error"] for line in few],
-                label=title,
+                label=found.title,
                 marker="" if algorithm == "dense" else "o",
-                color="black" if algorithm == "dense" else None,
+                color=found.colour,
                 linewidth=2.2 if algorithm == "seqattn" else 1.2,
             )
         axes.set_xticks(
@@ -329,28 +322,26 @@ def in_errors(line: dict) -> float | None:
     return line["behind"] / line["behind_error"]
 
 
-def tuning_table(tuning: list[dict], seed: int) -> list[str]:
-    """Markdown lines: the accuracy by share of sparse steps, for the tuning seed."""
-    head = " | ".join(f"{share:.0%}" for share in SPARSE_SHARES)
-    lines = [
-        f"Accuracy of seed {seed} over all block sizes, by the share of the steps that "
-        "is spent sparse at the end; the best one was taken:",
-        "",
-        f"| task | algorithm | {head} |",
-        f"|---|---|{'---|' * len(SPARSE_SHARES)}",
-    ]
+def tuning_table(tuning: list[dict], seed: int) -> str:
+    """Markdown: what each share of sparse steps gave, of the tuning seed."""
+    rows = []
     for task in TASKS:
         for algorithm in PRUNING:
             means = mean_by_share(tuning, task, algorithm)
             best = max(means.values())
-            values = " | ".join(
+            values = [
                 f"**{100 * means[s]:.2f}**"
                 if means[s] == best
                 else f"{100 * means[s]:.2f}"
                 for s in SPARSE_SHARES
-            )
-            lines.append(f"| {task} | {TITLES[algorithm]} | {values} |")
-    return lines
+            ]
+            rows.append([task, ALGORITHMS[algorithm].title, *values])
+    titles = ["task", "algorithm", *(f"{share:.0%}" for share in SPARSE_SHARES)]
+    return (
+        f"Accuracy of seed {seed} over all block sizes, by the share of the steps that "
+        "is spent sparse at the end (at least a quarter with gradual pruning); the "
+        f"best one was taken:\n\n{markdown_table(titles, rows)}"
+    )
 
 
 def report(summary: list[dict], command: str) -> str:
@@ -383,7 +374,7 @@ def report(summary: list[dict], command: str) -> str:
             }
             pruned = {a: line["accuracy"] for a, line in few.items() if a != "dense"}
             best = max(pruned, key=pruned.get)
-            text = f"- {name}, {size} x {size}: {TITLES[best]} is first"
+            text = f"- {name}, {size} x {size}: {ALGORITHMS[best].title} is first"
             other = "seqattn"
             if best == "seqattn":
                 other = max((a for a in pruned if a != best), key=pruned.get)
@@ -391,14 +382,9 @@ def report(summary: list[dict], command: str) -> str:
             errors = in_errors(gap)
             text += f", {100 * abs(gap['behind']):.2f} points"
             text += "" if errors is None else f" ({abs(errors):.1f} s.e.)"
-            text += f" before {TITLES[other]}."
+            text += f" before {ALGORITHMS[other].title}."
             lines.append(text)
-    lines += [
-        "",
-        "| task | block | layers pruned | algorithm | sparse | accuracy | behind SA++ "
-        "| in s.e. | last tenth |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for line in summary:
         behind = errors = ""
         if "behind" in line:
@@ -406,14 +392,22 @@ def report(summary: list[dict], command: str) -> str:
             if in_errors(line) is not None:
                 errors = f"{in_errors(line):+.1f}"
         size = line["block_size"]
-        lines.append(
-            f"| {line['task']} | {size} x {size} | {line['layers']} | "
-            f"{TITLES[line['algorithm']]} | {line['sparse_share']:.0%} | "
-            f"{100 * line['accuracy']:.2f} ± "
-            f"{100 * line['error']:.2f} | {behind} | {errors} | "
-            f"{100 * line['last_tenth']:+.2f} |"
+        rows.append(
+            [
+                line["task"],
+                f"{size} x {size}",
+                line["layers"],
+                ALGORITHMS[line["algorithm"]].title,
+                f"{line['sparse_share']:.0%}",
+                f"{100 * line['accuracy']:.2f} ± {100 * line['error']:.2f}",
+                behind,
+                errors,
+                f"{100 * line['last_tenth']:+.2f}",
+            ]
         )
-    return "\n".join(lines) + "\n"
+    titles = ["task", "block", "layers pruned", "algorithm", "sparse", "accuracy"]
+    titles += ["behind SA++", "in s.e.", "last tenth"]
+    return "\n".join([*lines, "", markdown_table(titles, rows)])
 
 
 def main():
@@ -435,11 +429,11 @@ def main():
     if options.seeds != [0, 1, 2]:
         command += f" --seeds {' '.join(map(str, options.seeds))}"
     text = report(summary, command)
-    text += "\n" + "\n".join(tuning_table(tuning, first)) + "\n"
+    text += f"\n{tuning_table(tuning, first)}"
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "vision_quality.md").write_text(text)
+    write_whole(RESULTS / "vision_quality.md", text)
     written = {"summary": summary, "tuning": tuning}
-    (RESULTS / "vision_quality.json").write_text(json.dumps(written, indent=1) + "\n")
+    write_json(RESULTS / "vision_quality.json", written)
     draw(summary, RESULTS / "vision_quality.png")
     print(text)
 

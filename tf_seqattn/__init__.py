@@ -12,11 +12,17 @@ sa.export_tflite(sparse, "model.tflite")
 ```
 """
 
-from tf_seqattn import inference, renamed_modules, sparsity
-from tf_seqattn.inference import *  # noqa: F403
-from tf_seqattn.reporting import report
-from tf_seqattn.sparsity import *  # noqa: F403
+from tf_seqattn.experiments.quiet_start import start_quietly
 
+# Before anything imports TensorFlow.
+start_quietly()
+
+from tf_seqattn import inference, renamed_modules, sparsity  # noqa: E402
+from tf_seqattn.inference import *  # noqa: E402, F403
+from tf_seqattn.reporting import report  # noqa: E402
+from tf_seqattn.sparsity import *  # noqa: E402, F403
+
+del start_quietly
 renamed_modules.install()
 
 __version__ = "0.1.0"

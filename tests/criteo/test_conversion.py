@@ -15,12 +15,16 @@ import pytest
 import tensorflow as tf
 
 from tf_seqattn.criteo import conversion
-from tf_seqattn.criteo.conversion import convert, find_files, main
+from tf_seqattn.criteo.conversion import convert, main
+from tf_seqattn.criteo.log import units
 from tf_seqattn.criteo.log.bad_rows import TooManyBadRows
 from tf_seqattn.criteo.log.encoding import Encoding
+from tf_seqattn.criteo.log.folder import locked
 from tf_seqattn.criteo.log.in_memory import load_clicks
+from tf_seqattn.criteo.log.inputs import find_files
 from tf_seqattn.criteo.log.manifest import Manifest
 from tf_seqattn.criteo.log.synthetic import ClickSource
+from tf_seqattn.experiments import command_line
 
 GOOD = "\t".join(["1", *["5"] * 13, *["0000000a"] * 26])
 ENCODING = Encoding(table_size=64)
@@ -29,8 +33,8 @@ ENCODING = Encoding(table_size=64)
 @pytest.fixture
 def small_units(monkeypatch):
     """Many units and shards for a file of 700 kB."""
-    monkeypatch.setattr(conversion, "_UNIT_BYTES", 50_000)
-    monkeypatch.setattr(conversion, "_SHARD_ROWS", 100)
+    monkeypatch.setattr(units, "_UNIT_BYTES", 50_000)
+    monkeypatch.setattr(units, "_SHARD_ROWS", 100)
 
 
 def convert_quietly(paths, folder, encoding=ENCODING, **options):
@@ -158,7 +162,7 @@ def test_what_was_done_before_an_error_is_not_done_again(
     small_units, clicks_file, converted, tmp_path, monkeypatch
 ):
     folder, done = tmp_path / "converted", []
-    write = conversion.write_shard
+    write = units.write_shard
 
     def failing(path, rows):
         if len(done) == 7:
@@ -166,7 +170,7 @@ def test_what_was_done_before_an_error_is_not_done_again(
         done.append(path.name)
         return write(path, rows)
 
-    monkeypatch.setattr(conversion, "write_shard", failing)
+    monkeypatch.setattr(units, "write_shard", failing)
     with pytest.raises(OSError, match="no space"):
         convert_quietly(clicks_file, folder, workers=1)
     with pytest.raises(FileNotFoundError, match="broken off"):
@@ -175,7 +179,7 @@ def test_what_was_done_before_an_error_is_not_done_again(
     assert finished > 0
     again = []
     monkeypatch.setattr(
-        conversion,
+        units,
         "write_shard",
         lambda path, rows: again.append(1) or write(path, rows),
     )
@@ -189,14 +193,15 @@ def test_a_killed_conversion_goes_on(tmp_path):
     ClickSource(seed=3, max_categories=60).write_tsv(path, 60_000, progress=False)
     script = (
         "import sys, tf_seqattn.criteo.conversion as c\n"
-        "c._UNIT_BYTES = 200_000\n"
+        "import tf_seqattn.criteo.log.units as u\n"
+        "u._UNIT_BYTES = 200_000\n"
         "c.main(sys.argv[1:])\n"
     )
     arguments = ["--data", path, "--output", folder, "--workers", "1"]
     command = [sys.executable, "-c", script, *map(str, arguments)]
     running = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    units = folder / "units"
-    while not (units.exists() and len(list(units.glob("*.json"))) >= 3):
+    done = folder / "units"
+    while not (done.exists() and len(list(done.glob("*.json"))) >= 3):
         assert running.poll() is None
         time.sleep(0.01)
     running.send_signal(signal.SIGKILL)
@@ -279,19 +284,211 @@ def test_the_vocabulary_counts_training_rows_alone(tmp_path):
     assert ids[1][:, 25].tolist() == [1, 1, 1, 2]
 
 
-def test_a_damaged_file_is_found(converted, tmp_path, clicks_file):
-    manifest = convert_quietly(clicks_file, tmp_path / "converted")
-    path = manifest.paths("train")[0]
+@pytest.fixture
+def finished(small_units, clicks_file, tmp_path):
+    """A conversion of many shards, with a vocabulary, that a test may damage."""
+    encoding = Encoding(table_size=64, min_count=20)
+    return convert_quietly(clicks_file, tmp_path / "converted", encoding)
+
+
+def flip_a_bit(path):
     content = bytearray(path.read_bytes())
-    content[5000] ^= 1
+    content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="checksum"):
-        manifest.verify(progress=False)
+
+
+def cut_at_a_record(path):
+    records = [
+        len(record) + 16
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    ]
+    with open(path, "r+b") as file:
+        file.truncate(path.stat().st_size - records[-1])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "damage, error",
+    [
+        (pathlib.Path.unlink, FileNotFoundError),
+        (empty, ValueError),
+        (cut_at_a_record, ValueError),
+    ],
+)
+def test_a_missing_or_cut_shard_is_noticed_without_verifying(damage, error, finished):
+    path = finished.paths("train")[1]
+    damage(path)
+    with pytest.raises(error, match=rf"{path.name}[\s\S]*--repair"):
+        load_clicks(finished.folder, "train")
+
+
+def test_a_tampered_file_is_found_by_its_checksum(finished):
+    flip_a_bit(finished.paths("train")[1])
+    with pytest.raises(ValueError, match="checksum differs.*--repair"):
+        finished.verify(progress=False)
     with pytest.raises(tf.errors.DataLossError):
-        load_clicks(manifest.folder, "train")
-    path.unlink()
-    with pytest.raises(FileNotFoundError, match=path.name):
-        Manifest.load(manifest.folder)
+        load_clicks(finished.folder, "train")
+
+
+def damage_shards(folder):
+    # The last one is a piece: the split goes through its unit.
+    names = Manifest.read(folder).splits
+    flip_a_bit(folder / "shards" / names["train"][1].name)
+    (folder / "shards" / names["train"][-1].name).unlink()
+    cut_at_a_record(folder / "shards" / names["validation"][0].name)
+
+
+def damage_the_vocabulary(folder):
+    empty(folder / "vocabulary.npz")
+
+
+def damage_the_request(folder):
+    empty(folder / "request.json")
+
+
+def damage_the_manifest(folder):
+    empty(folder / "manifest.json")
+
+
+def damage_both(folder):
+    empty(folder / "request.json")
+    (folder / "manifest.json").write_text('{"splits": []}')
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_shards,
+        damage_the_vocabulary,
+        damage_the_request,
+        damage_the_manifest,
+        damage_both,
+    ],
+)
+def test_the_advice_for_damaged_data_works(damage, finished, clicks_file):
+    folder, encoding = finished.folder, finished.encoding
+    manifest = (folder / "manifest.json").read_bytes()
+    for options in ({"repair": True}, {"overwrite": True}):
+        damage(folder)
+        with pytest.raises((ValueError, FileNotFoundError), match="--repair"):
+            convert_quietly(clicks_file, folder, encoding).verify(progress=False)
+        repaired = convert_quietly(clicks_file, folder, encoding, **options)
+        repaired.verify(progress=False)
+        assert (folder / "manifest.json").read_bytes() == manifest
+
+
+def test_a_repair_leaves_whole_shards_alone(finished, clicks_file):
+    changed = {p: p.stat().st_mtime_ns for p in (finished.folder / "shards").iterdir()}
+    damaged = finished.paths("train")[1]
+    flip_a_bit(damaged)
+    convert_quietly(clicks_file, finished.folder, finished.encoding, repair=True)
+    again = {p for p, time in changed.items() if p.stat().st_mtime_ns != time}
+    assert again == {damaged}
+
+
+def test_overwriting_begins_anew(finished, clicks_file):
+    path = finished.paths("train")[0]
+    changed = path.stat().st_mtime_ns
+    options = {"overwrite": "other"}
+    convert_quietly(clicks_file, finished.folder, finished.encoding, **options)
+    assert path.stat().st_mtime_ns == changed
+    convert_quietly(clicks_file, finished.folder, finished.encoding, overwrite=True)
+    assert path.stat().st_mtime_ns > changed
+
+
+def test_a_damaged_note_of_a_unit_is_made_again(
+    small_units, clicks_file, converted, tmp_path, monkeypatch
+):
+    folder = tmp_path / "converted"
+    with monkeypatch.context() as patch:
+        patch.setattr(conversion, "decide_splits", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            convert_quietly(clicks_file, folder)
+    notes = sorted((folder / "units").iterdir())
+    empty(notes[0])
+    notes[1].write_text("[]")
+    empty(next((folder / "shards").glob("000002*")))
+    convert_quietly(clicks_file, folder)
+    np.testing.assert_array_equal(everything(folder), everything(converted))
+
+
+def test_nothing_is_deleted_where_a_link_leads(finished, clicks_file, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(finished.folder)
+    with pytest.raises(ValueError, match="symbolic link"):
+        convert_quietly(clicks_file, link, finished.encoding, overwrite=True)
+    Manifest.load(link).verify(progress=False)
+    shards = finished.folder / "shards"
+    shards.rename(tmp_path / "elsewhere")
+    shards.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="symbolic link"):
+        convert_quietly(clicks_file, finished.folder, overwrite=True)
+    assert len(list((tmp_path / "elsewhere").iterdir())) > 10
+
+
+def test_a_folder_with_other_files_is_not_overwritten(finished, clicks_file):
+    (finished.folder / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="has 'notes.txt'"):
+        convert_quietly(clicks_file, finished.folder, overwrite=True)
+    Manifest.load(finished.folder).verify(progress=False)
+
+
+def test_two_conversions_into_one_folder_are_refused(clicks_file, tmp_path):
+    with locked(tmp_path / "converted"):
+        with pytest.raises(ValueError, match="Another process is converting"):
+            convert_quietly(clicks_file, tmp_path / "converted")
+    convert_quietly(clicks_file, tmp_path / "converted")
+
+
+def test_the_same_rows_give_the_same_bytes(small_units, clicks_file, tmp_path):
+    script = (
+        "import sys, tf_seqattn.criteo.conversion as c\n"
+        "import tf_seqattn.criteo.log.units as u\n"
+        "u._UNIT_BYTES, u._SHARD_ROWS = 50_000, 100\n"
+        "c.main(sys.argv[1:])\n"
+    )
+    arguments = ["--data", clicks_file, "--output", tmp_path / "a", "--workers", "1"]
+    arguments += ["--table-size", "64"]
+    subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        check=True,
+        capture_output=True,
+    )
+    there = convert_quietly(clicks_file, tmp_path / "b", workers=4)
+    assert Manifest.load(tmp_path / "a").splits == there.splits
+
+
+def test_a_line_that_is_not_utf_8_is_a_bad_row(small_units, clicks_file, tmp_path):
+    lines = clicks_file.read_bytes().splitlines(True)
+    lines[2000] = lines[2000].replace(b"\t", b"\t\xff", 1)
+    path = tmp_path / "train.txt"
+    path.write_bytes(b"".join(lines))
+    manifest = convert_quietly(path, tmp_path / "converted")
+    assert manifest.bad_rows == 1
+    assert f"{path}:2001: not UTF-8 text" in manifest.bad_row_quotes[0]
+    assert manifest.rows("train") + manifest.rows("validation") == 2999
+
+
+@pytest.mark.parametrize(
+    "encoding, message",
+    [("utf-16", "is UTF-16"), ("utf-8-sig", "byte-order mark"), ("utf-32", "UTF-32")],
+)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_other_encodings_of_text_are_named(encoding, message, compressed, tmp_path):
+    content = f"{GOOD}\n".encode(encoding)
+    path = tmp_path / ("train.txt.gz" if compressed else "train.txt")
+    path.write_bytes(gzip.compress(content) if compressed else content)
+    with pytest.raises(ValueError, match=message):
+        convert_quietly(path, tmp_path / "converted")
+    assert not (tmp_path / "converted").exists()
+
+
+def test_a_folder_in_place_of_a_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match="is a folder"):
+        convert_quietly(tmp_path, tmp_path / "converted")
 
 
 @pytest.mark.parametrize(
@@ -327,5 +524,7 @@ def test_the_command_converts_and_verifies(clicks_file, tmp_path, capsys):
     assert "train: 1,500 rows in 1 files" in capsys.readouterr().out
     request = json.loads((tmp_path / "c" / "manifest.json").read_text())["request"]
     assert pathlib.Path(request["files"][0]["path"]) == clicks_file
-    with pytest.raises(SystemExit, match="error: No file matches"):
-        main(["--data", "no_such_file", "--output", str(tmp_path / "d")])
+    (tmp_path / "c" / "manifest.json").write_text("")
+    with pytest.raises(SystemExit, match=r"error: .* is damaged.*--repair"):
+        command_line.run(lambda: main([str(argument) for argument in arguments]))
+    main([*map(str, arguments), "--repair"])

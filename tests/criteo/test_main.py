@@ -23,8 +23,6 @@ OUTPUTS = (
     "sparse.tflite",
     "dense_saved_model/saved_model.pb",
     "sparse_saved_model/saved_model.pb",
-    "data/clicks.txt",
-    "data/clicks.json",
 )
 
 
@@ -40,6 +38,10 @@ def output(tmp_path_factory):
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_everything_is_left_in_the_output_folder(output, name):
     assert (output / name).stat().st_size > 0
+
+
+def test_rows_that_can_be_made_again_are_deleted(output):
+    assert not (output / "data").exists() and not (output / "converted").exists()
 
 
 def test_the_results_are_complete(output):

@@ -80,17 +80,9 @@ def test_the_recipe_of_the_paper_is_named():
     assert chosen == Recipe(100, epochs=25, first_rate=0.01, last_rate=3e-4)
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (["--table-rows", "10"], "model='dnn'"),
-        (["--model", "dcn", "--numeric", "bucket"], "--model dnn"),
-        (["--batch-size", "100000"], "batch_size=100000"),
-    ],
-)
-def test_what_does_not_go_together_is_named(arguments, message, clicks_file, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        run(clicks_file, tmp_path, *arguments)
+def test_more_rows_in_a_batch_than_there_are_is_named(clicks_file, tmp_path):
+    with pytest.raises(ValueError, match="batch_size=100000"):
+        run(clicks_file, tmp_path, "--batch-size", "100000")
 
 
 def test_a_recipe_has_steps_or_epochs():
@@ -98,31 +90,69 @@ def test_a_recipe_has_steps_or_epochs():
         Recipe(100)
 
 
-def test_a_training_that_was_broken_off_goes_on(clicks_file, tmp_path, monkeypatch):
-    histories = []
-    fit = train.fit
+class PowerFailure(BaseException):
+    pass
 
-    def recording(*arguments):
-        histories.append(fit(*arguments))
-        return histories[-1]
 
-    monkeypatch.setattr(train, "fit", recording)
+def weights(output):
+    return keras.models.load_model(output / "model.keras").get_weights()
+
+
+@pytest.fixture(scope="module")
+def whole(clicks_file, tmp_path_factory):
+    """An undisturbed training, of a number of steps that three do not divide."""
+    output = tmp_path_factory.mktemp("whole")
+    return run(clicks_file, output, "--steps", "31"), weights(output)
+
+
+def test_a_training_that_was_broken_off_ends_where_it_would_have(
+    whole, clicks_file, tmp_path, monkeypatch
+):
+    epochs = []
     end = sa.PruningSummaries.on_epoch_end
 
     def broken(self, epoch, logs=None):
-        if epoch == 1:
-            raise RuntimeError("power failure")
+        epochs.append(epoch)
+        if epochs == [0, 1]:
+            raise PowerFailure
         end(self, epoch, logs)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(sa.PruningSummaries, "on_epoch_end", broken)
-        with pytest.raises(RuntimeError, match="power failure"):
-            run(clicks_file, tmp_path)
+    monkeypatch.setattr(sa.PruningSummaries, "on_epoch_end", broken)
+    steps = ["--steps", "31"]
+    with pytest.raises(PowerFailure):
+        run(clicks_file, tmp_path, *steps)
     with pytest.raises(ValueError, match="--sparsity: 0.9 then, 0.95 now"):
-        run(clicks_file, tmp_path, "--sparsity", "0.95")
-    result = run(clicks_file, tmp_path)
-    assert histories[0].epoch == [1, 2]
-    assert result["steps"] == 30
-    network = keras.models.load_model(tmp_path / "model.keras")
-    kernel = network.get_layer("hidden_1").kernel.numpy()
-    assert np.mean(kernel == 0) == pytest.approx(0.9, abs=0.01)
+        run(clicks_file, tmp_path, *steps, "--sparsity", "0.95")
+    result = run(clicks_file, tmp_path, *steps)
+    assert epochs == [0, 1, 1, 2]
+    expected, expected_weights = whole
+    assert result["steps"] == 31
+    assert result["log_loss"] == expected["log_loss"]
+    for one, other in zip(weights(tmp_path), expected_weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not (tmp_path / "backup").exists()
+
+
+def test_a_finished_training_survives_a_broken_export(
+    whole, clicks_file, tmp_path, monkeypatch
+):
+    steps = []
+    begin = sa.UpdatePruningStep.on_train_batch_begin
+    monkeypatch.setattr(
+        sa.UpdatePruningStep,
+        "on_train_batch_begin",
+        lambda self, batch, logs=None: (steps.append(batch), begin(self, batch, logs)),
+    )
+    with monkeypatch.context() as patch:
+
+        def full(*_, **__):
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(train.deploy, "export", full)
+        with pytest.raises(OSError, match="No space left"):
+            run(clicks_file, tmp_path, "--steps", "31")
+    assert len(steps) == 31 and (tmp_path / "served").exists()
+    result = run(clicks_file, tmp_path, "--steps", "31")
+    assert len(steps) == 31
+    assert result["log_loss"] == whole[0]["log_loss"]
+    assert (tmp_path / "result.json").exists()

@@ -61,7 +61,7 @@ def main(name: str, folder: str, output: str, between: str = "1") -> None:
         )
         losses = [losses[STEPS // 2 - 1], losses[-1]]
     else:
-        history = training.fit(model, batches(), STEPS // 2, epochs=2, verbose=0)
+        history = training.fit(model, lambda first: batches(), STEPS, 2, verbose=0)
         # TFRS shows the loss of the last batch of an epoch.
         losses = history.history["loss"]
     [wrapper] = sa.pruned_layers(network)

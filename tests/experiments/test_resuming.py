@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from tf_seqattn.experiments.resuming import unfinished_training
+from tf_seqattn.experiments.resuming import finished_epochs, unfinished_training
 
 
 def options(**changes):
@@ -50,3 +50,20 @@ def test_without_a_backup_there_is_nothing_to_go_on_from(tmp_path):
     folder = tmp_path / "made" / "for it"
     break_off(folder, with_backup=False)
     enter(folder, steps=7)
+
+
+def test_a_damaged_note_is_named(tmp_path):
+    break_off(tmp_path)
+    (tmp_path / "unfinished.json").write_text("")
+    with pytest.raises(ValueError, match="unfinished.json is damaged.*backup"):
+        enter(tmp_path)
+
+
+def test_the_backup_goes_with_the_end_of_the_training(tmp_path):
+    break_off(tmp_path)
+    enter(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_backup_no_epoch_is_finished(tmp_path):
+    assert finished_epochs(tmp_path) == 0

@@ -35,8 +35,10 @@ def test_without_noise_a_class_has_its_own_frequencies():
 @pytest.mark.parametrize("shape", [(40, 60), (60, 40), (9, 300)])
 def test_crops_have_the_size_asked_for(shape):
     image = jpeg(*shape)
-    for crop in (images.training_image, images.evaluation_image):
-        result = crop(image, 24)
+    for result in (
+        images.training_image(image, 24, tf.constant([1, 2])),
+        images.evaluation_image(image, 24),
+    ):
         assert result.shape == (24, 24, 3) and result.dtype == tf.float32
         expected = (128 - np.array(images.MEAN)) / images.DEVIATION
         np.testing.assert_allclose(result[5, 5], expected, atol=0.05)
@@ -86,13 +88,13 @@ def test_files_are_read_whole_and_shared_between_workers(write, examples, tmp_pa
     split = open_split(str(tmp_path), "train")
     assert (split.num_images, split.num_classes) == (12, 3)
     expected = sorted(zip(*examples, strict=True))
-    read = [(i, int(la)) for i, la in split.examples(None).as_numpy_iterator()]
+    read = [(i, int(la)) for i, la in split.examples(None, 0).as_numpy_iterator()]
     assert sorted(read) == expected
     for workers in (2, 3):
         read = []
         for worker in range(workers):
             context = tf.distribute.InputContext(workers, worker, workers)
-            read += split.examples(context).as_numpy_iterator()
+            read += split.examples(context, 0).as_numpy_iterator()
         assert sorted((i, int(la)) for i, la in read) == expected
 
 
@@ -103,6 +105,25 @@ def test_batches_are_shaped_for_training_and_evaluation():
     assert [len(labels) for _, labels in whole] == [4, 4, 2]
     images_, labels = next(iter(batches(split, 4, 8, training=True)))
     assert images_.shape == (4, 8, 8, 3) and labels.dtype == tf.int64
+
+
+@pytest.mark.parametrize("write", [None, as_records, as_folders])
+def test_an_epoch_depends_on_its_number_and_the_seed_alone(write, examples, tmp_path):
+    data = "synthetic"
+    if write is not None:
+        write(tmp_path, examples)
+        data = str(tmp_path)
+    split = open_split(data, "train", images=12, size=16, classes=3)
+
+    def epochs(seed, *numbers):
+        made = batches(split, 4, 8, True, seed, epochs=range(*numbers))
+        return np.concatenate([images for images, _ in made.as_numpy_iterator()])
+
+    whole = epochs(5, 0, 3)
+    assert len(whole) == 36
+    np.testing.assert_array_equal(epochs(5, 2, 3), whole[24:])
+    assert (whole[:12] != whole[12:24]).any()
+    assert (epochs(6, 0, 1) != whole[:12]).any()
 
 
 def test_what_is_not_there_is_named(tmp_path):

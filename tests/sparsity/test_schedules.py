@@ -224,3 +224,9 @@ def test_gradual_pruning_updates_about_200_times():
 def test_gradual_schedule_names_a_wrong_argument(arguments, name):
     with pytest.raises(ValueError, match=f"`{name}`"):
         sa.GradualSchedule(0.9, end_step=100, **arguments)
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"tf-seqattn\[plots\]"):
+        sa.OneShotSchedule(0.5, prune_step=3).plot()

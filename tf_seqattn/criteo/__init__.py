@@ -10,6 +10,8 @@ import os
 
 import tensorflow as tf
 
+from tf_seqattn.experiments.command_line import require_extra
+
 
 def _make_tf_keras_keras_2() -> None:
     """Lets `tf.keras` mean Keras 2, or raises an error that says why it cannot."""
@@ -24,4 +26,12 @@ def _make_tf_keras_keras_2() -> None:
         )
 
 
+require_extra(
+    "recommenders",
+    "tensorflow_recommenders",
+    "polars",
+    "sklearn",
+    "tqdm",
+    "matplotlib",
+)
 _make_tf_keras_keras_2()

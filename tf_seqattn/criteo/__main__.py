@@ -3,22 +3,23 @@
 python -m tf_seqattn.criteo --output out/criteo
 
 Without --data the rows are synthetic (see `tf_seqattn.criteo.log.synthetic`); with it,
-they are the first ones of a file in the format of Kaggle's train.txt.
+they are the first ones of a file in the format of Kaggle's train.txt. Synthetic and
+converted rows are deleted at the end; models, pictures, logs and tables stay.
 """
 
 import argparse
 import contextlib
 import io
-import json
 import logging
 import pathlib
-import sys
+import shutil
 
 import numpy as np
 import tf_keras as keras
 
 import tf_seqattn as sa
 from tf_seqattn.criteo import pictures, report
+from tf_seqattn.criteo.arguments import check_rows
 from tf_seqattn.criteo.conversion import convert
 from tf_seqattn.criteo.log.encoding import Encoding
 from tf_seqattn.criteo.log.in_memory import Clicks, load_clicks
@@ -30,7 +31,7 @@ from tf_seqattn.criteo.log.synthetic import (
 from tf_seqattn.criteo.models import deploy
 from tf_seqattn.criteo.models.click_model import FIRST_HIDDEN
 from tf_seqattn.criteo.models.experiment import (
-    TITLES,
+    ARMS,
     Arm,
     Trained,
     Training,
@@ -39,52 +40,73 @@ from tf_seqattn.criteo.models.experiment import (
     pruning_schedule,
     train_arm,
 )
+from tf_seqattn.experiments import command_line
+from tf_seqattn.files import write_json, write_whole
 
+_MODULE = "tf_seqattn.criteo"
 _COMPARED_ROWS = 256
 _BATCHES = (1, 64)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line, or the list `arguments` in place of it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tf_seqattn.criteo",
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = command_line.make_parser(_MODULE, __doc__)
     add = parser.add_argument
+    positive_int = command_line.positive_int
     add("--data", nargs="+", help="Kaggle train.txt or train.txt.gz, or patterns")
     add(
         "--output",
-        type=pathlib.Path,
+        type=command_line.output_folder,
         default=pathlib.Path("out/criteo"),
         help="folder for the table, the pictures, the models and synthetic data",
     )
-    add("--rows", type=int, default=2_500_000, help="rows to make, or to read")
+    add("--rows", type=positive_int, default=2_500_000, help="rows to make, or to read")
     add(
         "--validation-fraction",
-        type=float,
+        type=command_line.positive_share,
         default=0.08,
         help="share of the rows, the last ones, that is held out",
     )
-    add("--steps", type=int, default=3000, help="training steps of each model")
-    add("--batch-size", type=int, default=2048, help="rows of a training batch")
+    add("--steps", type=positive_int, default=3000, help="training steps of each model")
+    add(
+        "--batch-size", type=positive_int, default=2048, help="rows of a training batch"
+    )
     add(
         "--table-size",
-        type=int,
+        type=command_line.integer(2),
         default=512,
         help="rows of each category's embedding table",
     )
-    add("--sparsity", type=float, default=0.9, help="share of the blocks to remove")
-    add("--block-size", type=int, default=20, help="rows and columns of a block")
+    add(
+        "--sparsity",
+        type=command_line.share,
+        default=0.9,
+        help="share of the blocks to remove",
+    )
+    add(
+        "--block-size",
+        type=positive_int,
+        default=20,
+        help="rows and columns of a block",
+    )
     add(
         "--max-bad-rows",
-        type=int,
+        type=command_line.non_negative_int,
         default=100,
         help="lines that cannot be read before that is an error",
     )
-    add("--seed", type=int, default=0, help="of the weights and the order of the rows")
-    add("--data-seed", type=int, default=0, help="of the synthetic rows")
-    return parser.parse_args(arguments)
+    add(
+        "--seed",
+        type=command_line.seed,
+        default=0,
+        help="of the weights and the order of the rows",
+    )
+    add("--data-seed", type=command_line.seed, default=0, help="of the synthetic rows")
+    options = parser.parse_args(arguments)
+    with command_line.checking(parser):
+        check_rows(options)
+        pruning_schedule("seqattn", options.sparsity, options.steps)
+    return options
 
 
 def block_norms(network: keras.Model, block_size: int) -> np.ndarray:
@@ -236,7 +258,7 @@ def main(arguments: list[str] | None = None) -> list[report.Row]:
         validation_fraction=options.validation_fraction,
         max_rows=options.rows,
         max_bad_rows=options.max_bad_rows,
-        overwrite=True,
+        overwrite="other",
     )
     training_rows = load_clicks(manifest.folder, "train")
     validation_rows = load_clicks(manifest.folder, "validation")
@@ -276,21 +298,16 @@ def main(arguments: list[str] | None = None) -> list[report.Row]:
     save_models(networks, output)
     facts, compared = compare_files(networks, validation_rows, output)
 
-    title = f"{TITLES['seqattn']}, {options.sparsity:.0%} of blocks removed"
+    title = f"{ARMS['seqattn'].title}, {options.sparsity:.0%} of blocks removed"
     rows = [
         *reference_rows(validation_rows, source, len(training_rows)),
         _model_row("dense", trained["dense"], facts["dense"]),
         _model_row(title, trained["seqattn"], facts["sparse"]),
     ]
-    command = " ".join(
-        [
-            "python -m tf_seqattn.criteo",
-            *(sys.argv[1:] if arguments is None else arguments),
-        ]
-    )
+    command = command_line.command_text(_MODULE, arguments)
     notes = _notes(options, command, trained["dense"], trained["seqattn"], compared)
     text = report.table(rows)
-    (output / "results.md").write_text(f"# Click models\n\n{text}\n{notes}")
+    write_whole(output / "results.md", f"# Click models\n\n{text}\n{notes}")
     results = {
         "command": command,
         "bad_rows": manifest.bad_rows,
@@ -299,7 +316,7 @@ def main(arguments: list[str] | None = None) -> list[report.Row]:
         "runs": {name: run.result for name, run in trained.items()},
         "tflite": compared.splitlines(),
     }
-    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_json(output / "results.json", results)
 
     schedule = pruning_schedule("seqattn", options.sparsity, options.steps)
     pictures.save_curves(
@@ -326,9 +343,28 @@ def main(arguments: list[str] | None = None) -> list[report.Row]:
             "What the first layer reads": output / "mask.png",
         },
     )
-    print(f"\n{text}\n{notes}\nWritten to {output}; begin with report.html.")
+    removed = _remove_rows(output, source is not None)
+    print(
+        f"\n{text}\n{notes}\nWritten to {output}, {_size(output) / 1e6:.0f} MB; begin "
+        f"with report.html. Deleted, as the same command makes them again: "
+        f"{removed / 1e6:.0f} MB of rows."
+    )
     return rows
 
 
+def _remove_rows(output: pathlib.Path, synthetic: bool) -> int:
+    """Deletes the rows that were converted or made; returns their bytes."""
+    folders = [output / "converted", *([output / "data"] if synthetic else [])]
+    removed = sum(_size(folder) for folder in folders)
+    for folder in folders:
+        shutil.rmtree(folder)
+    return removed
+
+
+def _size(folder: pathlib.Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

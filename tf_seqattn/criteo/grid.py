@@ -27,26 +27,29 @@ import multiprocessing
 import os
 import pathlib
 import resource
-import sys
 import time
 
 import numpy as np
 
 from tf_seqattn.criteo import grid_report
+from tf_seqattn.criteo.arguments import check_rows
 from tf_seqattn.criteo.conversion import convert
 from tf_seqattn.criteo.log.encoding import Encoding
 from tf_seqattn.criteo.log.in_memory import load_clicks
 from tf_seqattn.criteo.log.manifest import Manifest
-from tf_seqattn.criteo.log.synthetic import ClickSource, make_synthetic
+from tf_seqattn.criteo.log.synthetic import NUM_INFORMATIVE, ClickSource, make_synthetic
 from tf_seqattn.criteo.models.experiment import (
-    ALGORITHMS,
-    CONTROLS,
+    ARMS,
     Arm,
     Training,
+    pruning_schedule,
     train_arm,
 )
+from tf_seqattn.experiments import command_line
 from tf_seqattn.experiments.progress import progress_bar
+from tf_seqattn.files import write_json
 
+_MODULE = "tf_seqattn.criteo.grid"
 # TensorFlow and a training of this network, without the rows.
 _PROCESS_BYTES = 1.5e9
 # The rows as arrays, once mapped from the files and once as tensors.
@@ -55,48 +58,107 @@ _BYTES_PER_ROW = 2 * 4 * 40
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line, or the list `arguments` in place of it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tf_seqattn.criteo.grid",
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = command_line.make_parser(_MODULE, __doc__)
     add = parser.add_argument
     add("--data", nargs="+", help="files in the Kaggle format; synthetic by default")
     add(
         "--output",
-        type=pathlib.Path,
+        type=command_line.output_folder,
         default=pathlib.Path("out/grid"),
         help="folder for the data and the cells",
     )
-    add("--results", type=pathlib.Path, help="folder for the table (--output)")
-    add("--name", default="criteo_grid", help="of the files of the table")
-    every = [*ALGORITHMS, *CONTROLS]
-    add("--algorithms", nargs="+", default=every, choices=every, metavar="NAME")
-    add("--sparsities", nargs="+", type=float, default=[0.9, 0.95, 0.97, 0.98, 0.99])
-    add("--block-sizes", nargs="+", type=int, default=[5, 10, 20])
-    add("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    add("--rows", type=int, default=2_500_000, help="synthetic rows to make")
-    add("--max-categories", type=int, default=50, help="distinct synthetic values")
-    add("--informative", type=int, default=12, help="synthetic fields with signal")
-    add("--signal", type=float, default=3.0, help="deviation of synthetic log-odds")
-    add("--data-seed", type=int, default=0, help="of the synthetic rows")
-    add("--table-size", type=int, default=512, help="rows of an embedding table")
-    add("--validation-fraction", type=float, default=0.08, help="the last rows")
+    add(
+        "--results",
+        type=command_line.output_folder,
+        help="folder for the table (--output)",
+    )
+    add(
+        "--name",
+        type=command_line.file_stem,
+        default="criteo_grid",
+        help="of the files of the table",
+    )
+    add(
+        "--algorithms",
+        nargs="+",
+        default=list(ARMS),
+        choices=ARMS,
+        metavar="NAME",
+        help="what to compare",
+    )
+    add(
+        "--sparsities",
+        nargs="+",
+        type=command_line.share,
+        default=[0.9, 0.95, 0.97, 0.98, 0.99],
+        help="shares of the blocks to remove",
+    )
+    positive_int, rate = command_line.positive_int, command_line.positive_number
+    add(
+        "--block-sizes",
+        nargs="+",
+        type=positive_int,
+        default=[5, 10, 20],
+        help="rows and columns of the blocks",
+    )
+    add(
+        "--seeds",
+        nargs="+",
+        type=command_line.seed,
+        default=[0, 1, 2],
+        help="of the weights and the order of the rows",
+    )
+    add("--rows", type=positive_int, default=2_500_000, help="synthetic rows to make")
+    add(
+        "--max-categories",
+        type=command_line.integer(2, 4096),
+        default=50,
+        help="distinct synthetic values",
+    )
+    add(
+        "--informative",
+        type=command_line.integer(2, NUM_INFORMATIVE),
+        default=12,
+        help="synthetic fields with signal",
+    )
+    add("--signal", type=rate, default=3.0, help="deviation of synthetic log-odds")
+    add("--data-seed", type=command_line.seed, default=0, help="of the synthetic rows")
+    add("--table-size", type=positive_int, default=512, help="rows of a table")
+    add(
+        "--validation-fraction",
+        type=command_line.positive_share,
+        default=0.08,
+        help="share of the rows, the last ones, that is held out",
+    )
     defaults = Training()
-    add("--steps", type=int, default=6000, help="training steps of a cell")
-    add("--batch-size", type=int, default=512, help="rows of a batch")
-    add("--first-rate", type=float, default=defaults.first_rate, help="learning rate")
-    add("--last-rate", type=float, default=defaults.last_rate, help="at the last step")
+    add("--steps", type=positive_int, default=6000, help="training steps of a cell")
+    add("--batch-size", type=positive_int, default=512, help="rows of a batch")
+    add("--first-rate", type=rate, default=defaults.first_rate, help="learning rate")
+    add("--last-rate", type=rate, default=defaults.last_rate, help="at the last step")
     add(
         "--finetune-fraction",
-        type=float,
+        type=command_line.share,
         default=defaults.finetune_fraction,
         help="share of the steps at the end with a fixed mask, for every algorithm",
     )
-    add("--workers", type=int, help="cells at a time: as cores and memory allow")
-    add("--threads", type=int, default=1, help="threads of each of them")
-    add("--memory-gb", type=float, help="for all cells (80%% of what is free)")
-    return parser.parse_args(arguments)
+    add(
+        "--workers",
+        type=positive_int,
+        help="cells at a time: as cores and memory allow",
+    )
+    add("--threads", type=positive_int, default=1, help="threads of each of them")
+    add("--memory-gb", type=rate, help="for all cells (80%% of what is free)")
+    options = parser.parse_args(arguments)
+    with command_line.checking(parser):
+        check_rows(options)
+        for algorithm in options.algorithms:
+            pruning_schedule(
+                algorithm,
+                options.sparsities[0],
+                options.steps,
+                options.finetune_fraction,
+            )
+    return options
 
 
 def cells(options: argparse.Namespace) -> list[Arm]:
@@ -175,7 +237,7 @@ def prepare_data(options: argparse.Namespace) -> pathlib.Path:
         folder,
         Encoding(table_size=options.table_size),
         validation_fraction=options.validation_fraction,
-        overwrite=True,
+        overwrite="other",
     )
     return folder
 
@@ -212,10 +274,7 @@ def run_cell(arm: Arm, options: argparse.Namespace, folder: pathlib.Path) -> str
     }
     path = cell_file(arm, options)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Renamed when complete, so that a cell is there as a whole or not at all.
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(result) + "\n")
-    partial.rename(path)
+    write_json(path, result)
     return (
         f"{arm.algorithm} {arm.sparsity:g}, blocks of {arm.block_size}, seed "
         f"{arm.seed}: {result['log_loss']:.4f} in {result['seconds']:.0f} s"
@@ -302,8 +361,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
       The summary of each algorithm, sparsity and block size over the seeds.
     """
     options = parse_arguments(arguments)
-    given = sys.argv[1:] if arguments is None else arguments
-    command = " ".join(["python -m tf_seqattn.criteo.grid", *given])
+    command = command_line.command_text(_MODULE, arguments)
     started = time.perf_counter()
     folder = prepare_data(options)
     run_missing_cells(options, folder)
@@ -321,4 +379,4 @@ def main(arguments: list[str] | None = None) -> list[dict]:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

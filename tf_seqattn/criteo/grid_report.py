@@ -1,6 +1,5 @@
 """The table and the pictures of a grid, beside the paper's numbers."""
 
-import json
 import math
 import os
 import pathlib
@@ -8,11 +7,13 @@ import pathlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from tf_seqattn.criteo.models.experiment import ALGORITHMS, TITLES
+from tf_seqattn.criteo.models.experiment import ARMS
 from tf_seqattn.criteo.paper_results import paper_loss
-from tf_seqattn.criteo.pictures import COLOURS
+from tf_seqattn.experiments.algorithms import ALGORITHMS
+from tf_seqattn.experiments.markdown_table import markdown_table
+from tf_seqattn.files import write_json, write_whole
 
-_PRUNING = tuple(name for name in ALGORITHMS if name != "dense")
+_PRUNING = [name for name, found in ALGORITHMS.items() if found.schedule]
 
 
 def mean_and_error(values) -> tuple[float, float]:
@@ -151,13 +152,13 @@ def _with_error(mean: float, error: float, form: str) -> str:
     return text if math.isnan(error) else f"{text} ± {error:.4f}"
 
 
-def _table(summary: list[dict]) -> list[str]:
+def _table(summary: list[dict]) -> str:
     known = any("recall" in line for line in summary)
     longer = any("twice" in line for line in summary)
     titles = ["removed", "block", "algorithm", "log loss", "AUC", "behind SA++"]
     titles += ["in s.e.", "last tenth", *["twice the steps"] * longer, "paper"]
     titles += ["precision", "recall"] if known else []
-    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    rows = []
     for line in summary:
         # A dense model has neither.
         blocks = (
@@ -166,7 +167,7 @@ def _table(summary: list[dict]) -> list[str]:
         cells = [
             f"{line['sparsity']:.0%}",
             str(blocks),
-            TITLES[line["algorithm"]],
+            ARMS[line["algorithm"]].title,
             _with_error(line["log_loss"], line["log_loss_error"], ".4f"),
             f"{line['auc']:.4f}",
             _signed(line["behind"], "+.4f"),
@@ -184,20 +185,21 @@ def _table(summary: list[dict]) -> list[str]:
             cells.append(f"{line['recall']:.2f}")
         elif known:
             cells += ["–", "–"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        rows.append(cells)
+    return markdown_table(titles, rows)
 
 
 def _place(losses: dict[str, float]) -> str:
     """The place of SequentialAttention++ among algorithms, in words."""
     order = sorted(losses, key=losses.__getitem__)
-    return ("first", "second", "third", "fourth")[order.index("seqattn")]
+    words = ("first", "second", "third", "fourth", "fifth", "sixth")
+    return words[order.index("seqattn")]
 
 
 def _gap(behind: float, other: str, size: str = "") -> str:
     """How far another algorithm is behind SequentialAttention++, in words."""
     ahead = "ahead of" if behind > 0 else "behind"
-    return f"{abs(behind):.4f}{size} {ahead} {TITLES[other]}"
+    return f"{abs(behind):.4f}{size} {ahead} {ARMS[other].title}"
 
 
 def _verdict_after_twice(group: list[dict]) -> str:
@@ -255,7 +257,7 @@ def _draw(summary: list[dict], path: pathlib.Path, bayes: float | None) -> None:
     for column, size in enumerate(sizes):
         for row, measure in enumerate(("log_loss", "auc")):
             axes = panels[row, column]
-            for algorithm in TITLES:
+            for algorithm in ARMS:
                 points = [
                     line
                     for line in summary
@@ -272,12 +274,12 @@ def _draw(summary: list[dict], path: pathlib.Path, bayes: float | None) -> None:
                         line["log_loss_error"] if measure == "log_loss" else 0.0
                         for line in points
                     ],
-                    color=COLOURS[algorithm],
+                    color=ARMS[algorithm].colour,
                     marker="o",
                     markersize=4,
                     linewidth=2.2 if algorithm == "seqattn" else 1.3,
                     linestyle="-" if algorithm in _PRUNING else ":",
-                    label=TITLES[algorithm],
+                    label=ARMS[algorithm].title,
                 )
             dense = [line for line in summary if line["algorithm"] == "dense"]
             if dense:
@@ -352,8 +354,7 @@ def write(
         "",
         *_verdicts(summary),
         "",
-        *_table(summary),
-        "",
+        _table(summary),
     ]
     if any("recall" in line for line in summary):
         lines.append(
@@ -366,9 +367,9 @@ def write(
         lines += ["", f"A cell took {peak / 1e9:.1f} GB of memory at most."]
     folder.mkdir(parents=True, exist_ok=True)
     text = "\n".join(lines) + "\n"
-    (folder / f"{name}.md").write_text(text)
+    write_whole(folder / f"{name}.md", text)
     numbers = {"command": command, "data": data, "summary": summary}
-    (folder / f"{name}.json").write_text(json.dumps(numbers, indent=1) + "\n")
+    write_json(folder / f"{name}.json", numbers)
     _draw(summary, folder / f"{name}.png", bayes)
     print(text)
     return summary

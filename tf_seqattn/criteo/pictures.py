@@ -9,43 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 import tf_seqattn as sa
-from tf_seqattn.criteo.models.experiment import TITLES, fields_of_block_rows
+from tf_seqattn.criteo.models.experiment import ARMS, fields_of_block_rows
+from tf_seqattn.sparsity.schedule_plot import plot_schedule, shade_phases
 
-# Okabe and Ito's colours, which the colour-blind can tell apart.
-COLOURS = {
-    "dense": "#000000",
-    "magnitude": "#CC79A7",
-    "powerprop": "#E69F00",
-    "acdc": "#56B4E9",
-    "seqattn": "#D55E00",
-    "balanced": "#8C564B",
-    "retrained": "#009E73",
-    "narrow": "#999999",
-}
-_PHASE_COLOURS = {
-    sa.Phase.DENSE: "#56B4E9",
-    sa.Phase.SPARSIFICATION: "#E69F00",
-    sa.Phase.SPARSE: "#009E73",
-}
 _INFORMATIVE = "#0072B2"
 _BLOCKS = LinearSegmentedColormap.from_list("blocks", ["#FBE3D0", "#D55E00", "#5A1F00"])
 _DPI = 150
-
-
-def _shade_phases(axes: Axes, schedule: sa.PruningSchedule, steps: int) -> list[Patch]:
-    """Shades the phases of a schedule; returns what a legend needs."""
-    found: dict[sa.Phase, Patch] = {}
-    start = 0
-    while start < steps:
-        phase = schedule.phase(start)
-        end = min(schedule.next_phase_change(start), steps)
-        colour = _PHASE_COLOURS[phase]
-        axes.axvspan(start, end, color=colour, alpha=0.18, linewidth=0)
-        found[phase] = Patch(
-            color=colour, alpha=0.35, label=f"{phase.name.lower()} phase"
-        )
-        start = int(end)
-    return [found[phase] for phase in sorted(found)]
 
 
 def _tidy(axes: Axes) -> None:
@@ -69,14 +38,14 @@ def save_curves(
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     steps = max(result["steps"] for result in results.values())
-    handles = _shade_phases(axes, schedule, steps)
+    handles = shade_phases(axes, schedule, steps)
     lines = [
         axes.plot(
             result["curve_steps"],
             result["curve_losses"],
-            color=COLOURS[algorithm],
+            color=ARMS[algorithm].colour,
             linewidth=1.6,
-            label=TITLES[algorithm],
+            label=ARMS[algorithm].title,
         )[0]
         for algorithm, result in results.items()
     ]
@@ -119,26 +88,13 @@ def save_schedule(schedule: sa.PruningSchedule, steps: int, path: pathlib.Path) 
       path: the PNG file to write.
     """
     figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = figure.subplots()
-    handles = _shade_phases(axes, schedule, steps)
-    every_step = np.arange(steps + 1)
-    sparsity = [100 * schedule.sparsity(int(step)) for step in every_step]
-    axes.plot(
-        every_step, sparsity, color="black", linewidth=1.4, drawstyle="steps-post"
-    )
-    axes.set(
-        xlabel="training step",
-        ylabel="blocks removed (%)",
-        xlim=(0, steps),
-        ylim=(-3, 103),
-    )
+    axes = plot_schedule(schedule, figure.subplots(), steps)
+    axes.set_title("")
     axes.set_title(
         "When blocks are removed: the schedule of SequentialAttention++",
         loc="left",
         fontweight="bold",
     )
-    _tidy(axes)
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=_DPI)
 
 

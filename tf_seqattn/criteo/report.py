@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from tf_seqattn import TFLiteReport
 from tf_seqattn.criteo.models.deploy import Latency
+from tf_seqattn.experiments.markdown_table import markdown_table
 
 
 class Row(NamedTuple):
@@ -28,17 +29,17 @@ class Row(NamedTuple):
     latencies: dict[int, Latency] | None = None
 
 
-def _latency(latency: Latency | None) -> str:
+def _latency(latency: Latency | None) -> str | None:
     if latency is None:
-        return "–"
+        return None
     return (
         f"{latency.median:.0f} ({latency.lower_quartile:.0f}–"
         f"{latency.upper_quartile:.0f})"
     )
 
 
-def _or_dash(value, form: str = "") -> str:
-    return "–" if value is None else format(value, form)
+def _formatted(value: float | None, form: str) -> str | None:
+    return None if value is None else format(value, form)
 
 
 def table(rows: list[Row]) -> str:
@@ -52,20 +53,20 @@ def table(rows: list[Row]) -> str:
     batches = sorted({b for row in rows for b in row.latencies or {}})
     titles = ["model", "log loss", "AUC", "blocks kept", "weights ≠ 0", "file, kB"]
     titles += [f"µs, {b} {'row' if b == 1 else 'rows'}" for b in batches]
-    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    lines = []
     for row in rows:
         kilobytes = None if row.file_bytes is None else row.file_bytes / 1000
         cells = [
             row.name,
             f"{row.log_loss:.4f}",
-            _or_dash(row.auc, ".4f"),
-            _or_dash(row.blocks),
-            _or_dash(row.weights, ",d"),
-            _or_dash(kilobytes, ",.0f"),
+            _formatted(row.auc, ".4f"),
+            row.blocks,
+            _formatted(row.weights, ",d"),
+            _formatted(kilobytes, ",.0f"),
         ]
         cells += [_latency((row.latencies or {}).get(b)) for b in batches]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append(cells)
+    return markdown_table(titles, lines)
 
 
 def exported_text(name: str, layout: str, exported: TFLiteReport) -> str:

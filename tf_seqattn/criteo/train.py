@@ -3,15 +3,14 @@
 python -m tf_seqattn.criteo.train --data train.txt --model dnn --recipe paper
 
 The rows are converted first, or `--data` names a folder of converted ones. Training is
-distributed by `--strategy`; it is written down after every epoch, and the same command
-goes on where it was broken off (with other options that is an error).
+distributed by `--strategy`. A backup is written at every validation and kept until the
+results are written: the same command goes on where it was broken off, and ends where it
+would have ended (with other options that is an error).
 """
 
 import argparse
-import json
 import logging
 import pathlib
-import sys
 import time
 
 import numpy as np
@@ -20,6 +19,7 @@ import tf_keras as keras
 from sklearn.metrics import roc_auc_score
 
 import tf_seqattn as sa
+from tf_seqattn.criteo.arguments import check_rows
 from tf_seqattn.criteo.conversion import convert
 from tf_seqattn.criteo.log.encoding import NUMERIC_ENCODINGS, Encoding
 from tf_seqattn.criteo.log.manifest import MANIFEST_FILE, Manifest
@@ -32,7 +32,6 @@ from tf_seqattn.criteo.models.click_model import (
     prune_first_layer,
 )
 from tf_seqattn.criteo.models.experiment import (
-    ALGORITHMS,
     importance,
     log_loss_of_logits,
     pruning_schedule,
@@ -51,21 +50,21 @@ from tf_seqattn.criteo.models.training import (
     fit,
     fit_with_parameter_servers,
 )
+from tf_seqattn.experiments import command_line
+from tf_seqattn.experiments.algorithms import ALGORITHMS
 from tf_seqattn.experiments.progress import progress_bar
 from tf_seqattn.experiments.resuming import unfinished_training
 from tf_seqattn.experiments.strategies import STRATEGIES, make_strategy, serve_cluster
+from tf_seqattn.files import write_json
 
+_MODULE = "tf_seqattn.criteo.train"
 MODELS = ("dnn", "dlrm", "dcn")
 _EXPORTED_ROWS = 256
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line, or the list `arguments` in place of it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tf_seqattn.criteo.train",
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = command_line.make_parser(_MODULE, __doc__)
     add = parser.add_argument
     add(
         "--data",
@@ -75,38 +74,108 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--output",
-        type=pathlib.Path,
+        type=command_line.output_folder,
         default=pathlib.Path("out/train"),
         help="folder for the converted rows, the logs, the backup and the models",
     )
-    add("--rows", type=int, default=2_500_000, help="synthetic rows to make")
+    positive_int = command_line.positive_int
+    add("--rows", type=positive_int, default=2_500_000, help="synthetic rows to make")
     add("--numeric", default="log1p", choices=NUMERIC_ENCODINGS, help="of the counts")
-    add("--table-size", type=int, nargs="+", default=[512], help="categories modulo it")
-    add("--min-count", type=int, default=0, help="rarer values share a row")
-    add("--validation-fraction", type=float, default=0.1, help="the last rows")
-    add("--max-bad-rows", type=int, default=100, help="before that is an error")
-    add("--model", default="dnn", choices=MODELS)
-    add("--recipe", default="demo", choices=sorted(RECIPES))
-    add("--batch-size", type=int, help="in place of the recipe's")
-    add("--steps", type=int, help="in place of the recipe's steps or epochs")
-    add("--first-rate", type=float, help="in place of the recipe's learning rate")
-    add("--last-rate", type=float, help="in place of the recipe's, at the last step")
-    add("--algorithm", default="seqattn", choices=ALGORITHMS)
-    add("--sparsity", type=float, default=0.9, help="share of the blocks to remove")
-    add("--block-size", type=int, help="20 for dnn, 16 for dlrm and dcn")
     add(
-        "--table-rows", type=int, help="prune the tables of dlrm or dcn by so many rows"
+        "--table-size",
+        type=positive_int,
+        nargs="+",
+        default=[512],
+        help="categories are taken modulo of it: one number, or one for each of the 26",
     )
-    add("--strategy", default="none", choices=STRATEGIES)
-    add("--validations", type=int, default=10, help="backups and validations")
-    add("--seed", type=int, default=0, help="of the weights and the order of the rows")
-    return parser.parse_args(arguments)
+    add(
+        "--min-count",
+        type=command_line.non_negative_int,
+        default=0,
+        help="values seen less often share a row",
+    )
+    add(
+        "--validation-fraction",
+        type=command_line.positive_share,
+        default=0.1,
+        help="share of the rows, the last ones, that is held out",
+    )
+    add(
+        "--max-bad-rows",
+        type=command_line.non_negative_int,
+        default=100,
+        help="lines that cannot be read before that is an error",
+    )
+    add("--model", default="dnn", choices=MODELS, help="kind of network")
+    add("--recipe", default="demo", choices=sorted(RECIPES), help="how to train")
+    add("--batch-size", type=positive_int, help="in place of the recipe's")
+    add("--steps", type=positive_int, help="in place of the recipe's steps or epochs")
+    rate = command_line.positive_number
+    add("--first-rate", type=rate, help="in place of the recipe's learning rate")
+    add("--last-rate", type=rate, help="in place of the recipe's, at the last step")
+    add("--algorithm", default="seqattn", choices=ALGORITHMS, help="how to prune")
+    add(
+        "--sparsity",
+        type=command_line.share,
+        default=0.9,
+        help="share of the blocks to remove",
+    )
+    add("--block-size", type=positive_int, help="20 for dnn, 16 for dlrm and dcn")
+    add(
+        "--table-rows",
+        type=positive_int,
+        help="prune the tables of dlrm or dcn by so many rows",
+    )
+    add("--strategy", default="none", choices=STRATEGIES, help="of tf.distribute")
+    add("--validations", type=positive_int, default=10, help="backups and validations")
+    add(
+        "--seed",
+        type=command_line.seed,
+        default=0,
+        help="of the weights and the order of the rows",
+    )
+    options = parser.parse_args(arguments)
+    with command_line.checking(parser):
+        check_options(options)
+    return options
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Checks what goes together, before any work.
+
+    Raises:
+      ValueError: naming an option that does not go with the others.
+      FileNotFoundError: for data that are not there.
+    """
+    Encoding(options.numeric, options.table_size, options.min_count)
+    recipe = chosen_recipe(options)
+    if not options.data and min(options.table_size) < 2:
+        raise ValueError("--table-size must be at least 2 for synthetic rows.")
+    if not (options.data and is_conversion(options.data)):
+        check_rows(options, recipe.batch_size)
+    if options.steps:
+        pruning_schedule(options.algorithm, options.sparsity, options.steps)
+    if options.model == "dnn" and options.table_rows:
+        raise ValueError(
+            "--table-rows prunes the tables of dlrm and dcn. Received: "
+            f"--table-rows {options.table_rows} --model dnn"
+        )
+    if options.model != "dnn" and options.numeric == "bucket":
+        raise ValueError(
+            "--model dlrm and dcn read the counts as numbers; with --numeric bucket "
+            "use --model dnn."
+        )
+
+
+def is_conversion(data: list[str]) -> bool:
+    """Whether `--data` is a folder of converted rows."""
+    return len(data) == 1 and (pathlib.Path(data[0]) / MANIFEST_FILE).exists()
 
 
 def open_rows(options: argparse.Namespace) -> Manifest:
     """Returns the manifest of the rows, converted first where they are not."""
     data = options.data
-    if data and len(data) == 1 and (pathlib.Path(data[0]) / MANIFEST_FILE).exists():
+    if data and is_conversion(data):
         return Manifest.load(data[0])
     if not data:
         data = [options.output / "clicks.txt"]
@@ -118,7 +187,7 @@ def open_rows(options: argparse.Namespace) -> Manifest:
         Encoding(options.numeric, options.table_size, options.min_count),
         validation_fraction=options.validation_fraction,
         max_bad_rows=options.max_bad_rows,
-        overwrite=not options.data,
+        overwrite=False if options.data else "other",
     )
 
 
@@ -143,30 +212,28 @@ def build(options: argparse.Namespace, manifest: Manifest, steps: int) -> keras.
       steps: number of training steps.
     """
     sizes, counts = manifest.table_sizes, manifest.num_numeric
-    schedule = pruning_schedule(options.algorithm, options.sparsity, steps)
-    scores = importance(options.algorithm)
-    if options.model == "dnn":
-        if options.table_rows:
-            raise ValueError(
-                "`--table-rows` prunes the tables of dlrm and dcn. Received: "
-                f"table_rows={options.table_rows}, model='dnn'"
-            )
-        network = build_network(sizes, num_numeric=counts)
-        if schedule is not None:
-            size = options.block_size or 20
-            network = prune_first_layer(network, schedule, size, scores)
-        return ClickModel(network)
-    if not counts:
-        raise ValueError(
-            "`--model dlrm` and `dcn` read the counts as numbers; with "
-            "`--numeric bucket` use `--model dnn`."
-        )
-    make = {"dlrm": build_dlrm, "dcn": build_dcn}[options.model]
-    model = make(sizes, prunable_tables=options.table_rows is not None)
     few = {
         "numeric": tf.zeros((2, counts)),
         "categorical": tf.zeros((2, len(sizes)), tf.int32),
     }
+    schedule = pruning_schedule(options.algorithm, options.sparsity, steps)
+    scores = importance(options.algorithm)
+    if options.model == "dnn":
+        network = build_network(sizes, num_numeric=counts)
+        if schedule is not None:
+            size = options.block_size or 20
+            network = prune_first_layer(network, schedule, size, scores)
+        model = ClickModel(network)
+        # A backup restores the optimizer of a built model alone.
+        model(few)
+        return model
+    if not counts:
+        raise ValueError(
+            "--model dlrm and dcn read the counts as numbers, and these rows have them "
+            "as categories: use --model dnn, or convert with another --numeric."
+        )
+    make = {"dlrm": build_dlrm, "dcn": build_dcn}[options.model]
+    model = make(sizes, prunable_tables=options.table_rows is not None)
     model(ranking_features(few))
     if schedule is not None:
         prune_ranking(
@@ -224,8 +291,16 @@ def train(
         model.compile(optimizer=keras.optimizers.Adam(recipe.learning_rate(steps)))
     adapt = None if options.model == "dnn" else ranking_features
 
-    def batches(split, size, seed):
-        return distributed_batches(strategy, manifest.folder, split, size, seed, adapt)
+    def training_batches(first_batch=0):
+        return distributed_batches(
+            strategy,
+            manifest.folder,
+            "train",
+            recipe.batch_size,
+            options.seed,
+            adapt,
+            first_batch,
+        )
 
     started = time.perf_counter()
     if isinstance(strategy, tf.distribute.ParameterServerStrategy):
@@ -233,18 +308,20 @@ def train(
             fit_with_parameter_servers(
                 strategy,
                 model,
-                lambda: batches("train", recipe.batch_size, options.seed),
+                training_batches,
                 steps,
                 progress=bar.update,
             )
     else:
-        epochs = next(n for n in range(options.validations, 0, -1) if steps % n == 0)
+        validation = distributed_batches(
+            strategy, manifest.folder, "validation", VALIDATION_BATCH, None, adapt
+        )
         fit(
             model,
-            batches("train", recipe.batch_size, options.seed),
-            steps // epochs,
-            epochs,
-            batches("validation", VALIDATION_BATCH, None),
+            training_batches,
+            steps,
+            options.validations,
+            validation,
             options.output,
         )
     return model, {"steps": steps, "seconds": time.perf_counter() - started}
@@ -285,16 +362,15 @@ def main(arguments: list[str] | None = None) -> dict:
     manifest = open_rows(options)
     with unfinished_training(options.output, options, free=("output", "strategy")):
         model, facts = train(options, manifest, strategy)
-    sa.summary(model)
-    network = stripped_network(model, options.model)
-    given = sys.argv[1:] if arguments is None else arguments
-    result = {
-        "command": " ".join(["python -m tf_seqattn.criteo.train", *map(str, given)]),
-        **facts,
-        **measure(network, manifest),
-        **export(network, options, manifest),
-    }
-    (options.output / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+        sa.summary(model)
+        network = stripped_network(model, options.model)
+        result = {
+            "command": command_line.command_text(_MODULE, arguments),
+            **facts,
+            **measure(network, manifest),
+            **export(network, options, manifest),
+        }
+        write_json(options.output / "result.json", result)
     print(
         f"Validation log loss {result['log_loss']:.4f}, AUC {result['auc']:.4f} on "
         f"{result['validation_rows']:,} rows after {result['steps']:,} steps. Written "
@@ -304,4 +380,4 @@ def main(arguments: list[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

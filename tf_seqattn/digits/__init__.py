@@ -2,3 +2,7 @@
 
 Run it with `python -m tf_seqattn.digits --output out/digits`.
 """
+
+from tf_seqattn.experiments.command_line import require_extra
+
+require_extra("digits", "sklearn", "matplotlib")

@@ -11,7 +11,10 @@ from tf_seqattn.digits import pictures, report
 from tf_seqattn.digits.data import load_digits
 from tf_seqattn.digits.model import build_model
 from tf_seqattn.digits.training import train_dense, train_pruned
+from tf_seqattn.experiments import command_line
+from tf_seqattn.files import write_whole
 
+_MODULE = "tf_seqattn.digits"
 _PRUNED = "SequentialAttention++"
 # Name of the row, which model, its file, layout and quantization.
 _FILES = (
@@ -24,38 +27,37 @@ _FILES = (
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line, or the list `arguments` in place of it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tf_seqattn.digits",
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = command_line.make_parser(_MODULE, __doc__)
     parser.add_argument(
         "--output",
-        type=pathlib.Path,
+        type=command_line.output_folder,
         default=pathlib.Path("out/digits"),
         help="folder for the table, the pictures and the models",
     )
     parser.add_argument(
-        "--sparsity", type=float, default=0.8, help="share of the blocks to remove"
+        "--sparsity",
+        type=command_line.share,
+        default=0.8,
+        help="share of the blocks to remove",
     )
     parser.add_argument(
         "--block-size",
-        type=int,
+        type=command_line.positive_int,
         nargs=2,
         default=(8, 8),
         metavar=("ROWS", "COLUMNS"),
         help="inputs and outputs of a block",
     )
     parser.add_argument(
-        "--epochs", type=int, default=40, help="of each of the two trainings"
+        "--epochs",
+        type=command_line.positive_int,
+        default=40,
+        help="of each of the two trainings",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of weights and split")
-    options = parser.parse_args(arguments)
-    if not 0 <= options.sparsity < 1:
-        parser.error(f"--sparsity must be in [0, 1), not {options.sparsity}")
-    if min(*options.block_size, options.epochs) < 1:
-        parser.error("--block-size and --epochs must be positive")
-    return options
+    parser.add_argument(
+        "--seed", type=command_line.seed, default=0, help="of weights and split"
+    )
+    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> list[report.Row]:
@@ -101,11 +103,11 @@ def main(arguments: list[str] | None = None) -> list[report.Row]:
         pictures.save_masks(masks, options.output / "masks.png")
     pictures.save_curves(runs, options.output / "curves.png")
     text = report.table(rows)
-    (options.output / "table.md").write_text(text)
+    write_whole(options.output / "table.md", text)
     print(text)
     print(f"Written to {options.output}")
     return rows
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

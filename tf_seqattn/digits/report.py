@@ -7,6 +7,7 @@ import numpy as np
 import tf_keras as keras
 
 from tf_seqattn.digits.data import Digits
+from tf_seqattn.experiments.markdown_table import markdown_table
 from tf_seqattn.inference import litert
 from tf_seqattn.kernels.blocks import BlockGrid, block_norms
 
@@ -88,15 +89,19 @@ def _accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 def table(rows: list[Row]) -> str:
     """Lays out rows as a Markdown table."""
-    head = (
-        "| model | accuracy | LiteRT accuracy | largest difference | zero blocks "
-        "| zero weights | file | file, gzip |\n|---|---|---|---|---|---|---|---|\n"
-    )
-    lines = [
-        f"| {row.name} | {row.accuracy:.2%} | {row.litert_accuracy:.2%} "
-        f"| {row.largest_difference:.1e} | {row.zero_blocks:.1%} "
-        f"| {row.zero_weights:.1%} | {row.file_bytes / 1000:.0f} kB "
-        f"| {row.gzip_bytes / 1000:.0f} kB |\n"
+    titles = ["model", "accuracy", "LiteRT accuracy", "largest difference"]
+    titles += ["zero blocks", "zero weights", "file", "file, gzip"]
+    cells = [
+        [
+            row.name,
+            f"{row.accuracy:.2%}",
+            f"{row.litert_accuracy:.2%}",
+            f"{row.largest_difference:.1e}",
+            f"{row.zero_blocks:.1%}",
+            f"{row.zero_weights:.1%}",
+            f"{row.file_bytes / 1000:.0f} kB",
+            f"{row.gzip_bytes / 1000:.0f} kB",
+        ]
         for row in rows
     ]
-    return head + "".join(lines)
+    return markdown_table(titles, cells)

@@ -1,25 +1,35 @@
-"""A training that was broken off goes on only with the options that it began with."""
+"""A training that was broken off goes on, with the options that it began with."""
 
 import argparse
 import contextlib
 import json
 import pathlib
+import shutil
 from collections.abc import Iterator
 
-_FILE = "unfinished.json"
+import tensorflow as tf
+import tf_keras as keras
+
+import tf_seqattn as sa
+from tf_seqattn.files import write_json
+
+_FILE, _BACKUP = "unfinished.json", "backup"
+# The chief writes for all workers, and Keras counts epochs from 0.
+_SAVED_EPOCH = "ckpt_saved_epoch/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 @contextlib.contextmanager
 def unfinished_training(
     folder: pathlib.Path, options: argparse.Namespace, free: tuple[str, ...] = ()
 ) -> Iterator[None]:
-    """Notes the options of a training in its folder until it is finished.
+    """Notes the options of a training in its folder until all its results are there.
 
     A backup restores whatever model fits its shapes, so that other steps or another
-    sparsity would go on from it and end in something that no command made.
+    sparsity would go on from it and end in something that no command made. The backup
+    is deleted at the end, so a result that is written in the context is never lost.
 
     Args:
-      folder: of the training, with its `backup` in it; made if needed.
+      folder: of the training, with its backup in it; made if needed.
       options: of the command line.
       free: names of options that may change on the way, such as the strategy.
 
@@ -31,14 +41,14 @@ def unfinished_training(
     >>> folder = pathlib.Path("out/train")  # doctest: +SKIP
     >>> with unfinished_training(folder, options, ("output",)):  # doctest: +SKIP
     ...     model.fit(...)
+    ...     write_json(folder / "result.json", result)
     """
     kept = {name: value for name, value in vars(options).items() if name not in free}
-    text = json.dumps(kept, indent=2, default=str)
     # As they are read back: lists for tuples, text for paths.
-    wanted = json.loads(text)
-    path, backup = folder / _FILE, folder / "backup"
+    wanted = json.loads(json.dumps(kept, default=str))
+    path, backup = folder / _FILE, folder / _BACKUP
     if path.exists() and backup.exists():
-        begun = json.loads(path.read_text())
+        begun = _read(path, backup)
         other = [
             f"--{name.replace('_', '-')}: {begun.get(name)!r} then, {value!r} now"
             for name, value in wanted.items()
@@ -51,6 +61,67 @@ def unfinished_training(
                 f"--output, or delete {backup} to begin anew."
             )
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n")
+    write_json(path, wanted)
     yield
+    # In this order, or a kill in between would leave a backup of unknown options.
+    shutil.rmtree(backup, ignore_errors=True)
     path.unlink(missing_ok=True)
+
+
+def _read(path: pathlib.Path, backup: pathlib.Path) -> dict:
+    try:
+        begun = json.loads(path.read_text())
+    except ValueError:
+        begun = None
+    if not isinstance(begun, dict):
+        raise ValueError(
+            f"{path} is damaged, so nobody knows which training was broken off here. "
+            f"Delete {backup} to begin anew."
+        )
+    return begun
+
+
+def resumable_callbacks(model: keras.Model, folder: pathlib.Path | None) -> list:
+    """Returns the callbacks of a `model.fit` that can be resumed after each epoch.
+
+    Args:
+      model: pruned or not.
+      folder: for TensorBoard's logs and the backup, which stays at the end: see
+        `unfinished_training`. By default neither is written.
+
+    Returns:
+      The update of the pruning step where the model is pruned, the summaries and the
+      backup.
+    """
+    pruned = bool(sa.pruned_layers(model))
+    callbacks: list = [sa.UpdatePruningStep()] if pruned else []
+    if folder is not None:
+        summaries = sa.PruningSummaries if pruned else keras.callbacks.TensorBoard
+        callbacks += [
+            summaries(log_dir=str(folder / "logs")),
+            keras.callbacks.BackupAndRestore(
+                str(folder / _BACKUP), delete_checkpoint=False
+            ),
+        ]
+    return callbacks
+
+
+def finished_epochs(folder: pathlib.Path | None) -> int:
+    """Returns how many epochs of a training its backup has, 0 without one.
+
+    The data of a resumed training must begin after them.
+
+    Args:
+      folder: as for `resumable_callbacks`.
+
+    Example:
+
+    >>> finished_epochs(None)
+    0
+    """
+    if folder is None:
+        return 0
+    checkpoint = tf.train.latest_checkpoint(str(folder / _BACKUP / "chief"))
+    if checkpoint is None:
+        return 0
+    return int(tf.train.load_variable(checkpoint, _SAVED_EPOCH)) + 1

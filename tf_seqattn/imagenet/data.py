@@ -1,9 +1,11 @@
 """Where images come from: TensorFlow Datasets, TFRecords, folders, or a generator."""
 
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from tf_seqattn.imagenet.images import evaluation_image, training_image
@@ -21,13 +23,13 @@ class Split(NamedTuple):
     Attributes:
       num_images: how many there are.
       num_classes: labels are from 0 to this, exclusive.
-      examples: from a `tf.distribute.InputContext` or None to a dataset of (JPEG bytes,
-        integer label), of that worker's share.
+      examples: from a `tf.distribute.InputContext` or None, and a seed of the order of
+        the files, to a dataset of (JPEG bytes, integer label), of that worker's share.
     """
 
     num_images: int
     num_classes: int
-    examples: Callable[[tf.distribute.InputContext | None], tf.data.Dataset]
+    examples: Callable[[tf.distribute.InputContext | None, int], tf.data.Dataset]
 
 
 def _share(dataset: tf.data.Dataset, context) -> tf.data.Dataset:
@@ -40,7 +42,7 @@ def _share(dataset: tf.data.Dataset, context) -> tf.data.Dataset:
 def _synthetic(split: str, images: int, size: int, classes: int) -> Split:
     count = images if split == "train" else max(classes, images // 4)
     dataset = jpeg_dataset(split, count, size, classes)
-    return Split(count, classes, lambda context: _share(dataset, context))
+    return Split(count, classes, lambda context, seed: _share(dataset, context))
 
 
 def _tfds(name: str, split: str) -> Split:
@@ -49,13 +51,13 @@ def _tfds(name: str, split: str) -> Split:
     except ImportError as error:
         raise ImportError(
             f"`data` 'tfds:{name}' needs TensorFlow Datasets: "
-            "pip install tensorflow-datasets"
+            "pip install 'tf-seqattn[imagenet]'"
         ) from error
     builder = tfds.builder(name)
     info = builder.info
 
-    def examples(context):
-        read = tfds.ReadConfig(input_context=context)
+    def examples(context, seed):
+        read = tfds.ReadConfig(input_context=context, shuffle_seed=seed)
         dataset = builder.as_dataset(
             split=split,
             decoders={"image": tfds.decode.SkipDecoding()},
@@ -91,12 +93,12 @@ def _records(files: list[str], split: str) -> Split:
         )
         images, classes = int(images), int(last) + 1
 
-    def examples(context):
+    def examples(context, seed):
         names = tf.data.Dataset.from_tensor_slices(files)
         enough = context is None or len(files) >= context.num_input_pipelines
         names = _share(names, context) if enough else names
         if split == "train":
-            names = names.shuffle(len(files))
+            names = names.shuffle(len(files), seed)
         dataset = names.interleave(
             tf.data.TFRecordDataset,
             cycle_length=min(16, len(files)),
@@ -125,10 +127,10 @@ def _folder(folder: pathlib.Path) -> Split:
             f"ending in {' or '.join(_SUFFIXES)}."
         )
 
-    def examples(context):
+    def examples(context, seed):
         dataset = _share(tf.data.Dataset.from_tensor_slices((files, labels)), context)
         # Names are cheap to shuffle, all at once; images are not.
-        dataset = dataset.shuffle(len(files), reshuffle_each_iteration=True)
+        dataset = dataset.shuffle(len(files), seed)
         return dataset.map(
             lambda name, label: (tf.io.read_file(name), label),
             num_parallel_calls=tf.data.AUTOTUNE,
@@ -188,31 +190,56 @@ def batches(
     training: bool,
     seed: int = 0,
     context: tf.distribute.InputContext | None = None,
+    epochs: range = range(1),
 ) -> tf.data.Dataset:
     """Batches of decoded images.
+
+    An epoch of training is as many whole batches as there are images for. Its images,
+    their order and their crops depend on the seed and its number alone, so that a
+    training may begin at any of them.
 
     Args:
       split: of `open_split`.
       batch_size: images of a step over all replicas; each pipeline makes its share.
       size: pixels of a side.
-      training: whether to crop at random, shuffle and go on for ever.
-      seed: of the order of the images.
+      training: whether to crop at random and to shuffle.
+      seed: of the order of the images and their crops.
       context: given by `tf.distribute`.
+      epochs: numbers of the epochs of training.
 
     Returns:
       A dataset of (float32 `(batch, size, size, 3)`, int64 `(batch,)`).
     """
+    # Of an epoch, for this pipeline; its replicas take turns at its batches.
+    taken = split.num_images // batch_size * batch_size
     if context is not None:
+        taken //= context.num_input_pipelines
         batch_size = context.get_per_replica_batch_size(batch_size)
-    dataset = split.examples(context)
-    if training:
-        dataset = dataset.shuffle(
-            min(split.num_images, _SHUFFLED_IMAGES), seed
-        ).repeat()
-    decode = training_image if training else evaluation_image
-    dataset = dataset.map(
-        lambda jpeg, label: (decode(jpeg, size), tf.cast(label, tf.int64)),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
-    dataset = dataset.batch(batch_size, drop_remainder=training)
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    if not training:
+        dataset = split.examples(context, seed).map(
+            lambda jpeg, label: (
+                evaluation_image(jpeg, size),
+                tf.cast(label, tf.int64),
+            ),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+    def shuffled(epoch: int) -> tf.data.Dataset:
+        # A seed of its own, unlike those of other seeds and epochs.
+        order = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+        dataset = split.examples(context, order).repeat()
+        dataset = dataset.shuffle(min(split.num_images, _SHUFFLED_IMAGES), order)
+        return dataset.take(taken)
+
+    parts = [shuffled(epoch) for epoch in epochs]
+    dataset = functools.reduce(tf.data.Dataset.concatenate, parts)
+
+    def decode(number, example):
+        jpeg, label = example
+        image = training_image(jpeg, size, tf.stack([number, seed]))
+        return image, tf.cast(label, tf.int64)
+
+    dataset = dataset.enumerate(epochs.start * taken)
+    dataset = dataset.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)

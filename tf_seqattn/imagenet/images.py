@@ -14,7 +14,7 @@ def _finish(image: tf.Tensor, size: int) -> tf.Tensor:
     return (tf.cast(image, tf.float32) - MEAN) / DEVIATION
 
 
-def training_image(jpeg: tf.Tensor, size: int) -> tf.Tensor:
+def training_image(jpeg: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
     """Decodes a random crop, flipped in half of the cases.
 
     The crop covers 8 % to 100 % of the image at an aspect of 3:4 to 4:3, after Szegedy
@@ -23,13 +23,15 @@ def training_image(jpeg: tf.Tensor, size: int) -> tf.Tensor:
     Args:
       jpeg: scalar string.
       size: pixels of a side of the result.
+      seed: int `(2,)`; the same seed gives the same crop.
 
     Returns:
       float32 `(size, size, 3)`, standardized.
     """
-    begin, extent, _ = tf.image.sample_distorted_bounding_box(
+    begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
         tf.io.extract_jpeg_shape(jpeg),
         bounding_boxes=tf.zeros((1, 0, 4)),
+        seed=seed,
         area_range=(0.08, 1.0),
         aspect_ratio_range=(3 / 4, 4 / 3),
         max_attempts=10,
@@ -38,7 +40,7 @@ def training_image(jpeg: tf.Tensor, size: int) -> tf.Tensor:
     window = tf.stack([begin[0], begin[1], extent[0], extent[1]])
     image = tf.io.decode_and_crop_jpeg(jpeg, window, channels=3)
     image = tf.image.resize(image, (size, size), method="bilinear")
-    return _finish(tf.image.random_flip_left_right(image), size)
+    return _finish(tf.image.stateless_random_flip_left_right(image, seed), size)
 
 
 def evaluation_image(jpeg: tf.Tensor, size: int) -> tf.Tensor:

@@ -5,8 +5,8 @@ import dataclasses
 import tf_keras as keras
 
 import tf_seqattn as sa
+from tf_seqattn.experiments import algorithms
 
-ALGORITHMS = ("dense", "magnitude", "powerprop", "acdc", "seqattn")
 REFERENCE_BATCH = 2048
 
 
@@ -58,7 +58,7 @@ class Recipe:
         """Returns when an algorithm prunes, or None for "dense".
 
         Args:
-          algorithm: one of `ALGORITHMS`.
+          algorithm: one of `algorithms.ALGORITHMS`.
           sparsity: share of the blocks to remove from each layer.
           steps: number of training steps.
 
@@ -70,32 +70,12 @@ class Recipe:
         >>> Recipe().schedule("magnitude", 0.9, steps=1000).prune_step
         850
         """
-        if algorithm not in ALGORITHMS:
-            raise ValueError(
-                f"`algorithm` must be one of {', '.join(ALGORITHMS)}. Received: "
-                f"algorithm={algorithm!r}"
-            )
-        if algorithm == "dense":
-            return None
-        if algorithm in ("magnitude", "powerprop"):
-            return sa.OneShotSchedule(
-                sparsity, prune_step=round(steps * (1.0 - self.finetune_fraction))
-            )
-        kind = (
-            sa.ACDCSchedule if algorithm == "acdc" else sa.SequentialAttentionSchedule
+        phases = algorithms.Phases(
+            self.cycles, self.dense_fraction, self.finetune_fraction
         )
-        return kind(
-            sparsity,
-            steps,
-            cycles=self.cycles,
-            dense_fraction=self.dense_fraction,
-            finetune_fraction=self.finetune_fraction,
-        )
+        return algorithms.pruning_schedule(algorithm, sparsity, steps, phases)
 
     def importance(self, algorithm: str) -> sa.Importance:
         """Returns what an algorithm scores blocks by; logits decay like kernels."""
-        if algorithm == "seqattn":
-            return sa.SoftmaxAttention(l2=self.weight_decay / 2)
-        if algorithm == "powerprop":
-            return sa.PowerPropagation()
-        return sa.Magnitude()
+        found = algorithms.find_algorithm(algorithm)
+        return found.importance(self.weight_decay / 2)

@@ -7,6 +7,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 import tf_seqattn as sa
+from tf_seqattn.experiments.resuming import finished_epochs, resumable_callbacks
 from tf_seqattn.imagenet.data import Split, batches
 from tf_seqattn.imagenet.model import build_model
 from tf_seqattn.imagenet.recipe import Recipe
@@ -57,11 +58,14 @@ def distributed_batches(
     size: int,
     training: bool,
     seed: int = 0,
+    epochs: range = range(1),
 ):
     """Batches with one-hot labels, each worker reading its share."""
 
     def make(context):
-        dataset = batches(split, recipe.batch_size, size, training, seed, context)
+        dataset = batches(
+            split, recipe.batch_size, size, training, seed, context, epochs
+        )
         return dataset.map(
             lambda image, label: (image, tf.one_hot(label, split.num_classes))
         )
@@ -91,12 +95,12 @@ def train(
       train_split: images to train on, at least one batch.
       validation_split: images to measure on, after each epoch.
       recipe: epochs, batches, rates and the shape of the schedule.
-      algorithm: one of `recipe.ALGORITHMS`.
+      algorithm: one of `algorithms.ALGORITHMS`.
       sparsity: share of the blocks to remove from each layer of 100 blocks or more.
       block_size: rows and columns of a block.
       size: pixels of a side of the images.
       seed: of the weights and of the order of the images.
-      folder: for TensorBoard's logs and a backup after each epoch; by default neither.
+      folder: see `resuming.resumable_callbacks`; a backup is resumed from.
       verbose: as `model.fit` takes it.
 
     Returns:
@@ -125,22 +129,16 @@ def train(
             steps_per_epoch,
         )
     pruned = len(sa.pruned_layers(model))
-    callbacks = [sa.UpdatePruningStep()] if pruned else []
-    if folder is not None:
-        logs = str(folder / "logs")
-        callbacks.append(
-            sa.PruningSummaries(log_dir=logs)
-            if pruned
-            else keras.callbacks.TensorBoard(log_dir=logs)
-        )
-        backup = keras.callbacks.BackupAndRestore(str(folder / "backup"))
-        callbacks.append(backup)
+    callbacks = resumable_callbacks(model, folder)
+    # One at least: Keras wants data even where no step is left.
+    first = min(finished_epochs(folder), recipe.epochs - 1)
+    epochs = range(first, recipe.epochs)
     validation = distributed_batches(strategy, validation_split, recipe, size, False)
     # A distributed dataset does not know its length.
     validation_steps = -(-validation_split.num_images // recipe.batch_size)
     started = time.perf_counter()
     model.fit(
-        distributed_batches(strategy, train_split, recipe, size, True, seed),
+        distributed_batches(strategy, train_split, recipe, size, True, seed, epochs),
         epochs=recipe.epochs,
         steps_per_epoch=steps_per_epoch,
         validation_data=validation,

@@ -29,6 +29,40 @@ def _last_change(schedule: DrawnSchedule) -> int:
     return last
 
 
+def _require_matplotlib() -> None:
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "Pictures of schedules need matplotlib: pip install 'tf-seqattn[plots]'"
+        ) from error
+
+
+def shade_phases(axes: Any, schedule: PruningSchedule, steps: int) -> list[Any]:
+    """Shades the phases of a schedule behind a plot over training steps.
+
+    Args:
+      axes: matplotlib axes.
+      schedule: as for `plot_schedule`.
+      steps: where to end.
+
+    Returns:
+      A matplotlib patch for each phase, in their order, for a legend.
+    """
+    from matplotlib.patches import Patch
+
+    start = 0
+    present: dict[Any, Any] = {}
+    while start < steps:
+        phase = schedule.phase(start)
+        end = int(min(schedule.next_phase_change(start), steps))
+        colour = PHASE_COLOURS[int(phase)]
+        axes.axvspan(start, end, color=colour, alpha=0.25, linewidth=0)
+        present[phase] = Patch(color=colour, alpha=0.4, label=phase.name.lower())
+        start = end
+    return [present[phase] for phase in sorted(present)]
+
+
 def plot_schedule(
     schedule: DrawnSchedule, axes: Any = None, steps: int | None = None
 ) -> Any:
@@ -42,22 +76,18 @@ def plot_schedule(
 
     Returns:
       The matplotlib axes.
+
+    Raises:
+      ImportError: without matplotlib.
     """
+    _require_matplotlib()
     import matplotlib.pyplot as plt
-    from matplotlib.patches import Patch
 
     if axes is None:
         _, axes = plt.subplots(figsize=(8, 3), layout="constrained")
     steps = steps or getattr(schedule, "end_step", None)
     steps = steps or max(10, round(1.25 * _last_change(schedule)))
-    start, present = 0, {}
-    while start < steps:
-        phase = schedule.phase(start)
-        end = min(schedule.next_phase_change(start), steps)
-        colour = PHASE_COLOURS[int(phase)]
-        axes.axvspan(start, end, color=colour, alpha=0.25, linewidth=0)
-        present[phase] = Patch(color=colour, alpha=0.4, label=phase.name.lower())
-        start = int(end)
+    handles = shade_phases(axes, schedule, steps)
     grid = np.arange(steps + 1)
     values = [100 * schedule.sparsity(int(step)) for step in grid]
     axes.plot(grid, values, color="black", linewidth=1.5, drawstyle="steps-post")
@@ -70,7 +100,7 @@ def plot_schedule(
     )
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(
-        handles=[present[phase] for phase in sorted(present)],
+        handles=handles,
         loc="upper center",
         bbox_to_anchor=(0.5, -0.22),
         ncols=3,
@@ -92,6 +122,7 @@ def schedule_figure(schedule: DrawnSchedule, step: int) -> Any:
     Raises:
       ImportError: without matplotlib.
     """
+    _require_matplotlib()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3), layout="constrained", dpi=100)

@@ -88,6 +88,7 @@ def test_tensors_are_encoded_like_arrays(numeric, rows):
     encoded = encoding.encode_tensors(raw(counts, categories))
     np.testing.assert_allclose(encoded[0], expected[0], rtol=1e-6)
     np.testing.assert_array_equal(encoded[1], expected[1])
+    assert encoded[2].numpy().all()
 
 
 def test_capital_digits_are_read_and_other_letters_refused():
@@ -96,8 +97,8 @@ def test_capital_digits_are_read_and_other_letters_refused():
     good["C1"] = tf.constant(["ABC"])
     assert encoding.encode_tensors(good)[1][0, 0] == 1 + 0xABC
     for wrong in ("xyz", "123456789", " 1"):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="hexadecimal"):
-            encoding.encode_tensors({**good, "C1": tf.constant([wrong])})
+        *_, valid = encoding.encode_tensors({**good, "C1": tf.constant([wrong])})
+        assert not valid[0]
 
 
 @pytest.mark.parametrize(

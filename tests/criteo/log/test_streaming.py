@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_seqattn.criteo import conversion
 from tf_seqattn.criteo.conversion import convert
-from tf_seqattn.criteo.log import streaming
+from tf_seqattn.criteo.log import streaming, units
 from tf_seqattn.criteo.log.encoding import Encoding
 from tf_seqattn.criteo.log.in_memory import load_clicks
 from tf_seqattn.criteo.log.manifest import Manifest
@@ -18,7 +17,7 @@ def folder(clicks_file, tmp_path_factory):
     """The rows in eleven files."""
     folder = tmp_path_factory.mktemp("streaming") / "converted"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conversion, "_UNIT_BYTES", 70_000)
+        patch.setattr(units, "_UNIT_BYTES", 70_000)
         convert(clicks_file, folder, Encoding(table_size=64), progress=False)
     assert len(Manifest.load(folder).splits["train"]) > 8
     return folder

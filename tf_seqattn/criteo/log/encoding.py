@@ -12,13 +12,17 @@ import numpy as np
 import polars as pl
 import tensorflow as tf
 
-from tf_seqattn.criteo.log.fields import CATEGORICAL_NAMES, NUMERIC_NAMES
+from tf_seqattn.criteo.log.fields import (
+    CATEGORICAL_NAMES,
+    CATEGORY,
+    CATEGORY_DIGITS,
+    NUMERIC_NAMES,
+)
 
 NUMERIC_ENCODINGS = ("log1p", "log3", "raw", "bucket")
 # Buckets are those of counts from -3 to 2^31, the largest of the public logs.
 _LEAST_BUCKET, _LARGEST_BUCKET = -3, 461
 _NUM_BUCKETS = _LARGEST_BUCKET - _LEAST_BUCKET + 1
-_LONGEST_CATEGORY = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +133,9 @@ class Encoding:
         ids = values.select(column.cast(pl.Int32) for column in categorical)
         return numeric, ids.to_numpy(order="c")
 
-    def encode_tensors(self, raw: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    def encode_tensors(
+        self, raw: dict[str, tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Encodes raw features inside a graph, as `encode` does rows.
 
         Args:
@@ -137,10 +143,12 @@ class Encoding:
             each of C1 to C26 a string `(batch,)` as in the log, "" for an empty one.
 
         Returns:
-          float32 `(batch, num_numeric)` and int32 `(batch, len(table_sizes))`.
+          float32 `(batch, num_numeric)`, int32 `(batch, len(table_sizes))`, and bool
+          `(batch,)`: whether the conversion takes such categories. In a row that it
+          would leave out as bad, numbers mean nothing.
 
         Raises:
-          tf.errors.InvalidArgumentError: quoting what is not hexadecimal.
+          tf.errors.InvalidArgumentError: if a count is infinite, which no log has.
 
         Example:
 
@@ -150,11 +158,17 @@ class Encoding:
         array([ 0, 11], dtype=int32)
         """
         counts = tf.stack([raw[name] for name in NUMERIC_NAMES], axis=1)
+        tf.debugging.Assert(
+            ~tf.reduce_any(tf.math.is_inf(counts)),
+            ["A count is infinite. Give NaN for an empty field. Received:", counts],
+        )
         missing = tf.math.is_nan(counts)
         counts = tf.where(missing, tf.zeros_like(counts), counts)
-        words, absent = _from_hexadecimal(
-            tf.stack([raw[name] for name in CATEGORICAL_NAMES], axis=1)
-        )
+        texts = tf.stack([raw[name] for name in CATEGORICAL_NAMES], axis=1)
+        hexadecimal = tf.strings.regex_full_match(texts, f"({CATEGORY})?")
+        valid = tf.reduce_all(hexadecimal, axis=1)
+        texts = tf.where(hexadecimal, texts, "")
+        words, absent = _from_hexadecimal(texts), texts == ""
         hashed = words % tf.constant(self._hash_sizes, tf.int64) + 1
         ids = tf.where(absent, tf.zeros_like(hashed), hashed)
         if self.numeric == "bucket":
@@ -171,7 +185,7 @@ class Encoding:
             numeric = tf.math.log(tf.maximum(counts, -2.0) + 3.0)
         else:
             numeric = counts
-        return tf.cast(numeric, tf.float32), tf.cast(ids, tf.int32)
+        return tf.cast(numeric, tf.float32), tf.cast(ids, tf.int32), valid
 
     def to_json(self) -> dict:
         """Returns the options, ready for JSON; `Encoding(**options)` takes them."""
@@ -183,31 +197,24 @@ class Encoding:
         }
 
 
-def _from_hexadecimal(texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _from_hexadecimal(texts: tf.Tensor) -> tf.Tensor:
     """Reads strings of up to 8 hexadecimal digits.
 
     Args:
       texts: string tensor of any shape.
 
     Returns:
-      int64 numbers of the same shape, and whether a string is empty.
+      int64 numbers of the same shape, 0 for an empty string.
     """
-    absent = texts == ""
-    valid = tf.strings.regex_full_match(texts, f"[0-9a-fA-F]{{0,{_LONGEST_CATEGORY}}}")
-    tf.debugging.Assert(
-        tf.reduce_all(valid),
-        ["A category is not a hexadecimal number of up to 8 digits:"]
-        + [tf.boolean_mask(texts, ~valid)],
-    )
     # Right-aligned with zeros, then digit by digit.
     padded = tf.strings.substr(
-        tf.strings.join(["0" * _LONGEST_CATEGORY, texts]),
-        -_LONGEST_CATEGORY,
-        _LONGEST_CATEGORY,
+        tf.strings.join(["0" * CATEGORY_DIGITS, texts]),
+        -CATEGORY_DIGITS,
+        CATEGORY_DIGITS,
     )
     codes = tf.cast(
-        tf.io.decode_raw(padded, tf.uint8, fixed_length=_LONGEST_CATEGORY), tf.int64
+        tf.io.decode_raw(padded, tf.uint8, fixed_length=CATEGORY_DIGITS), tf.int64
     )
     digits = tf.where(codes < ord("A"), codes - ord("0"), codes % 32 + 9)
-    powers = [16**place for place in reversed(range(_LONGEST_CATEGORY))]
-    return tf.reduce_sum(digits * powers, axis=-1), absent
+    powers = [16**place for place in reversed(range(CATEGORY_DIGITS))]
+    return tf.reduce_sum(digits * powers, axis=-1)

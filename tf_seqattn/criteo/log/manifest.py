@@ -2,11 +2,11 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 
 from tf_seqattn.criteo.log.encoding import Encoding
-from tf_seqattn.criteo.log.shards import Shard, sha256_of
+from tf_seqattn.criteo.log.json_files import Damaged, read_json, remedy
+from tf_seqattn.criteo.log.shards import Shard, has_its_size, is_intact, sha256_of
 from tf_seqattn.criteo.log.vocabulary import Vocabulary
 from tf_seqattn.experiments.progress import progress_bar
 
@@ -25,6 +25,7 @@ class Manifest:
       bad_rows: number of lines that were left out.
       bad_row_quotes: the first of them: `file:line: reason: 'text'`.
       request: the files and all options, ready for JSON.
+      vocabulary_sha256: checksum of the vocabulary, or None where there is none.
     """
 
     folder: pathlib.Path
@@ -33,13 +34,41 @@ class Manifest:
     bad_rows: int
     bad_row_quotes: list[str]
     request: dict
+    vocabulary_sha256: str | None = None
 
     @classmethod
     def load(cls, folder: pathlib.Path | str) -> "Manifest":
-        """Reads the manifest of a folder.
+        """Reads the manifest of a folder, and makes sure that its files are there.
 
         Raises:
           FileNotFoundError: if there is none, or a file that it names is missing.
+          ValueError: if it, or the size of a file, is not what was written.
+        """
+        manifest = cls.read(folder)
+        for shards in manifest.splits.values():
+            for shard in shards:
+                path = manifest.folder / "shards" / shard.name
+                if not path.exists():
+                    raise FileNotFoundError(
+                        f"{path} is named by the manifest and missing. {remedy()}"
+                    )
+                if not has_its_size(path, shard):
+                    raise Damaged(
+                        f"{path} is damaged: it has {path.stat().st_size:,} bytes, and "
+                        f"{shard.num_bytes:,} were written. {remedy()}"
+                    )
+        path = manifest.folder / VOCABULARY_FILE
+        if manifest.encoding.min_count and not path.exists():
+            raise FileNotFoundError(f"{path} is missing. {remedy()}")
+        return manifest
+
+    @classmethod
+    def read(cls, folder: pathlib.Path | str) -> "Manifest":
+        """Reads the manifest of a folder, whether its files are there or not.
+
+        Raises:
+          FileNotFoundError: if there is none.
+          ValueError: if it is damaged.
         """
         folder = pathlib.Path(folder)
         path = folder / MANIFEST_FILE
@@ -50,27 +79,19 @@ class Manifest:
                 f"tf_seqattn.criteo.conversion --data FILES --output {folder}`, which "
                 "goes on where it stopped."
             )
-        content = json.loads(path.read_text())
-        splits = {
-            name: [Shard(*shard) for shard in shards]
-            for name, shards in content["splits"].items()
-        }
-        manifest = cls(
-            folder,
-            Encoding(**content["request"]["encoding"]),
-            splits,
-            content["bad_rows"],
-            content["bad_row_quotes"],
-            content["request"],
-        )
-        for name in SPLITS:
-            for file in manifest.paths(name):
-                if not file.exists():
-                    raise FileNotFoundError(
-                        f"{file} is named by the manifest and missing. Restore it, or "
-                        f"convert again with --overwrite."
-                    )
-        return manifest
+        content = read_json(path, "splits", "bad_rows", "bad_row_quotes", "request")
+        try:
+            return cls(
+                folder,
+                Encoding(**content["request"]["encoding"]),
+                {name: [Shard(*s) for s in content["splits"][name]] for name in SPLITS},
+                content["bad_rows"],
+                content["bad_row_quotes"],
+                content["request"],
+                content.get("vocabulary_sha256"),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise Damaged(f"{path} is damaged: {error!r}. {remedy()}") from error
 
     def rows(self, split: str) -> int:
         """Number of rows of a split."""
@@ -130,9 +151,11 @@ class Manifest:
         with progress_bar(total, "B", "Verifying", progress) as bar:
             for shard in shards:
                 path = self.folder / "shards" / shard.name
-                if sha256_of(path) != shard.sha256:
-                    raise ValueError(
-                        f"{path} is not the file that was converted: its checksum "
-                        "differs. Convert again with --overwrite."
+                if not is_intact(path, shard):
+                    raise Damaged(
+                        f"{path} is damaged: its checksum differs. {remedy()}"
                     )
                 bar.update(shard.num_bytes)
+        path, checksum = self.folder / VOCABULARY_FILE, self.vocabulary_sha256
+        if checksum is not None and sha256_of(path) != checksum:
+            raise Damaged(f"{path} is damaged: its checksum differs. {remedy()}")

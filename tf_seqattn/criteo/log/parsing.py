@@ -17,7 +17,10 @@ import polars as pl
 from tf_seqattn.criteo.log.bad_rows import BadRows
 from tf_seqattn.criteo.log.fields import (
     CATEGORICAL_NAMES,
+    CATEGORY,
+    CATEGORY_DIGITS,
     COLUMNS,
+    COUNT,
     FIELD_NAMES,
     NUMERIC_NAMES,
 )
@@ -118,6 +121,39 @@ def _without_wrong_widths(block: bytes, first_line: int, bad: BadRows):
     return b"".join(lines[i] + b"\n" for i in kept), numbers[kept]
 
 
+def _without_invalid_text(
+    block: bytes, numbers: np.ndarray, bad: BadRows
+) -> tuple[bytes, np.ndarray]:
+    """Takes out lines that are not UTF-8.
+
+    Args:
+      block: whole lines.
+      numbers: of the lines.
+      bad: where lines that are taken out are noted.
+
+    Returns:
+      The remaining lines, and the array of their numbers.
+    """
+    if _is_text(block):
+        return block, numbers
+    lines = block.split(b"\n")[:-1]
+    valid = np.array([_is_text(line) for line in lines], bool)
+    for i in np.flatnonzero(~valid):
+        bad.add(numbers[i], lines[i], "not UTF-8 text")
+    kept = np.flatnonzero(valid)
+    return b"".join(lines[i] + b"\n" for i in kept), numbers[kept]
+
+
+def _is_text(content: bytes) -> bool:
+    if content.isascii():
+        return True
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _values(block: bytes, numbers: np.ndarray, bad: BadRows) -> pl.DataFrame:
     """Turns lines of the right width into numbers, bad ones noted and left out."""
     text = pl.read_csv(
@@ -136,9 +172,12 @@ def _values(block: bytes, numbers: np.ndarray, bad: BadRows) -> pl.DataFrame:
     )
     is_bad = {"label": ~text["label"].is_in(["0", "1"]).fill_null(False)}
     for name in FIELD_NAMES:
+        grammar = COUNT if name in NUMERIC_NAMES else CATEGORY
         # Empty text is null too, and is no fault.
-        if values[name].null_count() > text[name].null_count():
-            is_bad[name] = values[name].is_null() & text[name].is_not_null()
+        unread = values[name].null_count() > text[name].null_count()
+        if unread or _may_break(grammar, text[name]):
+            fits = text[name].str.contains(f"^(?:{grammar})$").fill_null(True)
+            is_bad[name] = ~fits | (values[name].is_null() & text[name].is_not_null())
     keep = np.ones(len(text), bool)
     for flags in is_bad.values():
         keep &= ~flags.to_numpy()
@@ -151,6 +190,18 @@ def _values(block: bytes, numbers: np.ndarray, bad: BadRows) -> pl.DataFrame:
     return values.filter(pl.Series(keep))
 
 
+def _may_break(grammar: str, text: pl.Series) -> bool:
+    """Whether polars may have read what the grammar of a field does not allow.
+
+    It takes signs, and zeros before a number of any length. To look at lengths costs
+    far less than to match every value.
+    """
+    if grammar == COUNT:
+        return bool(text.str.starts_with("+").any())
+    long = text.str.len_bytes().max()
+    return (long or 0) > CATEGORY_DIGITS or bool(text.str.contains("[+-]").any())
+
+
 def parse_file(
     path: pathlib.Path | str,
     bad: BadRows,
@@ -160,9 +211,10 @@ def parse_file(
 ) -> Iterator[pl.DataFrame]:
     """Parses a file, or the lines that begin in a range of its bytes.
 
-    A line is bad if it has not 40 columns, a label other than 0 and 1, a count that is
-    no integer or a category that is not hexadecimal (of up to 32 bits). A compressed
-    file that breaks off, and a file of no bytes, count as one bad row more.
+    A line is bad if it is not UTF-8, has not 40 columns, or has a label other than 0
+    and 1, a count that is no 64-bit integer in plain digits, or a category that is not
+    1 to 8 hexadecimal digits. A compressed file that breaks off, and a file of no
+    bytes, count as one bad row more.
 
     Args:
       path: of the file, plain or compressed (`.gz`).
@@ -205,6 +257,7 @@ def parse_file(
             bad.add(line, b"", f"the compressed data break off here: {error}")
             return
         good, numbers = _without_wrong_widths(block, line, bad)
+        good, numbers = _without_invalid_text(good, numbers, bad)
         line += block.count(b"\n")
         if good:
             yield _values(good, numbers, bad)

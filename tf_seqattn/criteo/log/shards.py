@@ -6,6 +6,7 @@ rows, so that reading costs nothing per row; TFRecord has a checksum for each.
 """
 
 import hashlib
+import os
 import pathlib
 from typing import NamedTuple
 
@@ -73,9 +74,23 @@ def write_shard(path: pathlib.Path, rows: Rows) -> Shard:
                 for name, array in zip(_NAMES, block, strict=True)
             }
             example = tf.train.Example(features=tf.train.Features(feature=features))
-            writer.write(example.SerializeToString())
+            # Maps have no order of their own, and the same rows must give the same
+            # bytes.
+            writer.write(example.SerializeToString(deterministic=True))
+    with open(partial, "rb") as file:
+        os.fsync(file.fileno())
     partial.rename(path)
     return Shard(path.name, len(rows.labels), path.stat().st_size, sha256_of(path))
+
+
+def has_its_size(path: pathlib.Path, shard: Shard) -> bool:
+    """Whether a file is there and has the size of a shard."""
+    return path.exists() and path.stat().st_size == shard.num_bytes
+
+
+def is_intact(path: pathlib.Path, shard: Shard) -> bool:
+    """Whether a file is there and has the size and the checksum of a shard."""
+    return has_its_size(path, shard) and sha256_of(path) == shard.sha256
 
 
 def sha256_of(path: pathlib.Path) -> str:

@@ -95,6 +95,14 @@ CATEGORY_FIELDS = tuple(
 FIELDS = (*COUNT_FIELDS, *CATEGORY_FIELDS)
 
 
+def _can_inform(field: CountField | CategoryField) -> bool:
+    return field.missing < 0.5 and getattr(field, "cardinality", 10) >= 10
+
+
+# Fields that can carry signal.
+NUM_INFORMATIVE = sum(map(_can_inform, FIELDS))
+
+
 class Rows(NamedTuple):
     """Consecutive rows of a `ClickSource`.
 
@@ -175,7 +183,7 @@ class ClickSource:
         self.max_categories = max_categories
         random = _generator(seed, _TABLE_STREAM)
         candidates = [i for i, field in enumerate(FIELDS) if _can_inform(field)]
-        _check_range("informative", informative, 2, len(candidates))
+        _check_range("informative", informative, 2, NUM_INFORMATIVE)
         chosen = random.permutation(candidates)[:informative]
         self._informative = sorted(int(index) for index in chosen)
         # A ring through the chosen fields in random order; two fields make one pair.
@@ -379,10 +387,6 @@ def _levels(random: np.random.Generator) -> np.ndarray:
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     return 1.0 / (1.0 + np.exp(-x))
-
-
-def _can_inform(field: CountField | CategoryField) -> bool:
-    return field.missing < 0.5 and getattr(field, "cardinality", 10) >= 10
 
 
 def _ranks(field: CountField | CategoryField, max_categories: int) -> np.ndarray:

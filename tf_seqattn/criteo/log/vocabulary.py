@@ -7,6 +7,7 @@ lookup, done when rows are read.
 """
 
 import concurrent.futures
+import io
 import os
 import pathlib
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_seqattn.criteo.log.shards import read_shard
+from tf_seqattn.files import write_whole
 
 EMPTY, RARE = 0, 1
 
@@ -61,7 +63,9 @@ class Vocabulary:
     def save(self, path: pathlib.Path) -> None:
         """Writes `frequent` as an `.npz` file."""
         names = (f"column_{i}" for i in range(len(self.frequent)))
-        np.savez_compressed(path, **dict(zip(names, self.frequent, strict=True)))
+        content = io.BytesIO()
+        np.savez_compressed(content, **dict(zip(names, self.frequent, strict=True)))
+        write_whole(path, content.getvalue())
 
     @classmethod
     def load(cls, path: pathlib.Path, hash_sizes: Iterable[int]) -> "Vocabulary":

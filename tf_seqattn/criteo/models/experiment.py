@@ -32,24 +32,23 @@ from tf_seqattn.criteo.models.click_model import (
     prune_first_layer,
 )
 from tf_seqattn.criteo.models.recipes import decaying_rate
+from tf_seqattn.experiments.algorithms import ALGORITHMS, Algorithm, Phases
 from tf_seqattn.experiments.progress import progress_bar
 
-ALGORITHMS = ("dense", "magnitude", "powerprop", "acdc", "seqattn")
-CONTROLS = ("balanced", "retrained", "narrow")
-TITLES = {
-    "dense": "dense",
-    "magnitude": "magnitude, one shot",
-    "powerprop": "Powerpropagation",
-    "acdc": "ACDC",
-    "seqattn": "SequentialAttention++",
-    "balanced": "SequentialAttention++, balanced",
-    "retrained": "its blocks, retrained from scratch",
-    "narrow": "dense, as many weights",
+CONTROLS = {
+    "balanced": dataclasses.replace(
+        ALGORITHMS["seqattn"], title="SequentialAttention++, balanced", colour="#8C564B"
+    ),
+    "retrained": Algorithm(
+        "its blocks, retrained from scratch",
+        "#009E73",
+        lambda sparsity, steps, phases: sa.OneShotSchedule(sparsity, prune_step=0),
+    ),
+    "narrow": Algorithm("dense, as many weights", "#999999"),
 }
+ARMS = ALGORITHMS | CONTROLS
 # The Criteo recipe of the paper.
-CYCLES = 10
-DENSE_FRACTION = 0.2
-FINETUNE_FRACTION = 0.2
+PHASES = Phases(cycles=10, dense_fraction=0.2, finetune_fraction=0.2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Training:
     first_rate: float = 2e-3
     last_rate: float = 3e-4
     table_size: int = 512
-    finetune_fraction: float = FINETUNE_FRACTION
+    finetune_fraction: float = PHASES.finetune_fraction
     curve_points: int = 100
     curve_rows: int = 8_192
 
@@ -86,7 +85,7 @@ class Arm:
     """What one training is about.
 
     Attributes:
-      algorithm: one of `ALGORITHMS` or `CONTROLS`.
+      algorithm: one of `ARMS`.
       sparsity: share of the blocks to remove; 0 for "dense".
       block_size: rows and columns of a block.
       seed: decides the initial weights and the order of the rows.
@@ -98,9 +97,9 @@ class Arm:
     seed: int = 0
 
     def __post_init__(self):
-        if self.algorithm not in TITLES:
+        if self.algorithm not in ARMS:
             raise ValueError(
-                f"`algorithm` must be one of {', '.join(TITLES)}. Received: "
+                f"`algorithm` must be one of {', '.join(ARMS)}. Received: "
                 f"algorithm={self.algorithm!r}"
             )
 
@@ -124,12 +123,12 @@ def pruning_schedule(
     algorithm: str,
     sparsity: float,
     steps: int,
-    finetune_fraction: float = FINETUNE_FRACTION,
+    finetune_fraction: float = PHASES.finetune_fraction,
 ) -> sa.PruningSchedule | None:
-    """Returns when an algorithm prunes, or None for a dense one.
+    """Returns when an arm prunes, or None for a dense one.
 
     Args:
-      algorithm: one of `ALGORITHMS` or `CONTROLS`.
+      algorithm: one of `ARMS`.
       sparsity: share of the blocks to remove.
       steps: number of training steps.
       finetune_fraction: share of them at the end in which the mask is fixed.
@@ -139,32 +138,16 @@ def pruning_schedule(
     >>> pruning_schedule("magnitude", 0.9, steps=1000).prune_step
     800
     """
-    fractions = {
-        "dense_fraction": DENSE_FRACTION,
-        "finetune_fraction": finetune_fraction,
-    }
-    if algorithm in ("dense", "narrow"):
+    make = ARMS[algorithm].schedule
+    if make is None:
         return None
-    if algorithm == "acdc":
-        return sa.ACDCSchedule(sparsity, steps, cycles=CYCLES, **fractions)
-    if algorithm in ("seqattn", "balanced"):
-        return sa.SequentialAttentionSchedule(
-            sparsity, steps, cycles=CYCLES, **fractions
-        )
-    if algorithm == "retrained":
-        return sa.OneShotSchedule(sparsity, prune_step=0)
-    return sa.OneShotSchedule(
-        sparsity, prune_step=round(steps * (1.0 - finetune_fraction))
-    )
+    phases = dataclasses.replace(PHASES, finetune_fraction=finetune_fraction)
+    return make(sparsity, steps, phases)
 
 
-def importance(algorithm: str) -> sa.Importance | None:
-    """Returns what an algorithm scores blocks by, or None for a dense one."""
-    if algorithm in ("dense", "narrow"):
-        return None
-    if algorithm in ("seqattn", "balanced"):
-        return sa.SoftmaxAttention()
-    return sa.PowerPropagation() if algorithm == "powerprop" else sa.Magnitude()
+def importance(algorithm: str) -> sa.Importance:
+    """Returns what an arm scores blocks by."""
+    return ARMS[algorithm].importance(0.0)
 
 
 def narrow_units(sparsity: float) -> int:
@@ -401,7 +384,8 @@ def train_arm(
     model = ClickModel(network)
     model.compile(optimizer=keras.optimizers.Adam(training.learning_rate()))
     started = time.perf_counter()
-    with progress_bar(training.steps, "steps", TITLES[arm.algorithm], progress) as bar:
+    title = ARMS[arm.algorithm].title
+    with progress_bar(training.steps, "steps", title, progress) as bar:
         curve = _LossCurve(
             validation_rows[: training.curve_rows],
             max(1, training.steps // training.curve_points),

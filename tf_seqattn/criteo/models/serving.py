@@ -14,7 +14,13 @@ import tf_seqattn as sa
 from tf_seqattn.criteo.log.encoding import Encoding
 from tf_seqattn.criteo.log.fields import CATEGORICAL_NAMES, FIELD_NAMES, NUMERIC_NAMES
 from tf_seqattn.criteo.log.vocabulary import Vocabulary, look_up
+from tf_seqattn.files import replace_folder
 
+# What TensorFlow writes: the entry that tells a SavedModel, and the others.
+_ENTRIES = (
+    "saved_model.pb",
+    ("variables", "assets", "assets.extra", "fingerprint.pb"),
+)
 _RAW = {
     name: tf.TensorSpec(
         (None,), tf.float64 if name in NUMERIC_NAMES else tf.string, name
@@ -52,17 +58,19 @@ class ServedModel(tf.Module):
             `(batch,)` of hexadecimal digits, "" where empty.
 
         Returns:
-          `probability` of a click, float32 `(batch,)`.
+          `probability` of a click, float32 `(batch,)`; NaN for a row with a
+          category that the conversion would not take.
 
         Raises:
-          tf.errors.InvalidArgumentError: quoting a category that is not hexadecimal.
+          tf.errors.InvalidArgumentError: if a count is infinite.
         """
-        numeric, categorical = self._encoding.encode_tensors(raw)
+        numeric, categorical, valid = self._encoding.encode_tensors(raw)
         if self._first is not None:
             categorical = look_up(self.rows, self._first, categorical)
         features = {"numeric": numeric, "categorical": categorical}
         logits = self.network(features, training=False)
-        return {"probability": tf.sigmoid(tf.reshape(logits, (-1,)))}
+        probability = tf.sigmoid(tf.reshape(logits, (-1,)))
+        return {"probability": tf.where(valid, probability, np.nan)}
 
 
 def export_serving(
@@ -82,10 +90,13 @@ def export_serving(
 
     Returns:
       The path. Its `serving_default` takes I1 to I13 (float64, NaN where empty) and C1
-      to C26 (strings, "" where empty) and gives `probability`.
+      to C26 (strings, "" where empty) and gives `probability`. A row with a category
+      that the conversion would not take gets NaN, and the others of a request what
+      they would get without it. An infinite count is an error.
 
     Raises:
-      ValueError: for a model that is still pruned, or a vocabulary that is missing.
+      ValueError: for a model that is still pruned, a vocabulary that is missing, or a
+        folder that holds anything but a SavedModel.
 
     Example:
 
@@ -102,9 +113,13 @@ def export_serving(
             f"Received: vocabulary={vocabulary!r}, min_count={encoding.min_count}"
         )
     module = ServedModel(network, encoding, vocabulary)
-    tf.saved_model.save(
-        module, str(path), signatures={"serving_default": module.predict}
-    )
+
+    def write(folder: pathlib.Path) -> None:
+        tf.saved_model.save(
+            module, str(folder), signatures={"serving_default": module.predict}
+        )
+
+    replace_folder(path, write, *_ENTRIES)
     return pathlib.Path(path)
 
 

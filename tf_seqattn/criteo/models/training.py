@@ -6,12 +6,14 @@ our own gives out a few steps at a time and updates the masks in between.
 """
 
 import pathlib
+from collections.abc import Callable
 
 import tensorflow as tf
 import tf_keras as keras
 
 import tf_seqattn as sa
 from tf_seqattn.criteo.log.streaming import read_batches
+from tf_seqattn.experiments.resuming import finished_epochs, resumable_callbacks
 
 VALIDATION_BATCH = 8192
 
@@ -22,7 +24,8 @@ def distributed_batches(
     split: str,
     batch_size: int,
     seed: int | None,
-    adapt=None,
+    adapt: Callable | None = None,
+    first_batch: int = 0,
 ):
     """Reads a split for a strategy, each worker its share.
 
@@ -34,6 +37,8 @@ def distributed_batches(
       seed: decides the order, or None for the order of time.
       adapt: what to make of the features of a batch, such as
         `ranking.ranking_features`.
+      first_batch: number of batches to skip. They are read, in the order that the seed
+        gives, so that a resumed training gets the batches that it would have got.
 
     Returns:
       A dataset for `model.fit`.
@@ -45,7 +50,7 @@ def distributed_batches(
             folder, split, batch_size, seed, context, drop_remainder=training
         )
         if training:
-            dataset = dataset.repeat()
+            dataset = dataset.repeat().skip(first_batch * _batches_a_step(context))
         if adapt is not None:
             dataset = dataset.map(lambda features, labels: (adapt(features), labels))
         return dataset
@@ -57,11 +62,18 @@ def distributed_batches(
     return strategy.distribute_datasets_from_function(make)
 
 
+def _batches_a_step(context: tf.distribute.InputContext | None) -> int:
+    """How many batches a step takes from a pipeline: one for each of its replicas."""
+    if context is None:
+        return 1
+    return context.num_replicas_in_sync // context.num_input_pipelines
+
+
 def fit(
     model: keras.Model,
-    batches,
+    make_batches: Callable,
     steps: int,
-    epochs: int = 1,
+    validations: int = 1,
     validation=None,
     folder: pathlib.Path | None = None,
     verbose: int | str = "auto",
@@ -70,31 +82,40 @@ def fit(
 
     Args:
       model: compiled, pruned or not.
-      batches: endless training batches.
-      steps: of an epoch.
-      epochs: how often to validate, and to write a backup.
+      make_batches: from a number of batches to the endless training batches after
+        them.
+      steps: number of training steps.
+      validations: how often to validate, and to write a backup. Keras calls the steps
+        between two of them an epoch; the last one may be shorter.
       validation: batches to measure on after each epoch.
-      folder: for TensorBoard's logs and the backup; by default neither.
+      folder: see `resuming.resumable_callbacks`; a backup is resumed from.
       verbose: as `model.fit` takes it.
     """
-    pruned = bool(sa.pruned_layers(model))
-    callbacks: list = [sa.UpdatePruningStep()] if pruned else []
-    if folder is not None:
-        logs = str(folder / "logs")
-        callbacks += [
-            sa.PruningSummaries(log_dir=logs)
-            if pruned
-            else keras.callbacks.TensorBoard(log_dir=logs),
-            keras.callbacks.BackupAndRestore(str(folder / "backup")),
-        ]
+    epoch_steps = -(-steps // min(validations, steps))
     return model.fit(
-        batches,
-        steps_per_epoch=steps,
-        epochs=epochs,
+        make_batches(min(steps, epoch_steps * finished_epochs(folder))),
+        steps_per_epoch=epoch_steps,
+        epochs=-(-steps // epoch_steps),
         validation_data=validation,
-        callbacks=callbacks,
+        callbacks=[*resumable_callbacks(model, folder), _StopAfter(steps)],
         verbose=verbose,
     )
+
+
+class _StopAfter(keras.callbacks.Callback):
+    """Ends the last epoch, and with it the training, after so many steps."""
+
+    def __init__(self, steps: int):
+        super().__init__()
+        self.steps = steps
+        self._before = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._before = epoch * self.params["steps"]
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._before + batch + 1 >= self.steps:
+            self.model.stop_training = True
 
 
 def fit_with_parameter_servers(
