@@ -49,6 +49,8 @@ _SENSIBLE_PHASE = 20
 
 # What the iterators of Keras 3 raise at the end of their data.
 _NO_MORE_DATA = (StopIteration, tf.errors.OutOfRangeError)
+# A scale of 2^15 is halved at each step that is skipped.
+_SKIPPED_BY_LOSS_SCALING = 15
 
 
 def check_prunable(model: Model) -> list[PrunableLayer]:
