@@ -1,4 +1,4 @@
-"""What a training that was broken off may go on with."""
+"""What a training that was interrupted may go on with."""
 
 import argparse
 import pathlib

@@ -105,7 +105,7 @@ def convert(
     repair: bool = False,
     progress: bool = True,
 ) -> Manifest:
-    """Converts click logs, or goes on with a conversion that was broken off.
+    """Converts click logs, or goes on with a conversion that was interrupted.
 
     Args:
       paths: files in the order of time, plain or `.gz`, or patterns such as "day_*".

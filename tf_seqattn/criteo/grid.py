@@ -4,7 +4,7 @@ python -m tf_seqattn.criteo.grid --output out/grid
 
 Every cell is one training with the same data, steps, batches and learning rates, in a
 process of its own, as many at a time as cores and memory allow. A cell is written to
-a file when it is done, so a run that was broken off goes on where it stopped, and cells
+a file when it is done, so an interrupted run goes on where it stopped, and cells
 of other settings are never mixed in. At the end the table stands beside the paper's and
 its picture is drawn (the paper's figure 5: loss and AUC against sparsity).
 

@@ -4,7 +4,7 @@ python -m tf_seqattn.criteo.train --data train.txt --model dnn --recipe paper
 
 The rows are converted first, or `--data` names a folder of converted ones. Training is
 distributed by `--strategy`. A backup is written at every validation and kept until the
-results are written: the same command goes on where it was broken off, and ends where it
+results are written: the same command goes on where it stopped, and ends where it
 would have ended (with other options that is an error).
 """
 

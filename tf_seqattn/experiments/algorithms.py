@@ -12,6 +12,7 @@ import tf_seqattn as sa
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 _BLACK, _PINK, _BLUE = "#000000", "#CC79A7", "#0072B2"
 _ORANGE, _SKY, _VERMILION = "#E69F00", "#56B4E9", "#D55E00"
+_PURPLE = "#6A3D9A"
 # The share of the steps over which gradual pruning removes blocks, at most.
 _GRADUAL_SHARE = 0.75
 
@@ -70,6 +71,12 @@ def _seqattn(sparsity: float, steps: int, phases: Phases) -> sa.PruningSchedule:
     return sa.SequentialAttentionSchedule(sparsity, steps, **dataclasses.asdict(phases))
 
 
+def _recommended(sparsity: float, steps: int, phases: Phases) -> sa.PruningSchedule:
+    # It shares out the steps by itself: that is what users get who give no phases.
+    del phases
+    return sa.SequentialAttentionSchedule(sparsity, steps)
+
+
 ALGORITHMS = {
     "dense": Algorithm("dense", _BLACK),
     "magnitude": Algorithm("magnitude, one shot", _PINK, _one_shot),
@@ -83,6 +90,12 @@ ALGORITHMS = {
         _VERMILION,
         _seqattn,
         lambda l2: sa.SoftmaxAttention.paper(l2),
+    ),
+    "recommended": Algorithm(
+        "our default",
+        _PURPLE,
+        _recommended,
+        lambda l2: sa.SoftmaxAttention(l2=l2),
     ),
 }
 

@@ -1,4 +1,4 @@
-"""A training that was broken off goes on, with the options that it began with."""
+"""A training that was interrupted goes on, with the options that it began with."""
 
 import argparse
 import contextlib
@@ -34,7 +34,7 @@ def unfinished_training(
       free: names of options that may change on the way, such as the strategy.
 
     Raises:
-      ValueError: if a training with other options was broken off in `folder`.
+      ValueError: if a training with other options was interrupted in `folder`.
 
     Example:
 
@@ -56,7 +56,7 @@ def unfinished_training(
         ]
         if other:
             raise ValueError(
-                f"A training with other options was broken off in {folder} "
+                f"A training with other options was interrupted in {folder} "
                 f"({'; '.join(other)}). Give the options that it began with, another "
                 f"--output, or delete {backup} to begin anew."
             )
@@ -75,7 +75,7 @@ def _read(path: pathlib.Path, backup: pathlib.Path) -> dict:
         begun = None
     if not isinstance(begun, dict):
         raise ValueError(
-            f"{path} is damaged, so nobody knows which training was broken off here. "
+            f"{path} is damaged, so nobody knows which training was interrupted here. "
             f"Delete {backup} to begin anew."
         )
     return begun

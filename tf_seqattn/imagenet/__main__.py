@@ -3,7 +3,7 @@
 python -m tf_seqattn.imagenet --data synthetic --epochs 2 --batch-size 32 --size 64
 python -m tf_seqattn.imagenet --data tfds:imagenet2012 --strategy mirrored
 
-A training that was broken off goes on after its last whole epoch when the same command
+A training that was interrupted goes on after its last whole epoch when the same command
 is given again; with other options that is an error. Every training has a folder of its
 own below --output, and the table of all that are finished stands beside the paper's
 table 1.

@@ -88,7 +88,7 @@ def train(
     folder: pathlib.Path | None = None,
     verbose: int | str = "auto",
 ) -> tuple[keras.Model, dict]:
-    """Trains the network with plain `model.fit`, and goes on where it was broken off.
+    """Trains the network with plain `model.fit`, and goes on where it was interrupted.
 
     Args:
       strategy: how it is distributed; `tf.distribute.get_strategy()` for one device.

@@ -38,7 +38,7 @@ def _require_matplotlib() -> None:
         ) from error
 
 
-def shade_phases(axes: Any, schedule: PruningSchedule, steps: int) -> list[Any]:
+def shade_phases(axes: Any, schedule: DrawnSchedule, steps: int) -> list[Any]:
     """Shades the phases of a schedule behind a plot over training steps.
 
     Args:

@@ -318,7 +318,7 @@ class PrunableLayer(_SomeLayer):
 
     def _create_kernel_variables(self, kernel: layer_kernels.Kernel) -> None:
         grid = kernel.grid(self.block_size)
-        # A user who sets a minimum wants small kernels left alone, not an error.
+        # A user with a minimum wants small kernels left alone, not an error.
         too_small = why_too_small(grid, self.min_blocks)
         if too_small and self.min_blocks > 1:
             self.left_dense[kernel.name] = too_small

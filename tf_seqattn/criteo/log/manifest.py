@@ -75,7 +75,7 @@ class Manifest:
         if not path.exists():
             raise FileNotFoundError(
                 f"{folder} has no {MANIFEST_FILE}: it has no converted rows, or their "
-                "conversion was broken off. Run `python -m "
+                "conversion was interrupted. Run `python -m "
                 f"tf_seqattn.criteo.conversion --data FILES --output {folder}`, which "
                 "goes on where it stopped."
             )

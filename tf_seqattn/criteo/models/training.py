@@ -78,7 +78,7 @@ def fit(
     folder: pathlib.Path | None = None,
     verbose: int | str = "auto",
 ) -> keras.callbacks.History:
-    """Trains in plain `model.fit`, and goes on where it was broken off.
+    """Trains in plain `model.fit`, and goes on where it was interrupted.
 
     Args:
       model: compiled, pruned or not.
