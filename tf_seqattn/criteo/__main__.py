@@ -42,6 +42,7 @@ from tf_seqattn.criteo.models.experiment import (
 )
 from tf_seqattn.experiments import command_line
 from tf_seqattn.files import write_json, write_whole
+from tf_seqattn.kernels.blocks import BlockGrid, block_norms
 
 _MODULE = "tf_seqattn.criteo"
 _COMPARED_ROWS = 256
@@ -107,18 +108,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         check_rows(options)
         pruning_schedule("seqattn", options.sparsity, options.steps)
     return options
-
-
-def block_norms(network: keras.Model, block_size: int) -> np.ndarray:
-    """Returns the Frobenius norm of each block of the first layer of a network."""
-    kernel = network.get_layer(FIRST_HIDDEN).kernel.numpy()
-    rows, columns = kernel.shape
-    height, width = (-(-size // block_size) for size in kernel.shape)
-    padded = np.pad(
-        kernel, ((0, height * block_size - rows), (0, width * block_size - columns))
-    )
-    blocks = padded.reshape(height, block_size, width, block_size)
-    return np.sqrt(np.square(blocks).sum(axis=(1, 3)))
 
 
 def save_models(networks: dict[str, keras.Model], output: pathlib.Path) -> None:
@@ -326,9 +315,11 @@ def main(arguments: list[str] | None = None) -> list[report.Row]:
         source.bayes_log_loss if source else None,
     )
     pictures.save_schedule(schedule, options.steps, output / "schedule.png")
+    kernel = networks["sparse"].get_layer(FIRST_HIDDEN).kernel
+    grid = BlockGrid(tuple(kernel.shape), (options.block_size, options.block_size))
     pictures.save_mask(
         trained["seqattn"].mask,
-        block_norms(networks["sparse"], options.block_size),
+        block_norms(kernel, grid).numpy(),
         options.block_size,
         output / "mask.png",
         informative,

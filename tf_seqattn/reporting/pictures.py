@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tf_seqattn.kernels.blocks import BlockGrid, block_norms
 from tf_seqattn.reporting.kernel_blocks import KernelFacts
 
 _DROPPED, _KEPT = "#eef0f3", "#1f6fb2"
@@ -29,15 +30,6 @@ def embedded_png(content: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
-def block_norms(facts: KernelFacts) -> np.ndarray:
-    """Frobenius norm of each block, float `(block rows, block columns)`."""
-    squares = np.square(facts.matrix, dtype=np.float64)
-    for axis, size in enumerate(facts.block_size or facts.matrix.shape):
-        starts = np.arange(0, facts.matrix.shape[axis], size)
-        squares = np.add.reduceat(squares, starts, axis=axis)
-    return np.sqrt(squares)
-
-
 def kernel_picture(facts: KernelFacts) -> str:
     """Draws the norms of the kept blocks of a kernel, and how many a column keeps.
 
@@ -45,7 +37,9 @@ def kernel_picture(facts: KernelFacts) -> str:
     """
     from matplotlib.colors import LinearSegmentedColormap
 
-    support, norms = facts.support, block_norms(facts)
+    rows, columns = facts.matrix.shape
+    grid = BlockGrid((rows, columns), facts.block_size or (rows, columns))
+    support, norms = facts.support, block_norms(facts.matrix, grid).numpy()
     panels = 3 if facts.attention is not None else 2
     figure = _figure(4.4 * panels, 3.6)
     axes = figure.subplots(1, panels, width_ratios=[1.4, *[1.0] * (panels - 1)])
