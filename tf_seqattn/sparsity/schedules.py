@@ -504,7 +504,7 @@ class SequentialAttentionSchedule(_CyclicSchedule):
     Given a target and an end alone, the sparsity rises once, as
     `s (1 - (1 - t)^3)`, over the first three quarters of the steps; then the mask
     stays. No block comes back and the optimizer is never reset, so that attention has
-    all of the training to learn from. `docs/questions/phases.md` gives the evidence.
+    all of the training to learn from. `docs/questions/phases.md` says why.
 
     `SequentialAttentionSchedule.imagenet` and `.criteo` are the recipes of the paper
     (section 4.2). Giving any of `cycles`, `dense_fraction`, `finetune_fraction` and
