@@ -29,7 +29,7 @@ FORMULAS = {
 
 @pytest.mark.parametrize("activation", FORMULAS)
 def test_attention_formulas(activation):
-    importance = sa.SoftmaxAttention(activation=activation, clip=None)
+    importance = sa.SoftmaxAttention(activation, clip=None, rank="attention")
     expected = FORMULAS[activation](LOGITS)
     multipliers = importance.multipliers(KERNEL, tf.constant(LOGITS), GRID, 0.1)
     np.testing.assert_allclose(multipliers, expected, rtol=1e-5)
