@@ -146,11 +146,11 @@ def test_numpy_agrees_with_training_at_every_step(name):
     y = (x @ teacher).astype("float32")
     keras.utils.set_random_seed(1)
     schedule = (
-        sa.SequentialAttentionSchedule(SPARSITY, STEPS)
+        sa.SequentialAttentionSchedule.imagenet(SPARSITY, STEPS)
         if attention
         else sa.ACDCSchedule(SPARSITY, STEPS)
     )
-    importance = sa.SoftmaxAttention() if attention else sa.Magnitude()
+    importance = sa.SoftmaxAttention.paper() if attention else sa.Magnitude()
     dense = keras.layers.Dense(COLUMNS)
     pruned = sa.PrunableLayer(dense, schedule, BLOCK, importance)
     model = keras.Sequential([keras.Input((ROWS,)), pruned])
