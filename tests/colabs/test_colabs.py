@@ -41,12 +41,7 @@ def test_a_notebook_installs_the_package_and_keeps_its_outputs(path):
     assert pictures, "a notebook shows something"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS[:1], ids=names(NOTEBOOKS[:1]))
-def test_the_first_notebook_runs(path, tmp_path):
-    run(path, tmp_path)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS[1:], ids=names(NOTEBOOKS[1:]))
-def test_the_other_notebooks_run(path, tmp_path):
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=names(NOTEBOOKS))
+def test_a_notebook_runs(path, tmp_path):
     run(path, tmp_path)

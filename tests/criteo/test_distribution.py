@@ -70,6 +70,7 @@ def test_two_replicas_of_a_machine_agree_with_one(converted, alone, tmp_path):
     check_agrees(found, alone)
 
 
+@pytest.mark.slow
 def test_two_processes_agree_with_one(converted, alone, tmp_path):
     cluster = {"worker": addresses(2)}
     outputs = [tmp_path / f"{index}.json" for index in range(2)]
@@ -86,7 +87,7 @@ def test_two_processes_agree_with_one(converted, alone, tmp_path):
     assert first["masks"] == second["masks"]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_parameter_servers_train_as_well(workers, converted, alone, tmp_path):
     chief, server, *others = addresses(workers + 2)
     cluster = {"chief": [chief], "ps": [server], "worker": others}

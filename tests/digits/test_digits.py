@@ -111,6 +111,7 @@ def test_row_reports_what_was_measured(pruned, pruned_file, digits):
     assert row.file_bytes < 0.4 * 4 * pruned.model.count_params()
 
 
+@pytest.mark.slow
 def test_command_writes_table_pictures_and_models(tmp_path, capsys):
     output = tmp_path / "new" / "folder"
     dense, small, pruned, smallest = main(["--output", str(output), "--epochs", "2"])

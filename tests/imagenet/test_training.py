@@ -163,7 +163,10 @@ def test_a_batch_larger_than_the_data_is_refused(splits):
         )
 
 
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "precision",
+    ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)],
+)
 def test_mixed_precision_trains_and_exports_in_float32(
     precision, tmp_path, monkeypatch
 ):

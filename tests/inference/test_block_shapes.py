@@ -63,6 +63,7 @@ def assert_close(found, expected):
 
 @pytest.mark.parametrize("block_size", SHAPES, ids=str)
 @pytest.mark.parametrize("model", MODELS)
+@pytest.mark.exhaustive
 def test_pruned_packed_and_exported(model, block_size, tmp_path):
     model = MODELS[model]()
     x = batch_of(model)

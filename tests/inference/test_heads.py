@@ -57,6 +57,7 @@ def assert_same(packed, model):
         {"output_shape": (3, 4)},
     ],
 )
+@pytest.mark.exhaustive
 def test_heads_that_nothing_reads(options, runtime):
     model = attention_model(**options)
     change(model, "output", silence_two)

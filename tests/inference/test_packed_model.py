@@ -120,6 +120,7 @@ def one_layer(name):
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("runtime", FORMS)
+@pytest.mark.exhaustive
 def test_layer(name, runtime):
     if name == "SeparableConv1D causal" and keras.__name__ == "keras":
         pytest.skip("Keras 3 has none")

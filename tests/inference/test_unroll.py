@@ -60,6 +60,7 @@ MASKED = {
 
 @pytest.mark.parametrize("return_sequences", [False, True])
 @pytest.mark.parametrize("name", MASKED)
+@pytest.mark.exhaustive
 def test_masked_steps_count_as_in_keras(name, return_sequences):
     recurrent = MASKED[name](return_sequences=return_sequences)
     model = keras.Sequential([keras.Input((6, 3)), layers.Masking(), recurrent])

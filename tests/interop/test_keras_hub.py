@@ -71,7 +71,7 @@ def arrays(outputs):
 
 @pytest.mark.parametrize(
     "name",
-    ["vit", *(pytest.param(n, marks=pytest.mark.slow) for n in ("bert", "gemma"))],
+    [pytest.param(n, marks=pytest.mark.slow) for n in ("vit", "bert", "gemma")],
 )
 def test_trained_packed_and_exported(name, tmp_path):
     backbone, x = BACKBONES[name]()

@@ -122,6 +122,7 @@ def multiply_in(wrapper):
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.exhaustive
 def test_layer(name):
     make, shape, kernels = CASES[name]
     x = np.random.default_rng(0).normal(size=(2, *shape)).astype("float32")
@@ -158,6 +159,7 @@ def tape_gradient(gradients, wrapper, variable):
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.exhaustive
 def test_built_by_its_first_call_and_from_config(name):
     make, shape, kernels = CASES[name]
     if name in ("custom", "MultiHeadAttention"):

@@ -127,6 +127,7 @@ def train(model, epochs=1):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.exhaustive
 def test_prune_train_strip(name):
     make, count = MODELS[name]
     plain = make()

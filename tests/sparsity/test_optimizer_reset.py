@@ -82,6 +82,7 @@ def slots(optimizer):
 
 
 @pytest.mark.parametrize("name", [*OPTIMIZERS, *KERAS3_OPTIMIZERS])
+@pytest.mark.exhaustive
 def test_reset_optimizer_takes_the_steps_of_a_new_one(name):
     variables = [
         variable_of(np.ones((3, 4), "float32")),
@@ -104,6 +105,7 @@ def test_reset_optimizer_takes_the_steps_of_a_new_one(name):
 
 
 @pytest.mark.parametrize("name", WITH_SCHEDULE)
+@pytest.mark.exhaustive
 def test_learning_rate_schedule_goes_on(name):
     variable = variable_of(np.ones((3, 4), "float32"))
     optimizer = make(name, decay())

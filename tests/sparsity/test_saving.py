@@ -96,6 +96,7 @@ EXACT = ("save_keras", "save_h5", "save_checkpoint")
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("stop", [18, 30])
 @pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.exhaustive
 def test_saved_in_mid_phase(name, stop, tmp_path):
     model = make_model()
     train(model, 0, stop)
@@ -202,7 +203,10 @@ def fit_with_backup(folder, first, save_freq, interrupt=None):
 
 
 @pytest.mark.parametrize("backup_first", [True, False])
-@pytest.mark.parametrize(("save_freq", "interrupt"), [("epoch", 50), (5, 13), (5, 61)])
+@pytest.mark.parametrize(
+    ("save_freq", "interrupt"),
+    [("epoch", 50), (5, 13), pytest.param(5, 61, marks=pytest.mark.slow)],
+)
 def test_an_interrupted_run_ends_as_the_uninterrupted_one(
     keras, tmp_path, backup_first, save_freq, interrupt
 ):

@@ -33,7 +33,9 @@ def test_the_parser_agrees_with_plain_python(clicks_file):
         ]
 
 
-@pytest.mark.parametrize("block_bytes", [777, 100_000])
+@pytest.mark.parametrize(
+    "block_bytes", [pytest.param(777, marks=pytest.mark.slow), 100_000]
+)
 @pytest.mark.parametrize("compressed", [False, True])
 def test_blocks_of_any_size_give_the_same_rows(
     block_bytes, compressed, clicks_file, tmp_path, monkeypatch
