@@ -619,6 +619,13 @@ def stored(variable: Variable) -> tf.Tensor:
     return tf.convert_to_tensor(variable._value)
 
 
+def add_to(variable: Variable, value: tf.Tensor) -> None:
+    """Adds a value to a variable, in its own dtype."""
+    if isinstance(variable, keras3.Variable):
+        variable = variable._value
+    variable.assign_add(value)
+
+
 def change_initial_value(
     variable: Variable, function: Callable[[tf.Tensor], tf.Tensor]
 ) -> None:
@@ -655,6 +662,40 @@ def add_weight(
 def add_counter(layer: Layer, name: str) -> Variable:
     """Adds an int64 scalar that starts at 0 to a layer."""
     return _add_weight(layer, name, (), "int64", "zeros", trainable=False)
+
+
+def add_gradient_sum(layer: Layer, name: str, shape: tuple[int, ...]) -> Variable:
+    """Adds a float32 variable, at first 0, to which each replica adds its gradients.
+
+    A replica adds to its own copy, without waiting for the others. Whoever reads the
+    variable outside of the replicas gets the sum of the copies.
+    """
+    if not is_keras3(layer):
+        return layer.add_weight(
+            name=name,
+            shape=shape,
+            dtype="float32",
+            initializer="zeros",
+            trainable=False,
+            synchronization=tf.VariableSynchronization.ON_READ,
+            aggregation=tf.VariableAggregation.SUM,
+        )
+    name = name.replace("/", "_")
+    # `add_weight` of Keras 3 has no synchronization.
+    with keras3.name_scope(layer.name, caller=layer):
+        variable = keras3.Variable(
+            "zeros",
+            shape=shape,
+            dtype="float32",
+            trainable=False,
+            autocast=False,
+            aggregation="sum",
+            synchronization="on_read",
+            name=name,
+        )
+    layer._track_variable(variable)
+    layer._track_trackable(variable, name, overwrite=True)
+    return variable
 
 
 def _add_weight(

@@ -5,8 +5,10 @@
 Each subject is run once undisturbed, and then again and again in one folder, killed by
 SIGKILL at random moments until it ends by itself. It must end with the same rows,
 weights and result. Then the writing steps run under a limit on the size of files, as on
-a full disk: the error must name the cause, and without the limit the same command must
-end as the undisturbed one did. `docs/reliability.md` says what is promised.
+a full disk: without the limit, the same command must end as the undisturbed one did.
+Last, a file that a killed run left is emptied, cut in half or changed in one byte. The
+same command must then end as the undisturbed one did, or fail and name that file or its
+folder. `docs/reliability.md` says what is promised.
 """
 
 import argparse
@@ -14,7 +16,9 @@ import json
 import os
 import pathlib
 import random
+import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +28,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from tf_seqattn.experiments.markdown_table import markdown_table
+from tf_seqattn.files import write_whole
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _LARGEST_FILE = 100_000
@@ -64,6 +71,20 @@ sa.export_tflite(model, sys.argv[1] + "/model.tflite", "dense")
 """
 
 
+IMAGENET = """
+import sys
+import tf_keras as keras
+from tf_seqattn.imagenet import __main__ as command, training
+def small(num_classes, size, weight_decay):
+    return keras.Sequential([
+        keras.Input((size, size, 3)), keras.layers.Conv2D(16, 3, activation="relu"),
+        keras.layers.BatchNormalization(), keras.layers.Conv2D(64, 3),
+        keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(num_classes)])
+training.build_model = small
+command.main(sys.argv[1:])
+"""
+
+
 class Subject(NamedTuple):
     """What is disturbed.
 
@@ -95,6 +116,12 @@ def _weights(folder: pathlib.Path) -> Any:
         return [weights[name].tobytes() for name in weights.files]
 
 
+def _image_training(folder: pathlib.Path) -> Any:
+    (run,) = (folder / "i").glob("recommended_*")
+    result = json.loads((run / "result.json").read_text())
+    return result["top_1"], (run / "model.tflite").read_bytes()
+
+
 def _exports(folder: pathlib.Path) -> Any:
     assert (folder / "saved" / "saved_model.pb").exists()
     return (folder / "model.tflite").read_bytes()
@@ -107,6 +134,8 @@ def subjects(log: pathlib.Path) -> list[Subject]:
       log: of clicks.
     """
     train = "--table-size 64 --batch-size 256 --steps 301".split()
+    images = "--algorithm recommended --block-size 4 --size 16 --images 256 --epochs 12"
+    images += " --batch-size 16 --classes 4"
     return [
         Subject(
             "conversion",
@@ -123,6 +152,11 @@ def subjects(log: pathlib.Path) -> list[Subject]:
         ),
         Subject("fit, Keras 2", lambda f: ["-c", FIT, "tf_keras", str(f)], _weights),
         Subject("fit, Keras 3", lambda f: ["-c", FIT, "keras", str(f)], _weights),
+        Subject(
+            "ImageNet recipe",
+            lambda f: ["-c", IMAGENET, *images.split(), "--output", str(f / "i")],
+            _image_training,
+        ),
         Subject("exports", lambda f: ["-c", EXPORT, str(f)], _exports),
     ]
 
@@ -208,15 +242,118 @@ def starve(subject: Subject, expected: Any) -> bool:
     return stopped
 
 
+def _damage(path: pathlib.Path, how: str, rng: random.Random) -> None:
+    """Changes a file: it is `how` "emptied", "cut" or "changed" in one byte."""
+    content = bytearray(path.read_bytes())
+    if how == "emptied":
+        content.clear()
+    elif how == "cut":
+        del content[len(content) // 2 :]
+    else:
+        content[rng.randrange(len(content))] ^= 1
+    path.write_bytes(content)
+
+
+def _names_it(errors: str, path: pathlib.Path) -> bool:
+    """Whether an error names a file, or a folder that it is in."""
+    return path.name in errors or path.parent.name in errors
+
+
+def _kind(path: pathlib.Path, root: pathlib.Path) -> str:
+    """A file's folder and name without numbers, so that one shard stands for all."""
+    return re.sub(r"[0-9a-f]{8,}|\d+", "#", str(path.relative_to(root)))
+
+
+def _left_by_a_kill(
+    subject: Subject, folder: pathlib.Path, seconds: float
+) -> list[pathlib.Path]:
+    """Kills a subject late in its work; returns a file of every kind in its folder."""
+    process = _start(subject.command(folder))
+    try:
+        process.wait(0.8 * seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    process.communicate()
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.stat().st_size]
+    return list({_kind(path, folder): path for path in files}.values())
+
+
+def tamper(
+    subject: Subject, expected: Any, seconds: float, limit: int, rng: random.Random
+) -> tuple[int, int]:
+    """Damages files that a killed run left, one at a time, and goes on.
+
+    Args:
+      subject: what is run.
+      expected: its outcome, undisturbed.
+      seconds: that it takes, undisturbed.
+      limit: number of damages; they are drawn from all that are possible.
+      rng: draws them.
+
+    Returns:
+      How many were mended or did no harm, and how many were named by an error.
+
+    Raises:
+      RuntimeError: if a run ends otherwise than undisturbed, or with another error.
+    """
+    mended = named = 0
+    with tempfile.TemporaryDirectory() as name:
+        left = pathlib.Path(name) / "left"
+        left.mkdir()
+        files = [
+            path.relative_to(left) for path in _left_by_a_kill(subject, left, seconds)
+        ]
+        every = [(f, how) for f in files for how in ("emptied", "cut", "changed")]
+        for file, how in rng.sample(every, min(limit, len(every))):
+            # In one place, since a run may note where it works.
+            folder = pathlib.Path(name) / "run"
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(left, folder, symlinks=True)
+            _damage(folder / file, how, rng)
+            process = _start(subject.command(folder))
+            _, errors = process.communicate()
+            if process.returncode and _names_it(errors, folder / file):
+                named += 1
+            elif process.returncode:
+                raise RuntimeError(f"{subject.name}, {file} {how}:\n{errors[-3000:]}")
+            elif subject.outcome(folder) != expected:
+                raise RuntimeError(f"{subject.name}, {file} {how}: another outcome.")
+            else:
+                mended += 1
+    return mended, named
+
+
+def disturbed_in_every_way(
+    subject: Subject, kills: int, damages: int, rng: random.Random
+) -> list[str]:
+    """Returns a row of the table: name, seconds, kills, full disk, damages."""
+    expected, seconds = undisturbed(subject)
+    hits = disturb(subject, expected, seconds, kills, rng)
+    stopped = "stopped, went on" if starve(subject, expected) else "not reached"
+    mended, named = tamper(subject, expected, seconds, damages, rng)
+    return [subject.name, f"{seconds:.0f}", str(hits), stopped, str(mended), str(named)]
+
+
+_TITLES = [
+    "subject",
+    "seconds undisturbed",
+    "kills at work, all resumed to the same end",
+    "full disk",
+    "damaged files mended",
+    "damaged files named by an error",
+]
+
+
 def main() -> None:
-    """Disturbs every subject, and prints a table."""
+    """Disturbs every subject, prints a table and writes it beside the benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20, help="at least, of each")
+    parser.add_argument("--damages", type=int, default=12, help="at most, of each")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--subjects", nargs="+", help="names; all by default")
     options = parser.parse_args()
     rng = random.Random(options.seed)
-    print("| subject | seconds | kills | stopped by a full disk |\n|---|---|---|---|")
+    rows = []
     with tempfile.TemporaryDirectory() as name:
         log = pathlib.Path(name) / "clicks.txt"
         made = (
@@ -228,12 +365,16 @@ def main() -> None:
         for subject in subjects(log):
             if options.subjects and subject.name not in options.subjects:
                 continue
-            expected, seconds = undisturbed(subject)
-            hits = disturb(subject, expected, seconds, options.kills, rng)
-            stopped = "yes" if starve(subject, expected) else "no"
-            print(
-                f"| {subject.name} | {seconds:.0f} | {hits} | {stopped} |", flush=True
+            rows.append(
+                disturbed_in_every_way(subject, options.kills, options.damages, rng)
             )
+            print(" | ".join(rows[-1]), flush=True)
+    table = markdown_table(_TITLES, rows)
+    print(f"\n{table}")
+    if options.subjects is None:
+        command = f"python tools/chaos.py --kills {options.kills}"
+        text = f"# Disturbed runs\n\n`{command}` (`make chaos`):\n\n{table}"
+        write_whole(ROOT / "benchmarks" / "results" / "chaos.md", text)
 
 
 if __name__ == "__main__":

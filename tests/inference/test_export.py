@@ -592,3 +592,17 @@ def test_stablehlo_needs_known_sizes(tmp_path):
     model = keras.Model(x, layers.Dense(8)(x))
     with pytest.raises(ValueError, match=r"\(64, None, 16\).*known sizes"):
         sa.export_stablehlo(model, tmp_path / "m.mlir")
+
+
+def test_the_same_model_gives_the_same_bytes_however_much_was_done_before(
+    tmp_path, keras
+):
+    model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(64)])
+    set_block_sparse(model)
+    sa.export_tflite(model, tmp_path / "first.tflite", choose="always")
+    keras.layers.Dense(3)(np.ones((1, 2), "float32"))
+    sa.export_tflite(model, tmp_path / "second.tflite", choose="always")
+    first, second = (
+        (tmp_path / f"{name}.tflite").read_bytes() for name in ("first", "second")
+    )
+    assert first == second

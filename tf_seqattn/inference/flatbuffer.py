@@ -70,6 +70,20 @@ def read_metadata(file: bytes, name: str) -> bytes:
     raise ValueError(f"The TFLite file has no metadata named {name!r}.")
 
 
+def name_constants(file: bytes) -> bytes:
+    """Gives constants without a name of their own one that depends on the file alone.
+
+    TensorFlow names them by a counter of the process, so that the same model would give
+    another file in another process.
+    """
+    model = read(file)
+    for graph in model.subgraphs:
+        unnamed = [t for t in graph.tensors if t.name is not None and t.name.isdigit()]
+        for number, tensor in enumerate(unnamed):
+            tensor.name = f"constant_{number}"
+    return write(model)
+
+
 def center_constant_operands(file: bytes) -> bytes:
     """Gives the constant int8 operands of matrix products the zero point 0.
 

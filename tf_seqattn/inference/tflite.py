@@ -439,6 +439,7 @@ def _checked_file(
     file = _convert(exported, layout, quantization, batches, model)
     if quantization == "int8":
         file = flatbuffer.center_constant_operands(file)
+    file = flatbuffer.name_constants(file)
     custom = flatbuffer.custom_operators(file)
     if custom:
         raise ValueError(

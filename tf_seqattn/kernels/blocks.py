@@ -190,6 +190,30 @@ def sum_blocks(kernel: tf.Tensor, grid: BlockGrid) -> tf.Tensor:
     return _sum_groups(partial, grid.block_size[1], axis=1)
 
 
+def max_blocks(kernel: tf.Tensor, grid: BlockGrid) -> tf.Tensor:
+    """Largest entry of each block.
+
+    Args:
+      kernel: float tensor of `grid.kernel_shape`.
+      grid: the kernel's `BlockGrid`.
+
+    Returns:
+      Tensor of `grid.shape` and the kernel's dtype.
+
+    Example:
+
+    >>> kernel = tf.constant([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    >>> max_blocks(kernel, BlockGrid((2, 3), (2, 2))).numpy().tolist()
+    [[5.0, 6.0]]
+    """
+    matrix = to_matrix(kernel, grid)
+    for axis, size in enumerate(grid.block_size):
+        groups = np.arange(matrix.shape[axis]) // size
+        lined_up = matrix if axis == 0 else tf.transpose(matrix)
+        matrix = tf.math.segment_max(lined_up, groups)
+    return tf.transpose(matrix)
+
+
 def block_norms(kernel: tf.Tensor, grid: BlockGrid) -> tf.Tensor:
     """Frobenius norm of each block, float32 of `grid.shape`.
 
@@ -238,7 +262,12 @@ def _scale_matrix(matrix: tf.Tensor, values: tf.Tensor, grid: BlockGrid) -> tf.T
     return tf.reshape(strips * row_values[:, None, :], (rows, columns))
 
 
-def scale_blocks(kernel: tf.Tensor, values: tf.Tensor, grid: BlockGrid) -> tf.Tensor:
+def scale_blocks(
+    kernel: tf.Tensor,
+    values: tf.Tensor,
+    grid: BlockGrid,
+    on_gradient: Callable[[tf.Tensor], None] | None = None,
+) -> tf.Tensor:
     """Multiplies every block of a kernel by its own value.
 
     Equal to `kernel * expand_blocks(values, grid)`, with the gradients written
@@ -249,6 +278,8 @@ def scale_blocks(kernel: tf.Tensor, values: tf.Tensor, grid: BlockGrid) -> tf.Te
       kernel: float tensor of `grid.kernel_shape`.
       values: float tensor of `grid.shape`.
       grid: the kernel's `BlockGrid`.
+      on_gradient: called in the backward pass with the gradient of `values`, like
+        `values`, even where nothing else needs that gradient.
 
     Returns:
       Tensor like `kernel`.
@@ -271,11 +302,10 @@ def scale_blocks(kernel: tf.Tensor, values: tf.Tensor, grid: BlockGrid) -> tf.Te
             # A later derivative sees ordinary operations.
             upstream_matrix = to_matrix(upstream, grid)
             kernel_gradient = _scale_matrix(upstream_matrix, cast_values, grid)
-            value_gradient = sum_blocks(upstream * kernel, grid)
-            return (
-                from_matrix(kernel_gradient, grid),
-                tf.cast(value_gradient, values.dtype),
-            )
+            value_gradient = tf.cast(sum_blocks(upstream * kernel, grid), values.dtype)
+            if on_gradient is not None:
+                on_gradient(value_gradient)
+            return from_matrix(kernel_gradient, grid), value_gradient
 
         return from_matrix(scaled, grid), gradient
 

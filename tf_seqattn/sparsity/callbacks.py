@@ -262,9 +262,10 @@ class UpdatePruningStep(Callback):
             layer.steps_are_counted = True
         # Traced now, since Keras warns if the first batches wait for a callback. A call
         # of the trace itself is three times as fast as looking it up.
-        self._count_steps = _count_steps.get_concrete_function(
-            tuple(self._layers), tf.TensorSpec((), tf.int64)
-        )
+        number = tf.TensorSpec((), tf.int64)
+        layers = tuple(self._layers)
+        self._begin_steps = _begin_steps.get_concrete_function(layers, number)
+        self._count_steps = _count_steps.get_concrete_function(layers, number)
         _group_by_schedule(self._layers)
 
     def _resets(self, schedule: Schedule) -> bool:
@@ -296,7 +297,7 @@ class UpdatePruningStep(Callback):
             )
             changes = done > 0 and before != now
             resets |= changes and self._resets(group.schedule)
-        self._count_steps(tf.constant(steps, tf.int64))
+        self._begin_steps(tf.constant(steps, tf.int64))
         if resets:
             self._check_optimizers_step()
             for optimizer in self._optimizers:
@@ -439,7 +440,14 @@ def _group_by_schedule(layers: Sequence[PrunableLayer]) -> list[_Group]:
     ]
 
 
-# Traced once for each tuple of layers.
+# These are traced once for each tuple of layers.
+@tf.function
+def _begin_steps(layers: tuple[PrunableLayer, ...], steps: tf.Tensor) -> None:
+    for layer in layers:
+        layer.move_logits(steps)
+        layer.pruning_step.assign_add(steps)
+
+
 @tf.function
 def _count_steps(layers: tuple[PrunableLayer, ...], steps: tf.Tensor) -> None:
     for layer in layers:

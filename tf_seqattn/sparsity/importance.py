@@ -54,9 +54,12 @@ class Importance(abc.ABC):
     Attributes:
       initial_logit: initial value of the trainable logit of each block, or None if the
         importance has no logits.
+      logit_rate: how far the logits may move over the whole schedule, or None to leave
+        them to the optimizer of the training.
     """
 
     initial_logit: float | None = None
+    logit_rate: float | None = None
 
     def prepare_kernel(
         self, kernel: tf.Tensor, grid: blocks.BlockGrid
@@ -140,6 +143,10 @@ class SoftmaxAttention(Importance):
       l1: weight of an L1 penalty on the attention (lemma 2.2).
       l2: weight of an L2 penalty on the logits (appendix C.1: weight decay helps on
         the logits too; an optimizer's own decay reaches them as well).
+      logit_rate: how far a logit may move over the whole schedule, about. The logits
+        then follow their gradient divided by its typical size in the kernel, so that
+        one rate serves every optimizer, learning rate and length of training. None
+        leaves them to the optimizer that trains the kernels, as the paper does.
 
     Raises:
       ValueError: for an unknown activation, bad bounds or a negative weight.
@@ -160,7 +167,13 @@ class SoftmaxAttention(Importance):
         l1: float = 0.0,
         l2: float = 0.0,
         rank: str = "effective",
+        logit_rate: float | None = 1.0,
     ) -> None:
+        if logit_rate is not None and not 0.0 < logit_rate < math.inf:
+            raise ValueError(
+                "`logit_rate` must be above 0, or None to leave the logits to the "
+                f"optimizer. Received: logit_rate={logit_rate!r}"
+            )
         if rank not in RANKS:
             raise ValueError(
                 f"`rank` must be one of {sorted(RANKS)}. Received: rank={rank!r}"
@@ -185,6 +198,7 @@ class SoftmaxAttention(Importance):
                 )
         self.activation = activation
         self.rank = rank
+        self.logit_rate = None if logit_rate is None else float(logit_rate)
         self.clip = clip
         self.l1 = float(l1)
         self.l2 = float(l2)
@@ -238,21 +252,25 @@ class SoftmaxAttention(Importance):
             "l1": self.l1,
             "l2": self.l2,
             "rank": self.rank,
+            "logit_rate": self.logit_rate,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "SoftmaxAttention":
-        # Files written before there was a choice ranked by the attention.
-        return cls(**{"rank": "attention", **config})
+        # Files written before there was a choice follow the paper.
+        return cls(**{"rank": "attention", "logit_rate": None, **config})
 
     @classmethod
     def paper(cls, l2: float = 0.0) -> "SoftmaxAttention":
-        """Returns the paper's importance: blocks are ranked by the attention alone.
+        """Returns the paper's importance.
+
+        Blocks are ranked by the attention alone, and the optimizer of the training
+        moves the logits.
 
         Args:
           l2: weight of an L2 penalty on the logits.
         """
-        return cls(l2=l2, rank="attention")
+        return cls(l2=l2, rank="attention", logit_rate=None)
 
 
 @register

@@ -19,6 +19,8 @@ from tf_seqattn.keras_api import (
     Variable,
     add_counter,
     add_float,
+    add_gradient_sum,
+    add_to,
     build_attention,
     change_initial_value,
     check_layer,
@@ -32,11 +34,12 @@ from tf_seqattn.keras_api import (
 )
 from tf_seqattn.kernels import blocks, layer_kernels
 from tf_seqattn.kernels.layer_kernels import BlockSize
-from tf_seqattn.sparsity import n_of_m, support
+from tf_seqattn.sparsity import logit_rate, n_of_m, support
 from tf_seqattn.sparsity.importance import Importance, SoftmaxAttention
 from tf_seqattn.sparsity.policies import why_too_small, why_unprunable
 from tf_seqattn.sparsity.schedules import (
     SequentialAttentionSchedule,
+    end_step,
     final_sparsity,
     update_at,
 )
@@ -68,7 +71,13 @@ class PrunedKernel:
       grid: how it is cut into blocks.
       mask: float32 variable of `grid.shape`, 1 for active blocks, 0 for others, between
         the two for entries that decay (`pattern`).
-      logits: trainable float32 variable of `grid.shape`, or None.
+      logits: float32 variable of `grid.shape`, or None. The optimizer trains it, unless
+        there is a `scale_gradient`.
+      scale_gradient: float32 variable of `grid.shape`: the gradient, summed over the
+        training steps since the logits last moved, in what each block is multiplied by.
+        None where the optimizer trains the logits.
+      mean_square: float32 scalar variable: running mean of the squared logit gradient,
+        or None likewise.
 
     In Keras 3 the variables are `keras.Variable`s.
     """
@@ -77,6 +86,8 @@ class PrunedKernel:
     grid: blocks.BlockGrid
     mask: Variable
     logits: Variable | None
+    scale_gradient: Variable | None = None
+    mean_square: Variable | None = None
 
     @property
     def name(self) -> str:
@@ -332,17 +343,36 @@ class PrunableLayer(_SomeLayer):
             )
         name, start = kernel.name, self.importance.initial_logit
         mask = add_float(self, f"{name}/mask", grid.shape, 1.0, trainable=False)
-        logits = None
+        pruned = PrunedKernel(kernel, grid, mask, None)
         if start is not None:
-            logits = add_float(self, f"{name}/logits", grid.shape, start, True)
+            by_optimizer = self._logit_rate is None
+            logits = add_float(self, f"{name}/logits", grid.shape, start, by_optimizer)
             self.logits.append(logits)
+            pruned.logits = logits
+            if not by_optimizer:
+                pruned.scale_gradient = add_gradient_sum(
+                    self, f"{name}/scale_gradient", grid.shape
+                )
+                pruned.mean_square = add_float(
+                    self, f"{name}/mean_square", (), 0.0, trainable=False
+                )
         self.masks.append(mask)
-        self._pruned.append(PrunedKernel(kernel, grid, mask, logits))
+        self._pruned.append(pruned)
         if type(self.importance).prepare_kernel is not Importance.prepare_kernel:
             change_initial_value(
                 kernel.variable,
                 lambda value: self.importance.prepare_kernel(value, grid),
             )
+
+    @property
+    def _logit_rate(self) -> float | None:
+        """Rate of the logits, or None if they are left to the optimizer.
+
+        So they are, too, with a schedule that does not say when it ends.
+        """
+        if end_step(self.pruning_schedule) is None:
+            return None
+        return self.importance.logit_rate
 
     @property
     def pruned_kernels(self) -> list[PrunedKernel]:
@@ -354,16 +384,21 @@ class PrunableLayer(_SomeLayer):
         """Number of training steps begun, the step that the mask belongs to."""
         return int(self.pruning_step.numpy())
 
+    @property
+    def _density(self) -> float | None:
+        """Share of the blocks that the schedule leaves, or None if unknown."""
+        final = final_sparsity(self.pruning_schedule)
+        return None if final is None else 1.0 - final
+
     # The forward pass.
 
     def block_multipliers(self, pruned: PrunedKernel) -> tf.Tensor:
         """`A * mask` of one kernel: float32 tensor of its grid's shape."""
-        final = final_sparsity(self.pruning_schedule)
         multipliers = self.importance.multipliers(
             stored(pruned.kernel.variable),
             _stored_logits(pruned),
             pruned.grid,
-            None if final is None else 1.0 - final,
+            self._density,
         )
         mask = stored(pruned.mask)
         return mask if multipliers is None else multipliers * mask
@@ -374,6 +409,7 @@ class PrunableLayer(_SomeLayer):
             stored(pruned.kernel.variable),
             self.block_multipliers(pruned),
             pruned.grid,
+            _adder(pruned.scale_gradient),
         )
 
     def _require_counted_steps(self, kernel: tf.Tensor) -> tf.Tensor:
@@ -422,6 +458,38 @@ class PrunableLayer(_SomeLayer):
             return self.layer(*args, **kwargs)
 
     # Pruning.
+
+    def move_logits(self, steps: tf.Tensor) -> None:
+        """Moves the logits that have a rate of their own by the last steps' gradient.
+
+        Args:
+          steps: int64 scalar, number of steps that one call stands for.
+        """
+        rate, end = self._logit_rate, end_step(self.pruning_schedule)
+        if rate is None or end is None:
+            return
+        done = tf.cast(stored(self.pruning_step), tf.float32)
+        for pruned in self._pruned:
+            if pruned.scale_gradient is None or pruned.mean_square is None:
+                continue
+            assert pruned.logits is not None
+            logits = stored(pruned.logits)
+            gradient = logit_rate.logit_gradient(
+                self.importance,
+                stored(pruned.kernel.variable),
+                logits,
+                stored(pruned.mask),
+                pruned.grid,
+                self._density,
+                stored(pruned.scale_gradient),
+            )
+            mean_square = logit_rate.mean_square_after(
+                stored(pruned.mean_square), gradient, tf.cast(steps, tf.float32)
+            )
+            step = logit_rate.logit_step(gradient, mean_square, rate, done, max(1, end))
+            pruned.logits.assign(logits - step)
+            pruned.mean_square.assign(mean_square)
+            pruned.scale_gradient.assign(tf.zeros_like(logits))
 
     def update_masks(self, sparsity: float | tf.Tensor) -> None:
         """Updates the mask of every kernel to `sparsity`, a scalar in [0, 1)."""
@@ -501,6 +569,18 @@ class PrunableLayer(_SomeLayer):
 
 def _block_size_config(block_size: BlockSize) -> str | list[int | None]:
     return block_size if isinstance(block_size, str) else list(block_size)
+
+
+def _adder(total: Variable | None) -> Callable[[tf.Tensor], None] | None:
+    """What adds a gradient to a variable, without what is not finite."""
+    if total is None:
+        return None
+
+    def add(gradient: tf.Tensor) -> None:
+        finite = tf.where(tf.math.is_finite(gradient), gradient, 0.0)
+        add_to(total, finite)
+
+    return add
 
 
 def _stored_logits(pruned: PrunedKernel) -> tf.Tensor | None:

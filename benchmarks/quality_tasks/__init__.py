@@ -1,0 +1,1 @@
+"""What `benchmarks/quality.py` learns, and on which data."""

@@ -1,0 +1,206 @@
+"""The table of losses, the mean ranks and the picture of `benchmarks/quality.py`."""
+
+import collections
+import os
+import pathlib
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from tf_seqattn.experiments.algorithms import ALGORITHMS
+from tf_seqattn.experiments.markdown_table import markdown_table
+
+_OURS = "recommended"
+_OTHERS = {
+    "narrow": ("dense, as many weights", "#999999"),
+    "random": ("random support", "#bbbb88"),
+    "regrowth": ("regrowth (RigL)", "#44aa99"),
+}
+_RESAMPLES = 10_000
+
+# (task, sparsity, side of a block).
+Column = tuple[str, float, int]
+
+
+def title(arm: str) -> str:
+    """What a table calls an arm."""
+    return _OTHERS[arm][0] if arm in _OTHERS else ALGORITHMS[arm].title
+
+
+def colour(arm: str) -> str:
+    """Its colour in a picture."""
+    return _OTHERS[arm][1] if arm in _OTHERS else ALGORITHMS[arm].colour
+
+
+def by_column(results: Sequence[dict], columns: Sequence[Column]) -> dict:
+    """Losses `(columns, seeds)` of each arm, in the order of the seeds."""
+    found = collections.defaultdict(list)
+    for result in sorted(results, key=lambda r: r["seed"]):
+        key = (result["task"], result["sparsity"], result["block_size"])
+        found[result["arm"], key].append(result["loss"])
+    arms = dict.fromkeys(result["arm"] for result in results)
+    return {
+        arm: np.array(
+            [found[arm, (c[0], 0.0, 0) if arm == "dense" else c] for c in columns]
+        )
+        for arm in arms
+    }
+
+
+def mean_ranks(losses: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rank of every arm in each column, 1 for the lowest loss, a mean over the seeds.
+
+    Args:
+      losses: `(columns, seeds)` of each arm.
+
+    Example:
+
+    >>> mean_ranks({"a": np.array([[1.0, 1.0]]), "b": np.array([[2.0, 0.0]])})
+    {'a': array([1.5]), 'b': array([1.5])}
+    """
+    every = np.stack(list(losses.values()))
+    ranks = 1.0 + np.argsort(np.argsort(every, axis=0), axis=0)
+    return dict(zip(losses, ranks.mean(axis=2), strict=True))
+
+
+def interval(differences: np.ndarray) -> tuple[float, float]:
+    """95 % interval of a mean over columns, by resampling the columns.
+
+    Args:
+      differences: one for each column.
+
+    Example:
+
+    >>> interval(np.ones(4))
+    (1.0, 1.0)
+    """
+    random = np.random.default_rng(0)
+    drawn = random.choice(differences, (_RESAMPLES, len(differences))).mean(axis=1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def paired_difference(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    """Mean difference of two arms by seed, and its standard error.
+
+    Example:
+
+    >>> paired_difference(np.array([1.0, 2.0]), np.array([0.0, 1.0]))
+    (1.0, 0.0)
+    """
+    difference = one - other
+    error = difference.std(ddof=1) / np.sqrt(len(difference))
+    return float(difference.mean()), float(error)
+
+
+def _losses(losses: dict[str, np.ndarray], columns: Sequence[Column]) -> str:
+    titles = ["log loss", *(f"{n}, {s:.0%}, {b} x {b}" for n, s, b in columns)]
+    rows = []
+    for arm, found in losses.items():
+        errors = found.std(axis=1, ddof=1) / np.sqrt(found.shape[1])
+        texts = [
+            f"{mean:.4f} ± {error:.4f}"
+            for mean, error in zip(found.mean(axis=1), errors, strict=True)
+        ]
+        rows.append([title(arm), *texts])
+    # A row a column of the experiment: there are too many to stand side by side.
+    turned = [list(row) for row in zip(*[titles, *rows], strict=True)]
+    return markdown_table(turned[0], turned[1:])
+
+
+def _ranks(losses: dict[str, np.ndarray]) -> str:
+    pruned = {arm: found for arm, found in losses.items() if arm != "dense"}
+    ranks = mean_ranks(pruned)
+    rows = []
+    for arm in sorted(ranks, key=lambda arm: ranks[arm].mean()):
+        row = [title(arm), f"{ranks[arm].mean():.2f}"]
+        if arm == _OURS:
+            rows.append([*row, None, None, None, None])
+            continue
+        low, high = interval(ranks[arm] - ranks[_OURS])
+        pairs = [
+            paired_difference(ours, theirs)
+            for ours, theirs in zip(pruned[_OURS], pruned[arm], strict=True)
+        ]
+        ahead = sum(mean < -error for mean, error in pairs)
+        behind = sum(mean > error for mean, error in pairs)
+        far_behind = sum(mean > 2 * error for mean, error in pairs)
+        counts = [str(ahead), str(behind), str(far_behind)]
+        rows.append([*row, f"{low:+.2f} to {high:+.2f}", *counts])
+    return markdown_table(
+        [
+            "arm",
+            "mean rank",
+            "its rank less ours (95 %)",
+            "ours ahead by over 1 standard error",
+            "ours behind by over 1",
+            "ours behind by over 2",
+        ],
+        rows,
+    )
+
+
+def _draw(
+    losses: dict[str, np.ndarray], columns: Sequence[Column], path: pathlib.Path
+) -> None:
+    """Draws the loss of each arm less that of gradual magnitude, with the spread."""
+    figure, axes = plt.subplots(figsize=(9, 0.5 * len(columns) + 1.5))
+    arms = [arm for arm in losses if arm not in ("dense", "gradual", "random")]
+    places = np.arange(len(columns))[::-1]
+    markers = "osD^vP*X<"
+    for number, arm in enumerate(arms):
+        differences = 100 * (losses[arm] / losses["gradual"] - 1)
+        error = differences.std(axis=1, ddof=1) / np.sqrt(differences.shape[1])
+        axes.errorbar(
+            differences.mean(axis=1),
+            places + 0.06 * (number - len(arms) / 2),
+            xerr=error,
+            fmt=markers[number],
+            color=colour(arm),
+            label=title(arm),
+            markersize=9 if arm == _OURS else 5,
+            zorder=3 if arm == _OURS else 2,
+        )
+    axes.axvline(0, color=colour("gradual"), label=title("gradual"))
+    axes.set_yticks(places, [f"{n}, {s:.0%}, {b} x {b}" for n, s, b in columns])
+    axes.set_xlim(-35, 60)
+    axes.set_xlabel("log loss, % above gradual magnitude (left is better)")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    figure.savefig(path, bbox_inches="tight", dpi=120)
+    plt.close(figure)
+
+
+def report(
+    results: Sequence[dict],
+    columns: Sequence[Column],
+    held_back: Sequence[str],
+    command: str,
+    picture: pathlib.Path,
+) -> str:
+    """Returns the page, and draws its picture.
+
+    Args:
+      results: of the cells, with `task`, `arm`, `sparsity`, `block_size`, `seed` and
+        `loss`.
+      columns: of the table.
+      held_back: tasks on which nothing was chosen.
+      command: that gives these results.
+      picture: file to draw.
+    """
+    losses = by_column(results, columns)
+    _draw(losses, columns, picture)
+    unseen = [index for index, column in enumerate(columns) if column[0] in held_back]
+    seeds = next(iter(losses.values())).shape[1]
+    return (
+        "# Quality on real data\n\n"
+        f"`{command}` on {os.cpu_count()} cores, {seeds} seeds. All arms have the same "
+        "steps, batches and learning rates; nothing was tuned for any of them. "
+        "SequentialAttention++ and ACDC have the paper's phases for ImageNet. Errors "
+        "are standard errors; differences are taken seed by seed.\n\n"
+        f"![Losses]({picture.name})\n\n"
+        f"## All {len(columns)} cells\n\n{_ranks(losses)}\n"
+        f"## The tasks that were held back: {', '.join(held_back)}\n\n"
+        f"{_ranks({arm: found[unseen] for arm, found in losses.items()})}\n"
+        f"## Losses\n\n{_losses(losses, columns)}"
+    )
