@@ -53,7 +53,7 @@ chaos: setup  ## Kill and starve commands at random; nothing may be lost (hours)
 
 bench: setup  ## Run every benchmark, one after another.
 	@set -e; for file in benchmarks/*.py; do \
-	  echo "== $$file"; $(BIN)/python $$file; done
+	  echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py); done
 
 bench-criteo: setup  ## Train the grid of the paper's table 2 (hours; can be resumed).
 	$(BIN)/python -m tf_seqattn.criteo.grid --output out/grid --results benchmarks/results

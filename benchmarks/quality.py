@@ -8,7 +8,7 @@ network; nothing was tuned for any arm. The last fifth of the rows is held out. 
 cell is kept in a file, so an interrupted run goes on where it stopped.
 
     pip install 'tf-seqattn[quality]' && pip install --no-deps recbole
-    python benchmarks/quality.py
+    python -m benchmarks.quality
 """
 
 import argparse
@@ -23,12 +23,12 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
-from quality_tasks import networks
-from quality_tasks.data import split
-from quality_tasks.fixed_support import FixedSupport
-from quality_tasks.report import report
 
 import tf_seqattn as sa
+from benchmarks.quality_tasks import networks
+from benchmarks.quality_tasks.data import split
+from benchmarks.quality_tasks.fixed_support import FixedSupport
+from benchmarks.quality_tasks.report import report
 from tf_seqattn.experiments.algorithms import Phases, find_algorithm, pruning_schedule
 from tf_seqattn.experiments.progress import progress_bar
 from tf_seqattn.files import write_json, write_whole
@@ -239,7 +239,7 @@ def main() -> None:
     results = [json.loads(cell.file(options.output).read_text()) for cell in every]
     columns = [(name, *cell) for name, task in TASKS.items() for cell in task.cells]
     seeds = " ".join(map(str, options.seeds))
-    command = f"python benchmarks/quality.py --seeds {seeds}"
+    command = f"python -m benchmarks.quality --seeds {seeds}"
     text = report(results, columns, HELD_BACK, command, RESULTS / "quality.png")
     write_whole(RESULTS / "quality.md", text)
     write_json(RESULTS / "quality.json", results)

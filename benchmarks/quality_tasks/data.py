@@ -5,7 +5,7 @@ that no seed of a training changes.
 """
 
 import functools
-import importlib.util
+import importlib.metadata
 import pathlib
 import pydoc_data.topics
 import sysconfig
@@ -46,15 +46,16 @@ def flights() -> Rows:
 def films() -> Rows:
     """MovieLens: seven fields of 100,000 ratings, and whether it was four or more.
 
-    They come inside the package recbole, which is found without importing it, since
-    it wants PyTorch.
+    They come inside the package recbole, which is not imported, since it wants
+    PyTorch.
     """
     import pandas
 
-    found = importlib.util.find_spec("recbole")
-    if found is None or found.origin is None:
-        raise ImportError("Install the films: pip install --no-deps recbole")
-    folder = pathlib.Path(found.origin).parent / "dataset_example" / "ml-100k"
+    try:
+        recbole = importlib.metadata.distribution("recbole")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ImportError("Install the films: pip install --no-deps recbole") from error
+    folder = pathlib.Path(str(recbole.locate_file("recbole/dataset_example/ml-100k")))
     rated, users, items = (
         pandas.read_csv(folder / f"ml-100k.{name}", sep="\t").rename(
             columns=lambda title: title.partition(":")[0]

@@ -6,7 +6,7 @@ share of the full width, so that a narrower network is the same one.
 
 import tf_keras as keras
 
-from quality_tasks.data import CHARACTERS, TABLE_ROWS, WINDOW
+from benchmarks.quality_tasks.data import CHARACTERS, TABLE_ROWS, WINDOW
 
 layers = keras.layers
 _EMBEDDING = 12
