@@ -132,14 +132,14 @@ class Cell(NamedTuple):
         return folder / f"{task}_{steps}_{arm}_b{self.block_size}_{self.seed}.json"
 
 
-def cells(seeds: list[int]) -> list[Cell]:
+def cells(seeds: list[int], arms: list[str]) -> list[Cell]:
     """All trainings; a dense model has neither sparsity nor blocks."""
     found = []
     for seed in seeds:
         for name, task in TASKS.items():
             found.append(Cell(name, "dense", 0.0, 0, seed))
             for sparsity, block in task.cells:
-                found += [Cell(name, arm, sparsity, block, seed) for arm in ARMS]
+                found += [Cell(name, arm, sparsity, block, seed) for arm in arms]
     return found
 
 
@@ -219,11 +219,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="two or more")
+    add("--arms", nargs="+", default=list(ARMS), choices=ARMS, help="beside the dense")
     add("--workers", type=int, default=os.cpu_count(), help="cells at a time")
     add("--output", type=pathlib.Path, default=pathlib.Path("out/quality"))
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    every = cells(options.seeds)
+    every = cells(options.seeds, options.arms)
     missing = [cell for cell in every if not cell.file(options.output).exists()]
     context = multiprocessing.get_context("spawn")
     with (
@@ -240,6 +241,8 @@ def main() -> None:
     columns = [(name, *cell) for name, task in TASKS.items() for cell in task.cells]
     seeds = " ".join(map(str, options.seeds))
     command = f"python -m benchmarks.quality --seeds {seeds}"
+    if options.arms != list(ARMS):
+        command += f" --arms {' '.join(options.arms)}"
     text = report(results, columns, HELD_BACK, command, RESULTS / "quality.png")
     write_whole(RESULTS / "quality.md", text)
     write_json(RESULTS / "quality.json", results)
