@@ -9,6 +9,11 @@ from tf_seqattn.sparsity.allocation import (
 )
 from tf_seqattn.sparsity.backup import BackupAndRestore
 from tf_seqattn.sparsity.callbacks import UpdatePruningStep
+from tf_seqattn.sparsity.feature_selection import (
+    drop_features,
+    select_features,
+    selected_features,
+)
 from tf_seqattn.sparsity.importance import (
     Importance,
     Magnitude,
@@ -53,11 +58,14 @@ __all__ = [
     "SequentialAttentionSchedule",
     "SoftmaxAttention",
     "UpdatePruningStep",
+    "drop_features",
     "erdos_renyi_allocation",
     "global_allocation",
     "prune",
     "prune_scope",
     "pruned_layers",
+    "select_features",
+    "selected_features",
     "sensitivity",
     "strip_pruning",
     "summary",
