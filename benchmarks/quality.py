@@ -12,7 +12,7 @@ cell is kept in a file, so an interrupted run goes on where it stopped.
 """
 
 import argparse
-import concurrent.futures
+import functools
 import json
 import multiprocessing
 import os
@@ -229,13 +229,10 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     with (
         progress_bar(len(missing), "cells", "Quality") as bar,
-        concurrent.futures.ProcessPoolExecutor(
-            options.workers, mp_context=context, max_tasks_per_child=10
-        ) as pool,
+        context.Pool(options.workers, maxtasksperchild=10) as pool,
     ):
-        running = [pool.submit(run_cell, cell, options.output) for cell in missing]
-        for done in concurrent.futures.as_completed(running):
-            done.result()
+        train = functools.partial(run_cell, folder=options.output)
+        for _ in pool.imap_unordered(train, missing):
             bar.update(1)
     results = [json.loads(cell.file(options.output).read_text()) for cell in every]
     columns = [(name, *cell) for name, task in TASKS.items() for cell in task.cells]
