@@ -86,7 +86,7 @@ $(BUILDIFIER):
 	npm install --silent --no-fund --no-audit --prefix $(VENV)/node \
 	  @bazel/buildifier@$(BUILDIFIER_VERSION)
 
-readme: setup  ## Write the measured results into README.md.
+readme: setup  ## Write measured results into README.md and docs/results.md.
 	$(BIN)/python tools/make_readme.py
 
 build-files: setup  ## Write the BUILD files from the imports.

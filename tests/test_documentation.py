@@ -76,10 +76,17 @@ def test_links_lead_somewhere(path):
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
-def test_the_figures_of_the_readme_are_those_of_the_benchmarks():
-    text = (ROOT / "README.md").read_text()
-    assert "<!-- begin: quality -->" in text
+@pytest.mark.parametrize("path", make_readme.PAGES, ids=lambda path: path.name)
+def test_the_figures_are_those_of_the_benchmarks(path):
+    text = path.read_text()
+    assert "<!-- begin: networks -->" in text
     assert make_readme.render(text) == text, "run `make readme`"
+
+
+def test_the_readme_runs(names):
+    exec(compile(blocks_of(ROOT / "README.md"), "README.md", "exec"), names)
+    kernel = np.array(names["sparse"].layers[0].kernel).reshape(16, 16, 32, 16)
+    assert np.mean(np.abs(kernel).sum(axis=(1, 3)) == 0) == pytest.approx(0.9, abs=0.01)
 
 
 def test_every_page_is_in_a_table_of_contents():

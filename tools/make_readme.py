@@ -1,9 +1,9 @@
-"""Writes the measured results into README.md, from the committed benchmarks.
+"""Writes measured results into README.md and docs/results.md, from the benchmarks.
 
 python tools/make_readme.py
 
 Between `<!-- begin: name -->` and `<!-- end: name -->` stands what the function of that
-name below makes of `benchmarks/results`. A test compares the two, so that the README
+name below makes of `benchmarks/results`. A test compares the two, so that the pages
 cannot go stale.
 """
 
@@ -14,6 +14,7 @@ import re
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 _SECTION = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
 
 
@@ -121,7 +122,7 @@ _MAKERS = {"quality": quality, "break_even": break_even, "networks": networks}
 
 
 def render(text: str) -> str:
-    """Returns the text of the README with its sections made anew.
+    """Returns the text of the page with its sections made anew.
 
     Raises:
       KeyError: for a section of an unknown name.
@@ -130,9 +131,9 @@ def render(text: str) -> str:
 
 
 def main() -> None:
-    """Rewrites the README."""
-    path = ROOT / "README.md"
-    path.write_text(render(path.read_text()))
+    """Rewrites the pages."""
+    for path in PAGES:
+        path.write_text(render(path.read_text()))
 
 
 if __name__ == "__main__":

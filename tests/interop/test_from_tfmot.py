@@ -18,9 +18,11 @@ def run(code, keras):
     return names["sparse"].layers[-1].kernel.numpy()
 
 
-@pytest.mark.parametrize("code", CODE, ids=["tfmot", "three lines", "gradual", "ours"])
+@pytest.mark.parametrize(
+    "code", CODE, ids=["tfmot", "three lines", "drop-in", "gradual", "ours"]
+)
 def test_the_guide(keras, code):
-    if "prune_low_magnitude" in code and keras.__name__ == "keras":
+    if "tfmot.prune_low_magnitude" in code and keras.__name__ == "keras":
         pytest.skip("tfmot needs Keras 2")
     kernel = run(code, keras)
     blocks = np.abs(kernel.reshape(16, 4, 16, 4)).sum(axis=(1, 3))
