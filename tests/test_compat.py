@@ -27,6 +27,7 @@ def pruned_kernels(model, callback, strip, epochs=1):
     return [layer.get_weights()[0] for layer in strip(model).layers[-2:]]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("pooling", ["AVG", "MAX"])
 @pytest.mark.parametrize("block_size", [(1, 1), (2, 3), (4, 4)])
 def test_the_same_blocks_as_tfmot(pooling, block_size):

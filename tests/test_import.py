@@ -46,6 +46,7 @@ def run(code, **environment):
     return done.stdout
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("order", ORDERS, ids=str)
 def test_tf_keras_means_what_it_meant(order):
     imports = "".join(f"import {name}\n" for name in order)

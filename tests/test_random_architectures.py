@@ -109,6 +109,7 @@ CASES = {
 SETTINGS = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
+@pytest.mark.exhaustive
 @settings(max_examples=2, derandomize=True, **SETTINGS)
 @given(architecture=random_models.architectures(), **CASES)
 def test_random_architecture(keras, architecture, **case):

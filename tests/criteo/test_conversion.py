@@ -188,6 +188,7 @@ def test_what_was_done_before_an_error_is_not_done_again(
     np.testing.assert_array_equal(everything(folder), everything(converted))
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_goes_on(tmp_path):
     path, folder = tmp_path / "clicks.txt", tmp_path / "converted"
     ClickSource(seed=3, max_categories=60).write_tsv(path, 60_000, progress=False)

@@ -63,6 +63,7 @@ def check_agrees(found, alone):
     assert found["validation_loss"] == pytest.approx(alone["validation_loss"], rel=5e-3)
 
 
+@pytest.mark.slow
 def test_two_replicas_of_a_machine_agree_with_one(converted, alone, tmp_path):
     output = tmp_path / "result.json"
     found = result(start("mirrored", converted, output), output)

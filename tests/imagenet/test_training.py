@@ -108,6 +108,7 @@ assert 0 < result["loss"] < 100
 """
 
 
+@pytest.mark.slow
 def test_replicas_train_one_network():
     # Logical devices are chosen before TensorFlow starts, so in a process of its own.
     done = subprocess.run(

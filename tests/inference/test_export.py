@@ -31,6 +31,7 @@ def relative(outputs, expected) -> float:
 # TFLite.
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("quantization", TOLERANCES)
 @pytest.mark.parametrize("layout", ["packed", "dense"])
 def test_tflite(mlp, tmp_path, layout, quantization):
@@ -59,6 +60,7 @@ def test_tflite(mlp, tmp_path, layout, quantization):
     assert list(interpreter.get_signature_list()) == ["serving_default"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("quantization", TOLERANCES)
 def test_separable_convolutions(separable, tmp_path, quantization):
     x = RNG.normal(size=(20, 8, 8, 16)).astype("float32")
@@ -149,6 +151,7 @@ def mixed_model(precision, in_subclass: bool):
     return set_block_sparse(net)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("in_subclass", [False, True])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_mixed_precision_is_written_in_float32(precision, in_subclass, tmp_path):
@@ -499,6 +502,7 @@ def test_saved_model_is_compiled_and_takes_any_batch(mlp, tmp_path):
     assert compiled, "the signature is compiled by XLA"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_saved_model_keeps_mixed_precision(precision, tmp_path):
     model = mixed_model(precision, in_subclass=False)

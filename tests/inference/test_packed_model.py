@@ -313,6 +313,7 @@ def test_separable_convolution_that_tensorflow_lacks_is_told():
 # What a Keras model can do.
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["model.keras", "model.h5", "folder"])
 def test_saved_and_loaded(keras, name, tmp_path):
     if name == "folder" and keras.__name__ == "keras":
@@ -386,6 +387,7 @@ def test_cost_model_packs_sparse_and_leaves_dense_kernels():
     assert lines[-1].endswith("dense is expected to be faster")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("runtime", FORMS)
 @pytest.mark.parametrize("kind", ["Conv2D", "SeparableConv2D"])
 def test_measured_choice_is_reported(runtime, kind):

@@ -40,6 +40,7 @@ def traced(model):
         return function.get_concrete_function(*specs)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", CASES)
 def test_exported_for_any_batch(name, tmp_path):
     model = keras.Sequential([keras.Input((6, 5)), CASES[name](), layers.Dense(3)])

@@ -18,6 +18,7 @@ def run(code, keras):
     return names["sparse"].layers[-1].kernel.numpy()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "code", CODE, ids=["tfmot", "three lines", "drop-in", "gradual", "ours"]
 )

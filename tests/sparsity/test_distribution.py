@@ -59,6 +59,7 @@ def run(tmp_path, keras, replicas, per_execution):
     return eval(mask + "]"), eval("[" + losses)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("per_execution", [1, 3])
 def test_two_replicas_train_as_one(keras, tmp_path, per_execution):
     if keras.__name__ == "keras" and per_execution > 1:

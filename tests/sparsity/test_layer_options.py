@@ -197,6 +197,7 @@ def test_a_custom_layer_without_kernels_is_still_refused():
 # More kernels.
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("implementation", [1, 2, 3])
 @pytest.mark.parametrize("name", ["LocallyConnected1D", "LocallyConnected2D"])
 def test_locally_connected_layers(name, implementation, keras):

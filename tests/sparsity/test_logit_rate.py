@@ -109,6 +109,7 @@ def test_training_agrees_with_plain_numpy(keras):
     np.testing.assert_allclose(stored(kept.logits), logits, rtol=2e-3, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adagrad"])
 def test_the_optimizer_does_not_train_the_logits(keras, optimizer):
     model = pruned_model(optimizer=optimizer)

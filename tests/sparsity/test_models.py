@@ -161,6 +161,7 @@ def test_prune_train_strip(name):
         assert np.mean(layer.kernel.numpy() == 0) == pytest.approx(0.5)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["sequential", "functional", "nested", "own step"])
 def test_a_stripped_graph_model_leaves_the_pruned_one_to_train_on(name):
     pruned = prune(MODELS[name][0]())

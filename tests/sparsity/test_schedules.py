@@ -172,6 +172,7 @@ IMPORTS = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("order", IMPORTS)
 def test_is_a_schedule_of_tfmot_in_either_import_order(order):
     code = f"""

@@ -80,6 +80,7 @@ def tfmots(name, **arguments):
     return tfmot_api.schedule_class(name)(**arguments)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "schedule",
     [

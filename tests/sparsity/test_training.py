@@ -75,6 +75,7 @@ def changes_at(step):
     return SCHEDULE.phase(step) != SCHEDULE.phase(step - 1)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("epoch", [40, 13])
 @pytest.mark.parametrize("per_execution", [3, 7, 64])
 def test_phases_begin_exactly_with_several_steps_per_execution(
