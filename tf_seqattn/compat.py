@@ -14,7 +14,6 @@ from tf_seqattn import tfmot_api
 from tf_seqattn.keras_api import Layer, register
 from tf_seqattn.kernels import blocks
 from tf_seqattn.sparsity import Importance, PruningPolicy, prune
-from tf_seqattn.sparsity.policies import why_unprunable
 from tf_seqattn.tfmot_api import Schedule
 
 POOLING = ("AVG", "MAX")
@@ -59,13 +58,6 @@ class PooledMagnitude(Importance):
 
     def get_config(self) -> dict[str, Any]:
         return {"pooling": self.pooling}
-
-
-class _EveryKernel(PruningPolicy):
-    """Prunes every layer that has a kernel, however small it is."""
-
-    def allow_pruning(self, layer: Layer) -> bool:
-        return why_unprunable(layer) is None
 
 
 def prune_low_magnitude(
@@ -117,6 +109,6 @@ def prune_low_magnitude(
         pruning_schedule,
         block_size=block_size,
         importance=PooledMagnitude(block_pooling_type),
-        pruning_policy=pruning_policy or _EveryKernel(),
+        pruning_policy=pruning_policy or PruningPolicy(),
         **kwargs,
     )

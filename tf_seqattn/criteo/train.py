@@ -36,6 +36,7 @@ from tf_seqattn.criteo.models.experiment import (
     log_loss_of_logits,
     pruning_schedule,
 )
+from tf_seqattn.criteo.models.optimizers import TABLE_OPTIMIZERS, make_optimizer
 from tf_seqattn.criteo.models.ranking import (
     build_dcn,
     build_dlrm,
@@ -113,6 +114,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     rate = command_line.positive_number
     add("--first-rate", type=rate, help="in place of the recipe's learning rate")
     add("--last-rate", type=rate, help="in place of the recipe's, at the last step")
+    add(
+        "--table-optimizer",
+        default="adam",
+        choices=TABLE_OPTIMIZERS,
+        help="of the tables; adagrad updates the rows of a batch alone",
+    )
     add("--algorithm", default="seqattn", choices=ALGORITHMS, help="how to prune")
     add(
         "--sparsity",
@@ -288,7 +295,9 @@ def train(
     keras.utils.set_random_seed(options.seed)
     with strategy.scope():
         model = build(options, manifest, steps)
-        model.compile(optimizer=keras.optimizers.Adam(recipe.learning_rate(steps)))
+        rate = recipe.learning_rate(steps)
+        optimizer = make_optimizer(model, rate, options.table_optimizer)
+        model.compile(optimizer=optimizer)
     adapt = None if options.model == "dnn" else ranking_features
 
     def training_batches(first_batch=0):

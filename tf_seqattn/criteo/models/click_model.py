@@ -36,8 +36,8 @@ class FieldEmbedding(keras.layers.Layer):
     """Turns the fields of a row into vectors, field after field.
 
     The tables of all categories are one variable, read by a single lookup. (Adam
-    updates every row of it in every step, seen or not, so tables of millions of
-    rows want another optimizer or `tfrs.layers.embedding.TPUEmbedding`.)
+    updates every row of it in every step, seen or not: tables of millions of rows want
+    `optimizers.make_optimizer`'s Adagrad, or `tfrs.layers.embedding.TPUEmbedding`.)
 
     Args:
       table_size: rows of each category's table, without the row of empty fields: one
