@@ -51,7 +51,7 @@ def test_both_optimizers_are_reset_and_learn():
     model, (features, labels) = model_and_batch()
     schedule = sa.ACDCSchedule(0.5, end_step=80, cycles=2)
     model.network = sa.prune(
-        model.network, schedule, (8, 8), pruning_policy=sa.PruningPolicy()
+        model.network, schedule, (8, 1), pruning_policy=sa.PruningPolicy()
     )
     model.compile(make_optimizer(model, 1e-2, "adagrad"))
     assert sa.pruned_layers(model)
