@@ -31,7 +31,9 @@ def output(tmp_path_factory):
     folder = tmp_path_factory.mktemp("output")
     arguments = "--rows 3000 --steps 60 --batch-size 64 --table-size 64".split()
     rows = main([*arguments, "--output", str(folder)])
-    assert [row.blocks for row in rows] == [None, None, "400 of 400", "40 of 400"]
+    dense, narrow, gradual, ours = [row.blocks for row in rows[2:]]
+    assert (dense, gradual, ours) == ("400 of 400", "40 of 400", "40 of 400")
+    assert narrow == "240 of 240"
     return folder
 
 
@@ -46,13 +48,16 @@ def test_rows_that_can_be_made_again_are_deleted(output):
 
 def test_the_results_are_complete(output):
     results = json.loads((output / "results.json").read_text())
-    dense, sparse = results["table"][-2:]
+    dense, narrow, gradual, sparse = results["table"][-4:]
+    # The pruned networks have as many weights as the narrow one, less what was padded.
+    assert narrow["weights"] == pytest.approx(sparse["weights"], rel=0.05)
+    assert gradual["weights"] == pytest.approx(sparse["weights"], rel=0.05)
     assert sparse["weights"] < 0.75 * dense["weights"]
     assert set(sparse["latencies"]) == {"1", "64"}
-    assert results["runs"]["seqattn"]["curve_steps"][-1] == 60
+    assert results["runs"]["recommended"]["curve_steps"][-1] == 60
     text = (output / "results.md").read_text()
     assert "best possible" in text and "40 of 400" in text
-    assert any((output / "logs" / "seqattn").rglob("events*"))
+    assert any((output / "logs" / "recommended").rglob("events*"))
 
 
 def test_the_saved_network_is_the_one_in_the_table(output, clicks):
@@ -71,7 +76,7 @@ def test_the_saved_network_is_the_one_in_the_table(output, clicks):
 
 def test_the_first_layer_of_the_sparse_file_is_packed(output):
     results = json.loads((output / "results.json").read_text())
-    dense, sparse = results["tflite"]
+    dense, _, _, sparse = results["tflite"]
     assert dense.startswith("- dense, dense,")
     assert sparse.startswith("- sparse, packed (hidden_1),")
     sizes = [(output / f"{n}.tflite").stat().st_size for n in ("sparse", "dense")]

@@ -47,6 +47,10 @@ from tf_seqattn.kernels.blocks import BlockGrid, block_norms
 _MODULE = "tf_seqattn.criteo"
 _COMPARED_ROWS = 256
 _BATCHES = (1, 64)
+# The arm to look at, what else is pruned, and a dense network of as many weights.
+_OURS = "recommended"
+_TRAINED = {"dense": "dense", "narrow": "narrow", "gradual": "gradual", _OURS: "sparse"}
+_PRUNED = ("gradual", "sparse")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -106,7 +110,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     with command_line.checking(parser):
         check_rows(options)
-        pruning_schedule("seqattn", options.sparsity, options.steps)
+        pruning_schedule(_OURS, options.sparsity, options.steps)
     return options
 
 
@@ -129,7 +133,7 @@ def compare_files(
     """Exports the perceptrons of the networks, checks and times them.
 
     Args:
-      networks: without pruning, by name; "sparse" is packed.
+      networks: without pruning, by name; those of `_PRUNED` are packed.
       validation_rows: where rows to compare on are taken from.
       output: folder for `<name>.tflite`.
 
@@ -141,7 +145,7 @@ def compare_files(
     files, facts, compared = {}, {}, ""
     for name, network in networks.items():
         path = output / f"{name}.tflite"
-        layout = "packed" if name == "sparse" else "dense"
+        layout = "packed" if name in _PRUNED else "dense"
         exported = deploy.export(network, features, path, layout, max(_BATCHES))
         files[name] = path.read_bytes()
         compared += report.exported_text(name, layout, exported)
@@ -263,7 +267,7 @@ def main(arguments: list[str] | None = None) -> list[report.Row]:
             options.block_size,
             options.seed,
         )
-        for name in ("dense", "seqattn")
+        for name in _TRAINED
     }
     trained = {
         name: train_arm(
@@ -276,25 +280,27 @@ def main(arguments: list[str] | None = None) -> list[report.Row]:
         )
         for name, arm in arms.items()
     }
-    networks = {
-        "dense": trained["dense"].network,
-        "sparse": sa.strip_pruning(trained["seqattn"].network),
-    }
-    # The table is about the stripped network, so that is what is measured.
-    logits = predict_logits(networks["sparse"], validation_rows)
-    stripped_loss = log_loss_of_logits(validation_rows.labels, logits)
-    trained["seqattn"].result["log_loss"] = stripped_loss
+    networks = {}
+    for name, file in _TRAINED.items():
+        network = trained[name].network
+        networks[file] = sa.strip_pruning(network) if file in _PRUNED else network
+        # The table is about the stripped network, so that is what is measured.
+        logits = predict_logits(networks[file], validation_rows)
+        loss = log_loss_of_logits(validation_rows.labels, logits)
+        trained[name].result["log_loss"] = loss
     save_models(networks, output)
     facts, compared = compare_files(networks, validation_rows, output)
 
-    title = f"{ARMS['seqattn'].title}, {options.sparsity:.0%} of blocks removed"
+    removed_share = f"{options.sparsity:.0%} of blocks removed"
+    titles = {name: ARMS[name].title for name in _TRAINED}
+    title = f"SequentialAttention++ (our default), {removed_share}"
+    titles |= {_OURS: title, "gradual": f"{titles['gradual']}, {removed_share}"}
     rows = [
         *reference_rows(validation_rows, source, len(training_rows)),
-        _model_row("dense", trained["dense"], facts["dense"]),
-        _model_row(title, trained["seqattn"], facts["sparse"]),
+        *(_model_row(titles[n], trained[n], facts[f]) for n, f in _TRAINED.items()),
     ]
     command = command_line.command_text(_MODULE, arguments)
-    notes = _notes(options, command, trained["dense"], trained["seqattn"], compared)
+    notes = _notes(options, command, trained["dense"], trained[_OURS], compared)
     text = report.table(rows)
     write_whole(output / "results.md", f"# Click models\n\n{text}\n{notes}")
     results = {
@@ -307,7 +313,7 @@ def main(arguments: list[str] | None = None) -> list[report.Row]:
     }
     write_json(output / "results.json", results)
 
-    schedule = pruning_schedule("seqattn", options.sparsity, options.steps)
+    schedule = pruning_schedule(_OURS, options.sparsity, options.steps)
     pictures.save_curves(
         {name: run.result for name, run in trained.items()},
         schedule,
@@ -318,7 +324,7 @@ def main(arguments: list[str] | None = None) -> list[report.Row]:
     kernel = networks["sparse"].get_layer(FIRST_HIDDEN).kernel
     grid = BlockGrid(tuple(kernel.shape), (options.block_size, options.block_size))
     pictures.save_mask(
-        trained["seqattn"].mask,
+        trained[_OURS].mask,
         block_norms(kernel, grid).numpy(),
         options.block_size,
         output / "mask.png",
