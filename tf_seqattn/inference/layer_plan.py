@@ -12,7 +12,7 @@ from tf_seqattn.inference.block_format import (
     Pattern,
     find_pattern,
 )
-from tf_seqattn.inference.cost import dense_seconds, packed_seconds, slice_in_blocks
+from tf_seqattn.inference.cost import Cost, bytes_of_entry
 from tf_seqattn.inference.packed_layers import (
     KINDS,
     PackedConv,
@@ -38,6 +38,8 @@ FORM_OF_RUNTIME = {"tflite": "slices", "xla": "blocks"}
 _SEPARABLE = classes("SeparableConv1D", "SeparableConv2D")
 # So many gathered bytes of one slice stay in the cache until they are multiplied.
 _CACHE_BYTES = 2**20
+# If all slices gather more than that, they are chained. A link costs time, too.
+_CHAINED_BYTES = 2**22
 
 
 @dataclasses.dataclass
@@ -55,7 +57,9 @@ class LayerPlan:
       measured: measured speed-up of the whole layer, or None.
       pattern: the positions of the kept blocks, or None.
       samples: number of rows of the product, for which the speed-up holds.
-      precision: dtype of the product, for which the speed-up holds.
+      precision: precision of the product, for which the speed-up holds: "float32",
+        "float16" or "dynamic" (of the weights only), or "int8".
+      num_threads: number of threads, for which the speed-up holds.
     """
 
     name: str
@@ -69,6 +73,7 @@ class LayerPlan:
     pattern: Pattern | None = dataclasses.field(default=None, repr=False)
     samples: int = 1
     precision: str = "float32"
+    num_threads: int = 1
 
 
 def product_kernel(layer: Any) -> Any:
@@ -166,6 +171,8 @@ def plan_kernel(
     block_size: Sequence[int | None] | None,
     batch_size: int,
     samples: int | None,
+    precision: str = "float32",
+    num_threads: int = 1,
 ) -> LayerPlan:
     """Plans one layer that holds one kernel.
 
@@ -175,6 +182,8 @@ def plan_kernel(
       block_size: (rows, columns), or None to find it in the zeros.
       batch_size: samples in one call.
       samples: number of rows of the matrix product, or None to derive it.
+      precision: see `LayerPlan`.
+      num_threads: number of threads of the runtime.
 
     Returns:
       A `LayerPlan` with the layout that the cost model prefers.
@@ -203,18 +212,22 @@ def plan_kernel(
     if groups > 1 and (matrix.shape[1] // groups) % plan.block_size[1]:
         plan.reason = f"blocks of {plan.block_size} cross its {groups} groups"
         return plan
+    plan.precision, plan.num_threads = precision, num_threads
     height, width = plan.block_size
+    support = block_support(matrix, plan.block_size)
+    row_bytes = plan.samples * height * bytes_of_entry(precision)
+    is_large = support.sum() * row_bytes > _CHAINED_BYTES
+    window = matrix.shape[0] // divisor if divisor else 1
+    cost = Cost(plan.samples, precision, num_threads)
     plan.pattern = find_pattern(
-        block_support(matrix, plan.block_size),
+        support,
         matrix.shape,
         plan.block_size,
-        cost_of_slice=slice_in_blocks(plan.samples, plan.block_size),
-        max_blocks=max(1, _CACHE_BYTES // (4 * plan.samples * height)),
+        cost_of_slice=cost.slice_in_blocks(plan.block_size),
+        max_blocks=max(1, _CACHE_BYTES // row_bytes) if is_large else None,
     )
     plan.density = plan.pattern.num_stored * height * width / matrix.size
-    dense = dense_seconds(plan.samples, *matrix.shape)
-    window = matrix.shape[0] // divisor if divisor else 1
-    plan.predicted = dense / packed_seconds(plan.samples, plan.pattern, window)
+    plan.predicted = cost.speedup(plan.pattern, window)
     if plan.predicted > 1:
         plan.layout = "packed"
     else:

@@ -5,15 +5,20 @@ inputs, outputs, biases, activations and dtypes. They store the kept blocks
 (`block_format`) and compute with them (`block_matmul`).
 """
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tf_seqattn.inference.block_format import Pattern, kept_blocks, pack_matrix
-from tf_seqattn.inference.block_matmul import multiply_blocks, multiply_slices
+from tf_seqattn.inference.block_matmul import (
+    multiply_blocks,
+    multiply_groups,
+    multiply_slices,
+)
 from tf_seqattn.keras_api import (
     add_weight,
     keras2,
@@ -21,11 +26,15 @@ from tf_seqattn.keras_api import (
     keras_of,
     register_pair,
     replace_tracked,
+    sublayers,
 )
 from tf_seqattn.kernels.einsum import split_equation
 
-# The two ways to compute a product: see `block_matmul`.
+# The two ways to compute a product in Keras: see `block_matmul`. For TFLite, slices are
+# computed as groups (`computing_in_groups`).
 FORMS = ("slices", "blocks")
+# Activations that TFLite computes within a product.
+_FUSED = ("linear", "relu", "relu6")
 
 
 def _positions(pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
@@ -73,6 +82,7 @@ class PackedLayer(_Mixin):
         self.form = form
         self.bias_shape = None if bias_shape is None else tuple(bias_shape)
         self.activation = keras_of(self).activations.get(activation)
+        self._computes_in_groups = False
 
     def build(self, input_shape: Any = None) -> None:
         height, width = self.pattern.block_size
@@ -114,6 +124,7 @@ class PackedLayer(_Mixin):
         rows: tf.Tensor,
         base: tf.Tensor,
         offset_of_row: Callable[[np.ndarray, np.ndarray], Any],
+        read: Callable[[tf.Tensor], tf.Tensor] | None = None,
     ) -> tf.Tensor:
         """`(samples, outputs)`.
 
@@ -122,6 +133,7 @@ class PackedLayer(_Mixin):
           base: int32 `(samples,)`, the row of `rows` at which each sample begins.
           offset_of_row: function of block rows and the block columns that read them
             (int32 arrays that broadcast). It returns offsets in `rows`.
+          read: see `multiply_groups`. By default it gathers at `base` plus the offsets.
         """
         if not self.pattern.num_kept:
             samples = tf.shape(base)[0]
@@ -138,7 +150,38 @@ class PackedLayer(_Mixin):
             )
             for part in self.pattern.slices
         ]
+        if self._in_groups:
+            read = read or (lambda at: tf.gather(rows, base[:, None] + at[None]))
+            return multiply_groups(
+                read, offsets, kernels, self.pattern, self._finish_columns
+            )
         return multiply_slices(rows, base, offsets, kernels, self.pattern)
+
+    @property
+    def _in_groups(self) -> bool:
+        # Columns that read alike need one product, without groups.
+        is_sliced = self.form == "slices" and not self.pattern.reads_alike
+        return self._computes_in_groups and is_sliced and self.pattern.num_kept > 0
+
+    @property
+    def _fuses_bias(self) -> bool:
+        one_for_each_output = (self.pattern.matrix_shape[1],)
+        return self._in_groups and self.bias_shape in (None, one_for_each_output)
+
+    @property
+    def _fuses_activation(self) -> bool:
+        name = keras_of(self).activations.serialize(self.activation)
+        return self._fuses_bias and name in _FUSED
+
+    def _finish_columns(self, product: tf.Tensor, columns: Sequence[int]) -> tf.Tensor:
+        """Adds the bias of some block columns, and activates, if both can be fused."""
+        if self._fuses_bias and self.bias is not None:
+            width, count = self.pattern.block_size[1], self.pattern.grid_shape[1]
+            missing = count * width - self.pattern.matrix_shape[1]
+            bias = tf.pad(tf.cast(self.bias, product.dtype), [[0, missing]])
+            bias = tf.gather(tf.reshape(bias, (count, width)), list(columns))
+            product = tf.nn.bias_add(product, tf.reshape(bias, (-1,)))
+        return self.activation(product) if self._fuses_activation else product
 
     def _multiply_matrix(self, matrix: tf.Tensor) -> tf.Tensor:
         """`matrix @ kernel` for a matrix `(samples, inputs)`."""
@@ -150,12 +193,16 @@ class PackedLayer(_Mixin):
             # After a transposition the inputs of a block are one long run.
             block_rows, columns = _positions(self.pattern)
             rows = tf.transpose(tf.reshape(matrix, (-1, count, height)), (1, 0, 2))
-            read = tf.gather(rows, block_rows)
+            gathered = tf.gather(rows, block_rows)
             kernel = tf.cast(self.kernels[0], rows.dtype)
-            return multiply_blocks(read, columns, kernel, self.pattern)
+            return multiply_blocks(gathered, columns, kernel, self.pattern)
         rows = tf.reshape(matrix, (-1, height))
         base = tf.range(tf.shape(matrix)[0]) * count
-        return self._multiply(rows, base, lambda row, column: row)
+
+        def read(at: tf.Tensor) -> tf.Tensor:
+            return tf.gather(tf.reshape(matrix, (-1, count, height)), at, axis=1)
+
+        return self._multiply(rows, base, lambda row, column: row, read)
 
     def _multiply_channels(self, inputs: tf.Tensor) -> tf.Tensor:
         """The product over the last axis of inputs `(..., inputs)`."""
@@ -167,9 +214,9 @@ class PackedLayer(_Mixin):
         return outputs
 
     def _finish(self, outputs: tf.Tensor) -> tf.Tensor:
-        if self.bias is not None:
+        if self.bias is not None and not self._fuses_bias:
             outputs = outputs + tf.cast(self.bias, outputs.dtype)
-        return self.activation(outputs)
+        return outputs if self._fuses_activation else self.activation(outputs)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -215,6 +262,12 @@ class PackedEinsumDense(PackedLayer):
         super().__init__(**kwargs)
         self.equation = equation
         self.kernel_shape = tuple(kernel_shape)
+
+    @property
+    def _fuses_bias(self) -> bool:
+        read, rest = self.equation.split(",")
+        # A bias of the last axis alone is one of the outputs only if they are last.
+        return super()._fuses_bias and rest[-1] not in read
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         inputs = tf.convert_to_tensor(inputs)
@@ -448,3 +501,19 @@ KINDS: dict[type, dict[Any, Any]] = {
 }
 for _kinds in KINDS.values():
     register_pair(_kinds)
+
+
+@contextlib.contextmanager
+def computing_in_groups(model: Any) -> Iterator[None]:
+    """Context in which packed layers are traced as TFLite runs them fastest.
+
+    Their slices become grouped convolutions, which TensorFlow cannot run on CPU.
+    """
+    packed = [layer for layer in sublayers(model) if isinstance(layer, PackedLayer)]
+    for layer in packed:
+        layer._computes_in_groups = True
+    try:
+        yield
+    finally:
+        for layer in packed:
+            layer._computes_in_groups = False

@@ -84,11 +84,15 @@ class _Packing:
         batch_size: int,
         runtime: str,
         choose: str,
+        num_threads: int,
+        quantization: str | None,
     ) -> None:
         self.block_size = block_size
         self.batch_size = batch_size
         self.runtime = runtime
         self.choose = choose
+        self.num_threads = num_threads
+        self.quantization = quantization
         self.plans: list[LayerPlan] = []
         self._weights: list[tuple[Any, Any, Any]] = []
         self._done: dict[int, tuple[Any, Any]] = {}
@@ -107,7 +111,15 @@ class _Packing:
     # Plans.
 
     def _plan(self, layer: Any, name: str, samples: int | None = None) -> LayerPlan:
-        plan = plan_kernel(layer, name, self.block_size, self.batch_size, samples)
+        plan = plan_kernel(
+            layer,
+            name,
+            self.block_size,
+            self.batch_size,
+            samples,
+            self.quantization or "float32",
+            self.num_threads,
+        )
         self.plans.append(plan)
         if plan.pattern is None:
             return plan
@@ -118,7 +130,7 @@ class _Packing:
             plan.measured = self._measured[key]
             faster = plan.measured > 1
         else:
-            faster = self.choose == "always" or (plan.predicted or 0.0) > 1
+            faster = self.choose == "always" or plan.layout == "packed"
         how = "was measured" if self.choose == "measure" else "is expected"
         plan.layout = "packed" if faster else "dense"
         plan.reason = "" if faster else f"dense {how} to be faster"
@@ -255,20 +267,29 @@ def _is_keras_class(layer: Any) -> bool:
     return is_keras_class(type(layer)) and not isinstance(layer, MODELS)
 
 
+def _check_positive(argument: str, value: int, what: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(
+            f"`{argument}` must be a positive integer: {what}. "
+            f"Received: {argument}={value!r}"
+        )
+    if value < 1:
+        raise ValueError(
+            f"`{argument}` must be at least 1. Received: {argument}={value}"
+        )
+
+
 def _check_arguments(
-    block_size: Sequence[int | None] | None, batch_size: int, runtime: str, choose: str
+    block_size: Sequence[int | None] | None,
+    batch_size: int,
+    runtime: str,
+    choose: str,
+    num_threads: int,
 ) -> None:
     if block_size is not None:
         check_block_size(block_size)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int):
-        raise ValueError(
-            "`batch_size` must be a positive integer: the samples in one call. "
-            f"Received: batch_size={batch_size!r}"
-        )
-    if batch_size < 1:
-        raise ValueError(
-            f"`batch_size` must be at least 1. Received: batch_size={batch_size}"
-        )
+    _check_positive("batch_size", batch_size, "the samples in one call")
+    _check_positive("num_threads", num_threads, "the threads of the runtime")
     if runtime not in FORM_OF_RUNTIME:
         raise ValueError(
             f"`runtime` must be one of {sorted(FORM_OF_RUNTIME)}: what will run the "
@@ -312,11 +333,15 @@ def pack_with_plans(
     batch_size: int,
     runtime: str,
     choose: str,
+    num_threads: int = 1,
+    quantization: str | None = None,
 ) -> tuple[Any, list[LayerPlan]]:
-    """Like `pack`, but also returns the list of `LayerPlan`."""
-    _check_arguments(block_size, batch_size, runtime, choose)
+    """Like `pack` for a file of some precision, but also returns the `LayerPlan`s."""
+    _check_arguments(block_size, batch_size, runtime, choose, num_threads)
     model = stripped(model)
-    packing = _Packing(block_size, batch_size, runtime, choose)
+    packing = _Packing(
+        block_size, batch_size, runtime, choose, num_threads, quantization
+    )
     graphs = [layer for layer in sublayers(model) if is_graph_model(layer)]
     uses = collections.Counter(id(layer) for graph in graphs for layer in graph.layers)
     packing.shared = frozenset(key for key, count in uses.items() if count > 1)
@@ -336,6 +361,7 @@ def pack(
     batch_size: int = 64,
     runtime: str = "tflite",
     choose: str = "model",
+    num_threads: int = 1,
     print_fn: Callable[[str], object] = logger.info,
 ) -> Any:
     """Makes a model that computes on the kept blocks of its kernels only.
@@ -367,6 +393,8 @@ def pack(
       choose: how to choose the layout of each layer. "model" asks a cost model,
         "measure" times both on this machine, and "always" packs every layer that has
         blocks.
+      num_threads: number of threads of the runtime, for which the faster layout is
+        chosen. A dense product gains more from threads than a packed one.
       print_fn: called with each line of the report. By default the lines go to the log
         (logger "tf_seqattn", level INFO).
 
@@ -386,6 +414,8 @@ def pack(
     >>> [weight.shape.as_list() for weight in packed.weights]
     [[4, 16, 16], [64]]
     """
-    packed, plans = pack_with_plans(model, block_size, batch_size, runtime, choose)
+    packed, plans = pack_with_plans(
+        model, block_size, batch_size, runtime, choose, num_threads
+    )
     print_plans(plans, print_fn)
     return packed
