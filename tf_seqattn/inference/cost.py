@@ -56,6 +56,9 @@ PROCESSORS: dict[str, dict[str, Constants]] = {
         "int8": Constants(1 / 440e9, 1 / 120e9, 0.1e-9, 2e-9, 0.1e-6, 32),
     },
 }
+# A step of training runs operations of TensorFlow, which take longer to start.
+for _kind in PROCESSORS.values():
+    _kind["training"] = dataclasses.replace(_kind["float32"], operation=15e-6)
 # Inputs of this many bytes no longer stay in the cache next to the processor.
 _CACHE_BYTES = 2**19
 # Operations of a packed product, and the additional ones of each slice.
@@ -76,7 +79,7 @@ class Cost:
     Attributes:
       samples: rows of the input, which is the batch times the positions of a
         convolution.
-      precision: see `LayerPlan`.
+      precision: see `LayerPlan`, or "training".
       num_threads: number of threads of the runtime.
 
     Example:
@@ -135,6 +138,9 @@ class Cost:
             weights = read * height * self._computed_width(len(part.columns) * width)
         inputs, outputs = pattern.matrix_shape
         entries, runs = read * height + 2 * outputs, read
+        if self.precision == "training":
+            # The inputs are transposed, and the windows of a convolution unfolded.
+            entries += 2 * inputs
         moved = entries * constants.gathered + runs * constants.run
         input_bytes = self.samples * inputs // window * bytes_of_entry(self.precision)
         far = math.sqrt(1.0 + input_bytes / _CACHE_BYTES)

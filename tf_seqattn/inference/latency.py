@@ -80,9 +80,25 @@ def _inputs_for(layer: Any, samples: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=shape).astype("float32")
 
 
+def _training_runner(layer: Any, inputs: np.ndarray) -> Callable[[], object]:
+    """A call that computes all gradients of a layer."""
+    value = tf.constant(inputs)
+
+    @tf.function
+    def step() -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(value)
+            loss = tf.reduce_sum(tf.square(layer(value)))
+        return tape.gradient(loss, [value, *layer.trainable_weights])
+
+    return step
+
+
 def _runner(
     layer: Any, inputs: np.ndarray, runtime: str, plan: LayerPlan
 ) -> Callable[[], object]:
+    if runtime == "training":
+        return _training_runner(layer, inputs)
     spec = tf.TensorSpec((None, *inputs.shape[1:]), tf.float32)
     if runtime == "xla":
         function = tf.function(layer, jit_compile=True, input_signature=[spec])
@@ -108,7 +124,7 @@ def measure_speedup(layer: Any, plan: LayerPlan, runtime: str) -> float:
     Args:
       layer: a Dense, convolution or EinsumDense layer.
       plan: its `LayerPlan`. A TFLite layer has its precision and number of threads.
-      runtime: "tflite" (LiteRT) or "xla".
+      runtime: "tflite" (LiteRT), "xla", or "training" (forward and backward).
 
     Returns:
       The median of the ratios of all rounds.

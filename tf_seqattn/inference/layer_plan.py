@@ -34,7 +34,7 @@ from tf_seqattn.kernels.einsum import is_one_product, kernel_axes, split_equatio
 from tf_seqattn.kernels.zero_blocks import block_support, find_block_size
 
 # The faster form of a packed product, for each runtime.
-FORM_OF_RUNTIME = {"tflite": "slices", "xla": "blocks"}
+FORM_OF_RUNTIME = {"tflite": "slices", "xla": "blocks", "training": "training"}
 _SEPARABLE = classes("SeparableConv1D", "SeparableConv2D")
 # So many gathered bytes of one slice stay in the cache until they are multiplied.
 _CACHE_BYTES = 2**20
@@ -130,6 +130,26 @@ def _why_not(layer: Any) -> str:
     return ""
 
 
+def _why_not_trained(layer: Any) -> str:
+    """Why training on kept blocks would differ from training with a mask."""
+    names = ("kernel_constraint", "pointwise_constraint", "bias_constraint")
+    for name in (*names, "depthwise_constraint"):
+        if getattr(layer, name, None) is not None:
+            return f"it has a {name}"
+    if getattr(layer, "depthwise_regularizer", None) is not None:
+        return "it has a depthwise_regularizer"
+    regularizer = _regularizer(layer)
+    sums = ("L1", "L2", "L1L2")
+    if regularizer is not None and type(regularizer).__name__ not in sums:
+        return f"its regularizer {type(regularizer).__name__} is no sum over entries"
+    return ""
+
+
+def _regularizer(layer: Any) -> Any:
+    name = "pointwise" if isinstance(layer, _SEPARABLE) else "kernel"
+    return getattr(layer, f"{name}_regularizer", None)
+
+
 def _base(layer: Any) -> Any:
     """The Keras class whose `call` the class of `layer` starts from."""
     for kind in type(layer).__mro__:
@@ -173,6 +193,7 @@ def plan_kernel(
     samples: int | None,
     precision: str = "float32",
     num_threads: int = 1,
+    trainable: bool = False,
 ) -> LayerPlan:
     """Plans one layer that holds one kernel.
 
@@ -184,13 +205,15 @@ def plan_kernel(
       samples: number of rows of the matrix product, or None to derive it.
       precision: see `LayerPlan`.
       num_threads: number of threads of the runtime.
+      trainable: whether the layer is to train on.
 
     Returns:
       A `LayerPlan` with the layout that the cost model prefers.
     """
     kernel = product_kernel(layer)
     shape = () if kernel is None else tuple(kernel.shape)
-    plan = LayerPlan(name, shape, reason=_why_not(layer))
+    why_not = _why_not(layer) or (_why_not_trained(layer) if trainable else "")
+    plan = LayerPlan(name, shape, reason=why_not)
     if plan.reason:
         return plan
     matrix = kernel_matrix(layer)
@@ -218,7 +241,7 @@ def plan_kernel(
     row_bytes = plan.samples * height * bytes_of_entry(precision)
     is_large = support.sum() * row_bytes > _CHAINED_BYTES
     window = matrix.shape[0] // divisor if divisor else 1
-    cost = Cost(plan.samples, precision, num_threads)
+    cost = Cost(plan.samples, "training" if trainable else precision, num_threads)
     plan.pattern = find_pattern(
         support,
         matrix.shape,
@@ -267,10 +290,18 @@ def packed_layer(
     if norm is not None:
         matrix, bias = fold(matrix, bias, norm)
         bias_shape = bias.shape
-    if plan.pattern is not None and plan.pattern.reads_alike:
+    is_alike = plan.pattern is not None and plan.pattern.reads_alike
+    if is_alike and form != "training":
         # One product of all columns is faster than blocks, with any compiler.
         form = "slices"
     kind, own_config = _counterpart(layer)
+    if form == "training":
+        regularizers = keras_of(layer).regularizers
+        own_config |= {
+            "kernel_regularizer": regularizers.serialize(_regularizer(layer)),
+            "bias_regularizer": regularizers.serialize(layer.bias_regularizer),
+            "activity_regularizer": layer.activity_regularizer,
+        }
     packed = KINDS[kind][keras_of(layer)](
         name=layer.name,
         dtype=layer.get_config()["dtype"],

@@ -19,6 +19,7 @@ from tf_seqattn.inference.block_matmul import (
     multiply_groups,
     multiply_slices,
 )
+from tf_seqattn.inference.trainable_product import BlockPositions, trainable_product
 from tf_seqattn.keras_api import (
     add_weight,
     keras2,
@@ -30,9 +31,9 @@ from tf_seqattn.keras_api import (
 )
 from tf_seqattn.kernels.einsum import split_equation
 
-# The two ways to compute a product in Keras: see `block_matmul`. For TFLite, slices are
-# computed as groups (`computing_in_groups`).
-FORMS = ("slices", "blocks")
+# The ways to compute a product in Keras: see `block_matmul` and `trainable_product`.
+# For TFLite, slices are computed as groups (`computing_in_groups`).
+FORMS = ("slices", "blocks", "training")
 # Activations that TFLite computes within a product.
 _FUSED = ("linear", "relu", "relu6")
 
@@ -60,9 +61,11 @@ class PackedLayer(_Mixin):
 
     Args:
       pattern: a `Pattern`, or its configuration.
-      form: "slices" (TFLite and plain TensorFlow) or "blocks" (XLA).
+      form: "slices" (TFLite and plain TensorFlow), "blocks" (XLA) or "training".
       bias_shape: shape of the bias, or None if there is none.
       activation: as in Keras.
+      kernel_regularizer, bias_regularizer: as in Keras. That of the kernel must be a
+        sum over entries, since it sees the kept ones alone.
     """
 
     def __init__(
@@ -71,6 +74,8 @@ class PackedLayer(_Mixin):
         form: str = "slices",
         bias_shape: Sequence[int] | None = None,
         activation: Any = None,
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -82,6 +87,9 @@ class PackedLayer(_Mixin):
         self.form = form
         self.bias_shape = None if bias_shape is None else tuple(bias_shape)
         self.activation = keras_of(self).activations.get(activation)
+        regularizers = keras_of(self).regularizers
+        self.kernel_regularizer = regularizers.get(kernel_regularizer)
+        self.bias_regularizer = regularizers.get(bias_regularizer)
         self._computes_in_groups = False
 
     def build(self, input_shape: Any = None) -> None:
@@ -96,15 +104,29 @@ class PackedLayer(_Mixin):
                 # One product of all columns needs them side by side.
                 ((columns, rows, _),) = shapes
                 shapes = [(rows, columns * width)]
+        elif self.form == "training" and not self.pattern.num_kept:
+            # An optimizer would miss the gradient of an empty variable.
+            shapes = []
         else:
             shapes = [(self.pattern.num_kept, height, width)]
         self.kernels = [
-            add_weight(self, f"{self.name}/blocks_{index}", shape)
+            add_weight(
+                self,
+                f"{self.name}/blocks_{index}",
+                shape,
+                regularizer=self.kernel_regularizer,
+            )
             for index, shape in enumerate(shapes)
         ]
         self.bias = None
         if self.bias_shape is not None:
-            self.bias = add_weight(self, f"{self.name}/bias", self.bias_shape, "zeros")
+            self.bias = add_weight(
+                self,
+                f"{self.name}/bias",
+                self.bias_shape,
+                "zeros",
+                self.bias_regularizer,
+            )
         self.built = True
 
     def weights_from(
@@ -112,12 +134,23 @@ class PackedLayer(_Mixin):
     ) -> list[np.ndarray]:
         """The layer's weights for a kernel read as a matrix, for `set_weights`."""
         arrays = pack_matrix(np.asarray(matrix), self.pattern)
-        if self.form == "blocks":
+        if self.form == "training" and not self.pattern.num_kept:
+            arrays = []
+        elif self.form != "slices":
             arrays = [kept_blocks(self.pattern, arrays)[2]]
         elif self.pattern.reads_alike:
             (array,) = arrays
             arrays = [array.swapaxes(0, 1).reshape(array.shape[1], -1)]
         return arrays if bias is None else [*arrays, np.asarray(bias)]
+
+    def matrix(self) -> np.ndarray:
+        """The kernel of a layer in the form "training", as a matrix."""
+        (height, width), grid_shape = self.pattern.block_size, self.pattern.grid_shape
+        blocks = np.zeros((*grid_shape, height, width), np.float32)
+        for kernel in self.kernels:
+            blocks[_positions(self.pattern)] = np.asarray(kernel)
+        matrix = blocks.swapaxes(1, 2).reshape(grid_shape[0] * height, -1)
+        return matrix[: self.pattern.matrix_shape[0], : self.pattern.matrix_shape[1]]
 
     def _multiply(
         self,
@@ -183,12 +216,43 @@ class PackedLayer(_Mixin):
             product = tf.nn.bias_add(product, tf.reshape(bias, (-1,)))
         return self.activation(product) if self._fuses_activation else product
 
+    def _multiply_in_training(
+        self, rows: tf.Tensor, read_rows: np.ndarray | None = None
+    ) -> tf.Tensor:
+        """`(samples, outputs)`.
+
+        Args:
+          rows: `(block rows, block height, samples)`.
+          read_rows: the row that each kept block reads. By default it is the block's.
+        """
+        block_rows, columns = _positions(self.pattern)
+        if read_rows is not None:
+            block_rows = read_rows
+        count = self.pattern.grid_shape[1]
+        largest = max(part.num_blocks for part in self.pattern.slices)
+        positions = BlockPositions(
+            tuple(block_rows.tolist()),
+            tuple(columns.tolist()),
+            (int(rows.shape[0]), count),
+            largest if self.pattern.chained else None,
+        )
+        outputs = trainable_product(
+            rows, tf.cast(self.kernels[0], rows.dtype), positions
+        )
+        width = self.pattern.block_size[1]
+        outputs = tf.transpose(tf.reshape(outputs, (count * width, -1)))
+        return outputs[:, : self.pattern.matrix_shape[1]]
+
     def _multiply_matrix(self, matrix: tf.Tensor) -> tf.Tensor:
         """`matrix @ kernel` for a matrix `(samples, inputs)`."""
         inputs, height = self.pattern.matrix_shape[0], self.pattern.block_size[0]
         if inputs % height:
             matrix = tf.pad(matrix, [[0, 0], [0, -inputs % height]])
         count = self.pattern.grid_shape[0]
+        if self.form == "training" and self.pattern.num_kept:
+            samples = tf.shape(matrix)[0]
+            rows = tf.reshape(tf.transpose(matrix), (count, height, samples))
+            return self._multiply_in_training(rows)
         if self.form == "blocks" and self.pattern.num_kept:
             # After a transposition the inputs of a block are one long run.
             block_rows, columns = _positions(self.pattern)
@@ -225,6 +289,11 @@ class PackedLayer(_Mixin):
             "form": self.form,
             "bias_shape": self.bias_shape,
             "activation": keras_of(self).activations.serialize(self.activation),
+            **{
+                name: keras_of(self).regularizers.serialize(getattr(self, name))
+                for name in ("kernel_regularizer", "bias_regularizer")
+                if getattr(self, name) is not None
+            },
         }
 
 
@@ -345,6 +414,40 @@ class PackedConv(PackedLayer):
             return [(dilation * (kernel - 1), 0) for _, kernel, _, dilation in windows]
         return [(0, 0) for _ in windows]
 
+    def _convolve_in_training(
+        self, inputs: tf.Tensor, sizes: list[Any], per_position: int
+    ) -> tf.Tensor:
+        """The product from inputs that are padded, `(batch, *sizes, channels)`.
+
+        The windows are unfolded, channels first, by slices, whose gradients are slices
+        too. So the product is that of a matrix.
+        """
+        height, rank = self.pattern.block_size[0], len(sizes)
+        channels_first = tf.transpose(inputs, (rank + 1, *range(rank + 1)))
+        positions = []
+        for at in np.ndindex(self.kernel_size):
+            part = channels_first
+            for axis, place in enumerate(at):
+                start = place * self.dilation_rate[axis]
+                window = self.dilation_rate[axis] * (self.kernel_size[axis] - 1)
+                stop = start + sizes[axis] - window
+                step = self.strides[axis]
+                index = (slice(None),) * (axis + 2)
+                part = part[(*index, slice(start, stop, step))]
+            positions.append(part)
+        batch, *outs = _sizes(positions[0])[1:]
+        samples = batch * math.prod(outs)
+        unfolded = tf.concat(
+            [tf.reshape(p, (per_position, height, samples)) for p in positions], 0
+        )
+        block_rows, columns = _positions(self.pattern)
+        per_group = per_position // self.groups
+        position, within = np.divmod(block_rows, per_group)
+        group = columns // (self.pattern.grid_shape[1] // self.groups)
+        read_rows = position * per_position + group * per_group + within
+        outputs = self._multiply_in_training(unfolded, read_rows)
+        return tf.reshape(outputs, (batch, *outs, self.pattern.matrix_shape[1]))
+
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         batch, *sizes, _ = _sizes(inputs)
         paddings = self._paddings(sizes)
@@ -357,6 +460,8 @@ class PackedConv(PackedLayer):
             size + sum(around) for size, around in zip(sizes, paddings, strict=True)
         ]
         per_position = (channels + extra) // height
+        if self.form == "training" and self.pattern.num_kept:
+            return self._finish(self._convolve_in_training(inputs, sizes, per_position))
         # How far apart neighbours along each spatial axis are, in block rows.
         apart = [
             math.prod(sizes[axis + 1 :]) * per_position for axis in range(len(sizes))

@@ -90,6 +90,7 @@ class _Packing:
         self.block_size = block_size
         self.batch_size = batch_size
         self.runtime = runtime
+        self.trainable = runtime == "training"
         self.choose = choose
         self.num_threads = num_threads
         self.quantization = quantization
@@ -119,6 +120,7 @@ class _Packing:
             samples,
             self.quantization or "float32",
             self.num_threads,
+            self.trainable,
         )
         self.plans.append(plan)
         if plan.pattern is None:
@@ -147,6 +149,30 @@ class _Packing:
             packed._batch_input_shape = layer._batch_input_shape
         return packed
 
+    def _repacked(self, layer: PackedLayer) -> PackedLayer:
+        """The same layer in the form that the runtime needs."""
+        self.plans.append(
+            LayerPlan(
+                layer.name,
+                layer.pattern.matrix_shape,
+                layer.pattern.block_size,
+                layer.pattern.density,
+                "packed",
+                "it was trained on its kept blocks",
+            )
+        )
+        form = FORM_OF_RUNTIME[self.runtime]
+        if layer.pattern.reads_alike and not self.trainable:
+            form = "slices"
+        packed = type(layer).from_config({**layer.get_config(), "form": form})
+        packed.build()
+        bias = None if layer.bias is None else layer.bias.numpy()
+        weights = packed.weights_from(layer.matrix(), bias)
+        # Only a separable convolution has others, before these.
+        others = len(layer.get_weights()) - len(layer.kernels) - (bias is not None)
+        packed.set_weights([*layer.get_weights()[:others], *weights])
+        return packed
+
     def _attention_plans(self, layer: Any) -> dict[str, LayerPlan]:
         return {
             name: self._plan(dense, f"{layer.name}/{name}")
@@ -167,6 +193,8 @@ class _Packing:
             return self._cloned(layer)
         if isinstance(layer, classes("MultiHeadAttention")):
             return self._copied_attention(layer)
+        if isinstance(layer, PackedLayer) and layer.form == "training":
+            return self._repacked(layer)
         before = self._before_norm.get(id(layer))
         if before is not None and isinstance(self(before), PackedLayer):
             return keras_of(layer).layers.Activation("linear", name=layer.name)
@@ -187,6 +215,8 @@ class _Packing:
 
     def _cloned(self, model: Any) -> Any:
         """A copy of a graph model."""
+        if self.trainable:
+            return clone(model, self)
         norms = followers(model, self.shared)
         self._norms |= norms
         self._smaller |= without_constant_channels(model, self.block_size, self.shared)
@@ -197,7 +227,8 @@ class _Packing:
 
     def _copied_attention(self, layer: Any) -> Any:
         heads = layer.get_config()["num_heads"]
-        layer = without_dead_heads(layer)
+        if not self.trainable:
+            layer = without_dead_heads(layer)
         removed = heads - layer.get_config()["num_heads"]
         plans = self._attention_plans(layer)
         if removed:
@@ -251,6 +282,8 @@ class _Packing:
                 if plan.layout == "packed":
                     packed = self._packed(projections(layer)[name], plan)
                     set_layer(layer, f"_{name}_dense", packed)
+        elif isinstance(layer, PackedLayer) and layer.form == "training":
+            return self._repacked(layer)
         elif is_packable_kind(layer):
             plan = self._plan(layer, layer.name)
             if plan.layout == "packed":
@@ -291,8 +324,9 @@ def _check_arguments(
     _check_positive("batch_size", batch_size, "the samples in one call")
     _check_positive("num_threads", num_threads, "the threads of the runtime")
     if runtime not in FORM_OF_RUNTIME:
+        runtimes = sorted(FORM_OF_RUNTIME.keys() - {"training"})
         raise ValueError(
-            f"`runtime` must be one of {sorted(FORM_OF_RUNTIME)}: what will run the "
+            f"`runtime` must be one of {runtimes}: what will run the "
             f"model. Received: runtime={runtime!r}"
         )
     if choose not in CHOICES:
@@ -362,6 +396,7 @@ def pack(
     runtime: str = "tflite",
     choose: str = "model",
     num_threads: int = 1,
+    trainable: bool = False,
     print_fn: Callable[[str], object] = logger.info,
 ) -> Any:
     """Makes a model that computes on the kept blocks of its kernels only.
@@ -380,6 +415,11 @@ def pack(
     projections. The report gives a reason for kernels with blocks of zeros that cannot
     be packed, such as those of an LSTM.
 
+    With `trainable=True` the model trains on: its gradients, and the slots of its
+    optimizer, are those of the kept blocks alone. Training equals training with a mask,
+    up to rounding. Nothing is folded or removed then. Pack the result again to deploy
+    it.
+
     A Sequential or functional model is copied. A subclassed model is changed in place,
     and the same object is returned.
 
@@ -395,6 +435,8 @@ def pack(
         blocks.
       num_threads: number of threads of the runtime, for which the faster layout is
         chosen. A dense product gains more from threads than a packed one.
+      trainable: whether the packed model is to train on. Then `batch_size` is that of
+        training, "measure" times training steps, and `runtime` is not used.
       print_fn: called with each line of the report. By default the lines go to the log
         (logger "tf_seqattn", level INFO).
 
@@ -415,7 +457,12 @@ def pack(
     [[4, 16, 16], [64]]
     """
     packed, plans = pack_with_plans(
-        model, block_size, batch_size, runtime, choose, num_threads
+        model,
+        block_size,
+        batch_size,
+        "training" if trainable else runtime,
+        choose,
+        num_threads,
     )
     print_plans(plans, print_fn)
     return packed
