@@ -693,10 +693,14 @@ def add_float(
 
 
 def add_weight(
-    layer: Layer, name: str, shape: tuple[int, ...], initializer: Any = "glorot_uniform"
+    layer: Layer,
+    name: str,
+    shape: tuple[int, ...],
+    initializer: Any = "glorot_uniform",
+    regularizer: Any = None,
 ) -> Variable:
     """Adds a trainable variable of the layer's own dtype."""
-    return _add_weight(layer, name, shape, None, initializer, trainable=True)
+    return _add_weight(layer, name, shape, None, initializer, True, regularizer)
 
 
 def add_counter(layer: Layer, name: str) -> Variable:
@@ -745,12 +749,14 @@ def _add_weight(
     dtype: str | None,
     initializer: Any,
     trainable: bool,
+    regularizer: Any = None,
 ) -> Variable:
     arguments = {
         "shape": shape,
         "dtype": dtype,
         "initializer": initializer,
         "trainable": trainable,
+        "regularizer": regularizer,
     }
     if is_keras3(layer):
         # A name is a part of a path in Keras 3, so it holds no slash.

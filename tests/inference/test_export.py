@@ -15,6 +15,7 @@ import tf_seqattn as sa
 from tests.inference.conftest import block_sparse, set_block_sparse
 from tf_seqattn.inference import flatbuffer, litert, tflite
 from tf_seqattn.inference.agreement import disagreement, rows_and_outputs
+from tf_seqattn.inference.precision import set_precision
 from tf_seqattn.inference.tflite import METADATA, TOLERANCES
 from tf_seqattn.keras_api import computing_in_float32
 
@@ -44,8 +45,9 @@ def test_tflite(mlp, tmp_path, layout, quantization):
     )  # fmt: skip
     file = path.read_bytes()
     assert report.num_bytes == len(file) and not flatbuffer.custom_operators(file)
-    products = {"packed": "BATCH_MATMUL", "dense": "FULLY_CONNECTED"}
-    assert flatbuffer.operator_names(file).count(products[layout]) >= 2
+    packed = "BATCH_MATMUL" if quantization == "dynamic" else "CONV_2D"
+    product = packed if layout == "packed" else "FULLY_CONNECTED"
+    assert flatbuffer.operator_names(file).count(product) >= 2
     expected = mlp(x).numpy()
     for resolver in litert.RESOLVERS.values():
         for batch in (1, 40):
@@ -71,7 +73,9 @@ def test_separable_convolutions(separable, tmp_path, quantization):
         choose="always",
     )  # fmt: skip
     names = flatbuffer.operator_names(path.read_bytes())
-    assert names.count("DEPTHWISE_CONV_2D") == 2 and "CONV_2D" not in names
+    assert names.count("DEPTHWISE_CONV_2D") == 2
+    product = "BATCH_MATMUL" if quantization == "dynamic" else "CONV_2D"
+    assert names.count(product) >= 2
     expected = separable(x).numpy()
     for resolver in litert.RESOLVERS.values():
         for batch in (1, 20):
@@ -79,13 +83,21 @@ def test_separable_convolutions(separable, tmp_path, quantization):
             assert relative(outputs, expected[:batch]) <= TOLERANCES[quantization]
 
 
-def test_int8_products_are_centred(mlp, tmp_path):
-    x = RNG.normal(size=(40, 96)).astype("float32")
-    path = tmp_path / "model.tflite"
-    sa.export_tflite(mlp, path, "packed", "int8", [x], choose="always")
-    model = flatbuffer.read(path.read_bytes())
+def test_int8_products_are_centred():
+    constant = RNG.uniform(1, 2, size=(2, 8, 4)).astype("float32")
+    spec = tf.TensorSpec((2, 3, 8), tf.float32)
+    function = tf.function(lambda x: tf.matmul(x, constant), input_signature=[spec])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [function.get_concrete_function()], tf.Module()
+    )
+    x = RNG.normal(size=(2, 3, 8)).astype("float32")
+    set_precision(converter, "int8", lambda: [[x]])
+    file = flatbuffer.center_constant_operands(converter.convert())
+    (outputs,) = litert.run(file, [x])
+    assert relative(outputs, x @ constant) < 0.02
+    model = flatbuffer.read(file)
     graph = model.subgraphs[0]
-    names = flatbuffer.operator_names(path.read_bytes())
+    names = flatbuffer.operator_names(file)
     constants = [
         graph.tensors[operator.inputs[1]]
         for operator, name in zip(graph.operators, names, strict=True)
@@ -392,16 +404,16 @@ def test_a_quantized_model_names_operator_layer_and_reason(keras, tmp_path):
         sa.export_tflite(model, tmp_path / "m.tflite")
 
 
-def test_the_report_says_for_which_precision_it_decided(mlp, tmp_path):
-    lines = []
+@pytest.mark.parametrize("choose", ["model", "measure"])
+def test_it_decides_for_the_precision_and_threads_of_the_file(mlp, tmp_path, choose):
     x = RNG.normal(size=(40, 96)).astype("float32")
     report = sa.export_tflite(
-        mlp, tmp_path / "m.tflite", "packed", "int8", [x], print_fn=lines.append
+        mlp, tmp_path / "m.tflite", "packed", "int8", [x], choose=choose, num_threads=2
     )
-    assert {plan.precision for plan in report.plans} == {"float32"}
-    assert "made for float32, not for quantization='int8'" in "".join(lines)
+    assert {(p.precision, p.num_threads) for p in report.plans} == {("int8", 2)}
+    assert all((p.measured is None) == (choose == "model") for p in report.plans)
     stored = flatbuffer.read_metadata((tmp_path / "m.tflite").read_bytes(), METADATA)
-    assert {plan["precision"] for plan in json.loads(stored)} == {"float32"}
+    assert {plan["precision"] for plan in json.loads(stored)} == {"int8"}
 
 
 RAW = {

@@ -45,12 +45,16 @@ class Pattern:
       block_size: (rows, columns) of a block.
       slices: the slices. A block column that keeps nothing is in no slice.
       num_kept: number of blocks kept, without padding.
+      chained: whether a slice waits for the one before it, where a runtime would read
+        the inputs of all slices first. Then they are multiplied while they are in the
+        cache.
     """
 
     matrix_shape: tuple[int, int]
     block_size: tuple[int, int]
     slices: tuple[Slice, ...]
     num_kept: int
+    chained: bool = False
 
     @property
     def grid_shape(self) -> tuple[int, int]:
@@ -82,6 +86,7 @@ class Pattern:
             "matrix_shape": list(self.matrix_shape),
             "block_size": list(self.block_size),
             "num_kept": self.num_kept,
+            "chained": self.chained,
             "slices": [
                 {"columns": list(part.columns), "rows": [list(r) for r in part.rows]}
                 for part in self.slices
@@ -99,6 +104,8 @@ class Pattern:
                 for part in config["slices"]
             ),
             config["num_kept"],
+            # Files of earlier versions have no such entry.
+            config.get("chained", False),
         )
 
 
@@ -143,8 +150,9 @@ def find_pattern(
       cost_of_slice: cost of one more slice, in products with one block. It is lowered
         until the padding is at most a tenth (`MAX_PADDING`).
       max_blocks: largest number of blocks in a slice. A larger slice is cut into equal
-        parts, so that the inputs gathered for one part stay in the cache. A slice whose
-        columns keep the same rows gathers them once and is not cut.
+        parts, so that the inputs gathered for one part stay in the cache, and the
+        slices are chained. A slice whose columns keep the same rows gathers them once
+        and is not cut.
 
     Returns:
       A `Pattern`.
@@ -183,7 +191,8 @@ def find_pattern(
                 kept = np.flatnonzero(support[:, column]).tolist()
                 rows.append(tuple(kept + [0] * (width - len(kept))))
             slices.append(Slice(tuple(columns.tolist()), tuple(rows)))
-    return Pattern(matrix_shape, block_size, tuple(slices), num_kept)
+    chained = max_blocks is not None and len(slices) > 1
+    return Pattern(matrix_shape, block_size, tuple(slices), num_kept, chained)
 
 
 def pad_to_blocks(matrix: np.ndarray, block_size: tuple[int, int]) -> np.ndarray:

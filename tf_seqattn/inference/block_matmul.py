@@ -1,4 +1,4 @@
-"""Products with a block-sparse matrix, in two forms, from stock operations.
+"""Products with a block-sparse matrix, in three forms, from stock operations.
 
 The inputs are cut into rows as long as a block is high. `base` holds the row at which a
 sample (or output pixel) begins, and `offsets` how far from there a kept block reads. So
@@ -6,7 +6,7 @@ a dense layer and a convolution of any stride and dilation are the same product,
 only inputs that are used are gathered.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -62,10 +62,13 @@ def multiply_slices(
             return _multiply_once(read, kernels[0], pattern)
         kernel = tf.reshape(kernels[0], (kept * height, columns, width))
         kernels = [tf.transpose(kernel, (1, 0, 2))]
-    products = []
+    products: list[tf.Tensor] = []
     for offset, kernel in zip(offsets, kernels, strict=True):
         columns, kept = offset.shape
-        indices = base[None, :, None] + offset[:, None, :]
+        start = (
+            base + _zero_after(products[-1]) if pattern.chained and products else base
+        )
+        indices = start[None, :, None] + offset[:, None, :]
         read = tf.reshape(tf.gather(rows, indices), (columns, -1, kept * height))
         products.append(tf.matmul(read, kernel))
     return _put_in_place(products, rows, base, pattern)
@@ -108,6 +111,68 @@ def _put_in_place(
     outputs = tf.transpose(stacked, (1, 0, 2))
     outputs = tf.reshape(outputs, (-1, block_columns * width))
     return outputs[:, : pattern.matrix_shape[1]]
+
+
+def multiply_groups(
+    read: Callable[[tf.Tensor], tf.Tensor],
+    offsets: Sequence[tf.Tensor],
+    kernels: Sequence[tf.Tensor],
+    pattern: Pattern,
+    finish: Callable[[tf.Tensor, Sequence[int]], tf.Tensor],
+) -> tf.Tensor:
+    """Multiplies slice by slice: one gather and one grouped 1 x 1 convolution each.
+
+    This is best in TFLite. The products need no transposition, the runtime fuses what
+    `finish` adds, and 8-bit weights have a scale for each output. TensorFlow has no
+    grouped convolution on CPU without XLA.
+
+    Args:
+      read: function of int32 offsets `(n,)`. It returns the gathered inputs of each
+        sample, `(samples, n * height)`.
+      offsets: for each slice `(columns, kept blocks)`.
+      kernels: for each slice a float tensor `(columns, kept blocks * height, width)`.
+      pattern: the slices of the matrix. If it is chained, the offsets of a slice depend
+        on the product of the slice before it, by adding zero.
+      finish: function of a product `(1, samples, 1, columns * width)` and its block
+        columns. It adds the bias, for example.
+
+    Returns:
+      Float tensor `(samples, outputs)`.
+    """
+    height, width = pattern.block_size
+    block_columns = pattern.grid_shape[1]
+    columns = [part.columns for part in pattern.slices]
+    empty = tuple(sorted({*range(block_columns)}.difference(*columns)))
+    if empty:
+        # They read one block of inputs, and their weights are zero.
+        columns = [*columns, empty]
+        offsets = [*offsets, np.zeros((len(empty), 1), np.int32)]
+        nothing = np.zeros((len(empty), height, width))
+        kernels = [*kernels, tf.constant(nothing, kernels[0].dtype)]
+    products: list[tf.Tensor] = []
+    for part, offset, kernel in zip(columns, offsets, kernels, strict=True):
+        offset = tf.reshape(tf.convert_to_tensor(offset), (-1,))
+        if pattern.chained and products:
+            offset = offset + _zero_after(products[-1])
+        length = kernel.shape[1]
+        inputs = tf.reshape(read(offset), (1, -1, 1, len(part) * length))
+        window = tf.reshape(tf.transpose(kernel, (1, 0, 2)), (1, 1, length, -1))
+        product = finish(tf.nn.conv2d(inputs, window, 1, "VALID"), part)
+        products.append(tf.reshape(product, (-1, len(part), width)))
+    stacked = tf.concat(products, axis=1) if len(products) > 1 else products[0]
+    order = np.concatenate(columns)
+    if (order != np.arange(block_columns)).any():
+        stacked = tf.gather(stacked, np.argsort(order).astype(np.int32), axis=1)
+    outputs = tf.reshape(stacked, (-1, block_columns * width))
+    return outputs[:, : pattern.matrix_shape[1]]
+
+
+def _zero_after(product: tf.Tensor) -> tf.Tensor:
+    """The int32 number 0, which a runtime knows only after it has the product."""
+    entry = tf.reshape(product, (-1,))[:1]
+    # No number is less than itself, and neither are infinity and NaN. With another
+    # operation in between, no compiler sees that.
+    return tf.cast(tf.reduce_any(tf.maximum(entry, entry + 1.0) < entry), tf.int32)
 
 
 def multiply_blocks(

@@ -6,11 +6,18 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import (
+    convert_variables_to_constants_v2,
+)
 
-from tf_seqattn.inference import litert
+from tf_seqattn.inference import flatbuffer, litert
 from tf_seqattn.inference.layer_plan import FORM_OF_RUNTIME, LayerPlan, packed_layer
+from tf_seqattn.inference.precision import fastest_form, set_precision
 from tf_seqattn.keras_api import classes, input_shape, output_shape
 from tf_seqattn.kernels.einsum import split_equation
+
+# So many rows give the ranges of an int8 layer that is only timed.
+_CALIBRATED = 8
 
 
 def time_in_turns(
@@ -73,16 +80,42 @@ def _inputs_for(layer: Any, samples: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=shape).astype("float32")
 
 
-def _runner(layer: Any, inputs: np.ndarray, runtime: str) -> Callable[[], object]:
+def _training_runner(layer: Any, inputs: np.ndarray) -> Callable[[], object]:
+    """A call that computes all gradients of a layer."""
+    value = tf.constant(inputs)
+
+    @tf.function
+    def step() -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(value)
+            loss = tf.reduce_sum(tf.square(layer(value)))
+        return tape.gradient(loss, [value, *layer.trainable_weights])
+
+    return step
+
+
+def _runner(
+    layer: Any, inputs: np.ndarray, runtime: str, plan: LayerPlan
+) -> Callable[[], object]:
+    if runtime == "training":
+        return _training_runner(layer, inputs)
     spec = tf.TensorSpec((None, *inputs.shape[1:]), tf.float32)
     if runtime == "xla":
         function = tf.function(layer, jit_compile=True, input_signature=[spec])
         value = tf.constant(inputs)
         return lambda: function(value).numpy()
-    function = tf.function(layer, input_signature=[spec]).get_concrete_function()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], layer)
-    interpreter = litert.interpreter(converter.convert(), [inputs])
-    return interpreter.invoke
+    quantization = None if plan.precision == "float32" else plan.precision
+    with fastest_form(layer, quantization):
+        function = tf.function(layer, input_signature=[spec]).get_concrete_function()
+    # The converter does not make the variables of Keras 3 constant.
+    frozen = convert_variables_to_constants_v2(function)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen], layer)
+    rows = [[row[None]] for row in inputs[:_CALIBRATED]]
+    set_precision(converter, quantization, lambda: rows)
+    file = converter.convert()
+    if quantization == "int8":
+        file = flatbuffer.center_constant_operands(file)
+    return litert.interpreter(file, [inputs], num_threads=plan.num_threads).invoke
 
 
 def measure_speedup(layer: Any, plan: LayerPlan, runtime: str) -> float:
@@ -90,8 +123,8 @@ def measure_speedup(layer: Any, plan: LayerPlan, runtime: str) -> float:
 
     Args:
       layer: a Dense, convolution or EinsumDense layer.
-      plan: its `LayerPlan`.
-      runtime: "tflite" (one thread of LiteRT) or "xla".
+      plan: its `LayerPlan`. A TFLite layer has its precision and number of threads.
+      runtime: "tflite" (LiteRT), "xla", or "training" (forward and backward).
 
     Returns:
       The median of the ratios of all rounds.
@@ -102,8 +135,8 @@ def measure_speedup(layer: Any, plan: LayerPlan, runtime: str) -> float:
     inputs = _inputs_for(layer, plan.samples)
     times = time_in_turns(
         {
-            "dense": _runner(layer, inputs, runtime),
-            "packed": _runner(packed, inputs, runtime),
+            "dense": _runner(layer, inputs, runtime, plan),
+            "packed": _runner(packed, inputs, runtime, plan),
         }
     )
     return float(np.median(times["dense"] / times["packed"]))

@@ -12,7 +12,7 @@ from tf_seqattn.inference.block_format import (
     Pattern,
     find_pattern,
 )
-from tf_seqattn.inference.cost import dense_seconds, packed_seconds, slice_in_blocks
+from tf_seqattn.inference.cost import Cost, bytes_of_entry
 from tf_seqattn.inference.packed_layers import (
     KINDS,
     PackedConv,
@@ -34,10 +34,12 @@ from tf_seqattn.kernels.einsum import is_one_product, kernel_axes, split_equatio
 from tf_seqattn.kernels.zero_blocks import block_support, find_block_size
 
 # The faster form of a packed product, for each runtime.
-FORM_OF_RUNTIME = {"tflite": "slices", "xla": "blocks"}
+FORM_OF_RUNTIME = {"tflite": "slices", "xla": "blocks", "training": "training"}
 _SEPARABLE = classes("SeparableConv1D", "SeparableConv2D")
 # So many gathered bytes of one slice stay in the cache until they are multiplied.
 _CACHE_BYTES = 2**20
+# If all slices gather more than that, they are chained. A link costs time, too.
+_CHAINED_BYTES = 2**22
 
 
 @dataclasses.dataclass
@@ -55,7 +57,9 @@ class LayerPlan:
       measured: measured speed-up of the whole layer, or None.
       pattern: the positions of the kept blocks, or None.
       samples: number of rows of the product, for which the speed-up holds.
-      precision: dtype of the product, for which the speed-up holds.
+      precision: precision of the product, for which the speed-up holds: "float32",
+        "float16" or "dynamic" (of the weights only), or "int8".
+      num_threads: number of threads, for which the speed-up holds.
     """
 
     name: str
@@ -69,6 +73,7 @@ class LayerPlan:
     pattern: Pattern | None = dataclasses.field(default=None, repr=False)
     samples: int = 1
     precision: str = "float32"
+    num_threads: int = 1
 
 
 def product_kernel(layer: Any) -> Any:
@@ -125,6 +130,26 @@ def _why_not(layer: Any) -> str:
     return ""
 
 
+def _why_not_trained(layer: Any) -> str:
+    """Why training on kept blocks would differ from training with a mask."""
+    names = ("kernel_constraint", "pointwise_constraint", "bias_constraint")
+    for name in (*names, "depthwise_constraint"):
+        if getattr(layer, name, None) is not None:
+            return f"it has a {name}"
+    if getattr(layer, "depthwise_regularizer", None) is not None:
+        return "it has a depthwise_regularizer"
+    regularizer = _regularizer(layer)
+    sums = ("L1", "L2", "L1L2")
+    if regularizer is not None and type(regularizer).__name__ not in sums:
+        return f"its regularizer {type(regularizer).__name__} is no sum over entries"
+    return ""
+
+
+def _regularizer(layer: Any) -> Any:
+    name = "pointwise" if isinstance(layer, _SEPARABLE) else "kernel"
+    return getattr(layer, f"{name}_regularizer", None)
+
+
 def _base(layer: Any) -> Any:
     """The Keras class whose `call` the class of `layer` starts from."""
     for kind in type(layer).__mro__:
@@ -166,6 +191,9 @@ def plan_kernel(
     block_size: Sequence[int | None] | None,
     batch_size: int,
     samples: int | None,
+    precision: str = "float32",
+    num_threads: int = 1,
+    trainable: bool = False,
 ) -> LayerPlan:
     """Plans one layer that holds one kernel.
 
@@ -175,13 +203,17 @@ def plan_kernel(
       block_size: (rows, columns), or None to find it in the zeros.
       batch_size: samples in one call.
       samples: number of rows of the matrix product, or None to derive it.
+      precision: see `LayerPlan`.
+      num_threads: number of threads of the runtime.
+      trainable: whether the layer is to train on.
 
     Returns:
       A `LayerPlan` with the layout that the cost model prefers.
     """
     kernel = product_kernel(layer)
     shape = () if kernel is None else tuple(kernel.shape)
-    plan = LayerPlan(name, shape, reason=_why_not(layer))
+    why_not = _why_not(layer) or (_why_not_trained(layer) if trainable else "")
+    plan = LayerPlan(name, shape, reason=why_not)
     if plan.reason:
         return plan
     matrix = kernel_matrix(layer)
@@ -203,18 +235,22 @@ def plan_kernel(
     if groups > 1 and (matrix.shape[1] // groups) % plan.block_size[1]:
         plan.reason = f"blocks of {plan.block_size} cross its {groups} groups"
         return plan
+    plan.precision, plan.num_threads = precision, num_threads
     height, width = plan.block_size
+    support = block_support(matrix, plan.block_size)
+    row_bytes = plan.samples * height * bytes_of_entry(precision)
+    is_large = support.sum() * row_bytes > _CHAINED_BYTES
+    window = matrix.shape[0] // divisor if divisor else 1
+    cost = Cost(plan.samples, "training" if trainable else precision, num_threads)
     plan.pattern = find_pattern(
-        block_support(matrix, plan.block_size),
+        support,
         matrix.shape,
         plan.block_size,
-        cost_of_slice=slice_in_blocks(plan.samples, plan.block_size),
-        max_blocks=max(1, _CACHE_BYTES // (4 * plan.samples * height)),
+        cost_of_slice=cost.slice_in_blocks(plan.block_size),
+        max_blocks=max(1, _CACHE_BYTES // row_bytes) if is_large else None,
     )
     plan.density = plan.pattern.num_stored * height * width / matrix.size
-    dense = dense_seconds(plan.samples, *matrix.shape)
-    window = matrix.shape[0] // divisor if divisor else 1
-    plan.predicted = dense / packed_seconds(plan.samples, plan.pattern, window)
+    plan.predicted = cost.speedup(plan.pattern, window)
     if plan.predicted > 1:
         plan.layout = "packed"
     else:
@@ -254,10 +290,18 @@ def packed_layer(
     if norm is not None:
         matrix, bias = fold(matrix, bias, norm)
         bias_shape = bias.shape
-    if plan.pattern is not None and plan.pattern.reads_alike:
+    is_alike = plan.pattern is not None and plan.pattern.reads_alike
+    if is_alike and form != "training":
         # One product of all columns is faster than blocks, with any compiler.
         form = "slices"
     kind, own_config = _counterpart(layer)
+    if form == "training":
+        regularizers = keras_of(layer).regularizers
+        own_config |= {
+            "kernel_regularizer": regularizers.serialize(_regularizer(layer)),
+            "bias_regularizer": regularizers.serialize(layer.bias_regularizer),
+            "activity_regularizer": layer.activity_regularizer,
+        }
     packed = KINDS[kind][keras_of(layer)](
         name=layer.name,
         dtype=layer.get_config()["dtype"],

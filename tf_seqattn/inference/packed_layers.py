@@ -5,15 +5,21 @@ inputs, outputs, biases, activations and dtypes. They store the kept blocks
 (`block_format`) and compute with them (`block_matmul`).
 """
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tf_seqattn.inference.block_format import Pattern, kept_blocks, pack_matrix
-from tf_seqattn.inference.block_matmul import multiply_blocks, multiply_slices
+from tf_seqattn.inference.block_matmul import (
+    multiply_blocks,
+    multiply_groups,
+    multiply_slices,
+)
+from tf_seqattn.inference.trainable_product import BlockPositions, trainable_product
 from tf_seqattn.keras_api import (
     add_weight,
     keras2,
@@ -21,11 +27,15 @@ from tf_seqattn.keras_api import (
     keras_of,
     register_pair,
     replace_tracked,
+    sublayers,
 )
 from tf_seqattn.kernels.einsum import split_equation
 
-# The two ways to compute a product: see `block_matmul`.
-FORMS = ("slices", "blocks")
+# The ways to compute a product in Keras: see `block_matmul` and `trainable_product`.
+# For TFLite, slices are computed as groups (`computing_in_groups`).
+FORMS = ("slices", "blocks", "training")
+# Activations that TFLite computes within a product.
+_FUSED = ("linear", "relu", "relu6")
 
 
 def _positions(pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
@@ -51,9 +61,11 @@ class PackedLayer(_Mixin):
 
     Args:
       pattern: a `Pattern`, or its configuration.
-      form: "slices" (TFLite and plain TensorFlow) or "blocks" (XLA).
+      form: "slices" (TFLite and plain TensorFlow), "blocks" (XLA) or "training".
       bias_shape: shape of the bias, or None if there is none.
       activation: as in Keras.
+      kernel_regularizer, bias_regularizer: as in Keras. That of the kernel must be a
+        sum over entries, since it sees the kept ones alone.
     """
 
     def __init__(
@@ -62,6 +74,8 @@ class PackedLayer(_Mixin):
         form: str = "slices",
         bias_shape: Sequence[int] | None = None,
         activation: Any = None,
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -73,6 +87,10 @@ class PackedLayer(_Mixin):
         self.form = form
         self.bias_shape = None if bias_shape is None else tuple(bias_shape)
         self.activation = keras_of(self).activations.get(activation)
+        regularizers = keras_of(self).regularizers
+        self.kernel_regularizer = regularizers.get(kernel_regularizer)
+        self.bias_regularizer = regularizers.get(bias_regularizer)
+        self._computes_in_groups = False
 
     def build(self, input_shape: Any = None) -> None:
         height, width = self.pattern.block_size
@@ -86,15 +104,29 @@ class PackedLayer(_Mixin):
                 # One product of all columns needs them side by side.
                 ((columns, rows, _),) = shapes
                 shapes = [(rows, columns * width)]
+        elif self.form == "training" and not self.pattern.num_kept:
+            # An optimizer would miss the gradient of an empty variable.
+            shapes = []
         else:
             shapes = [(self.pattern.num_kept, height, width)]
         self.kernels = [
-            add_weight(self, f"{self.name}/blocks_{index}", shape)
+            add_weight(
+                self,
+                f"{self.name}/blocks_{index}",
+                shape,
+                regularizer=self.kernel_regularizer,
+            )
             for index, shape in enumerate(shapes)
         ]
         self.bias = None
         if self.bias_shape is not None:
-            self.bias = add_weight(self, f"{self.name}/bias", self.bias_shape, "zeros")
+            self.bias = add_weight(
+                self,
+                f"{self.name}/bias",
+                self.bias_shape,
+                "zeros",
+                self.bias_regularizer,
+            )
         self.built = True
 
     def weights_from(
@@ -102,18 +134,30 @@ class PackedLayer(_Mixin):
     ) -> list[np.ndarray]:
         """The layer's weights for a kernel read as a matrix, for `set_weights`."""
         arrays = pack_matrix(np.asarray(matrix), self.pattern)
-        if self.form == "blocks":
+        if self.form == "training" and not self.pattern.num_kept:
+            arrays = []
+        elif self.form != "slices":
             arrays = [kept_blocks(self.pattern, arrays)[2]]
         elif self.pattern.reads_alike:
             (array,) = arrays
             arrays = [array.swapaxes(0, 1).reshape(array.shape[1], -1)]
         return arrays if bias is None else [*arrays, np.asarray(bias)]
 
+    def matrix(self) -> np.ndarray:
+        """The kernel of a layer in the form "training", as a matrix."""
+        (height, width), grid_shape = self.pattern.block_size, self.pattern.grid_shape
+        blocks = np.zeros((*grid_shape, height, width), np.float32)
+        for kernel in self.kernels:
+            blocks[_positions(self.pattern)] = np.asarray(kernel)
+        matrix = blocks.swapaxes(1, 2).reshape(grid_shape[0] * height, -1)
+        return matrix[: self.pattern.matrix_shape[0], : self.pattern.matrix_shape[1]]
+
     def _multiply(
         self,
         rows: tf.Tensor,
         base: tf.Tensor,
         offset_of_row: Callable[[np.ndarray, np.ndarray], Any],
+        read: Callable[[tf.Tensor], tf.Tensor] | None = None,
     ) -> tf.Tensor:
         """`(samples, outputs)`.
 
@@ -122,6 +166,7 @@ class PackedLayer(_Mixin):
           base: int32 `(samples,)`, the row of `rows` at which each sample begins.
           offset_of_row: function of block rows and the block columns that read them
             (int32 arrays that broadcast). It returns offsets in `rows`.
+          read: see `multiply_groups`. By default it gathers at `base` plus the offsets.
         """
         if not self.pattern.num_kept:
             samples = tf.shape(base)[0]
@@ -138,7 +183,65 @@ class PackedLayer(_Mixin):
             )
             for part in self.pattern.slices
         ]
+        if self._in_groups:
+            read = read or (lambda at: tf.gather(rows, base[:, None] + at[None]))
+            return multiply_groups(
+                read, offsets, kernels, self.pattern, self._finish_columns
+            )
         return multiply_slices(rows, base, offsets, kernels, self.pattern)
+
+    @property
+    def _in_groups(self) -> bool:
+        # Columns that read alike need one product, without groups.
+        is_sliced = self.form == "slices" and not self.pattern.reads_alike
+        return self._computes_in_groups and is_sliced and self.pattern.num_kept > 0
+
+    @property
+    def _fuses_bias(self) -> bool:
+        one_for_each_output = (self.pattern.matrix_shape[1],)
+        return self._in_groups and self.bias_shape in (None, one_for_each_output)
+
+    @property
+    def _fuses_activation(self) -> bool:
+        name = keras_of(self).activations.serialize(self.activation)
+        return self._fuses_bias and name in _FUSED
+
+    def _finish_columns(self, product: tf.Tensor, columns: Sequence[int]) -> tf.Tensor:
+        """Adds the bias of some block columns, and activates, if both can be fused."""
+        if self._fuses_bias and self.bias is not None:
+            width, count = self.pattern.block_size[1], self.pattern.grid_shape[1]
+            missing = count * width - self.pattern.matrix_shape[1]
+            bias = tf.pad(tf.cast(self.bias, product.dtype), [[0, missing]])
+            bias = tf.gather(tf.reshape(bias, (count, width)), list(columns))
+            product = tf.nn.bias_add(product, tf.reshape(bias, (-1,)))
+        return self.activation(product) if self._fuses_activation else product
+
+    def _multiply_in_training(
+        self, rows: tf.Tensor, read_rows: np.ndarray | None = None
+    ) -> tf.Tensor:
+        """`(samples, outputs)`.
+
+        Args:
+          rows: `(block rows, block height, samples)`.
+          read_rows: the row that each kept block reads. By default it is the block's.
+        """
+        block_rows, columns = _positions(self.pattern)
+        if read_rows is not None:
+            block_rows = read_rows
+        count = self.pattern.grid_shape[1]
+        largest = max(part.num_blocks for part in self.pattern.slices)
+        positions = BlockPositions(
+            tuple(block_rows.tolist()),
+            tuple(columns.tolist()),
+            (int(rows.shape[0]), count),
+            largest if self.pattern.chained else None,
+        )
+        outputs = trainable_product(
+            rows, tf.cast(self.kernels[0], rows.dtype), positions
+        )
+        width = self.pattern.block_size[1]
+        outputs = tf.transpose(tf.reshape(outputs, (count * width, -1)))
+        return outputs[:, : self.pattern.matrix_shape[1]]
 
     def _multiply_matrix(self, matrix: tf.Tensor) -> tf.Tensor:
         """`matrix @ kernel` for a matrix `(samples, inputs)`."""
@@ -146,16 +249,24 @@ class PackedLayer(_Mixin):
         if inputs % height:
             matrix = tf.pad(matrix, [[0, 0], [0, -inputs % height]])
         count = self.pattern.grid_shape[0]
+        if self.form == "training" and self.pattern.num_kept:
+            samples = tf.shape(matrix)[0]
+            rows = tf.reshape(tf.transpose(matrix), (count, height, samples))
+            return self._multiply_in_training(rows)
         if self.form == "blocks" and self.pattern.num_kept:
             # After a transposition the inputs of a block are one long run.
             block_rows, columns = _positions(self.pattern)
             rows = tf.transpose(tf.reshape(matrix, (-1, count, height)), (1, 0, 2))
-            read = tf.gather(rows, block_rows)
+            gathered = tf.gather(rows, block_rows)
             kernel = tf.cast(self.kernels[0], rows.dtype)
-            return multiply_blocks(read, columns, kernel, self.pattern)
+            return multiply_blocks(gathered, columns, kernel, self.pattern)
         rows = tf.reshape(matrix, (-1, height))
         base = tf.range(tf.shape(matrix)[0]) * count
-        return self._multiply(rows, base, lambda row, column: row)
+
+        def read(at: tf.Tensor) -> tf.Tensor:
+            return tf.gather(tf.reshape(matrix, (-1, count, height)), at, axis=1)
+
+        return self._multiply(rows, base, lambda row, column: row, read)
 
     def _multiply_channels(self, inputs: tf.Tensor) -> tf.Tensor:
         """The product over the last axis of inputs `(..., inputs)`."""
@@ -167,9 +278,9 @@ class PackedLayer(_Mixin):
         return outputs
 
     def _finish(self, outputs: tf.Tensor) -> tf.Tensor:
-        if self.bias is not None:
+        if self.bias is not None and not self._fuses_bias:
             outputs = outputs + tf.cast(self.bias, outputs.dtype)
-        return self.activation(outputs)
+        return outputs if self._fuses_activation else self.activation(outputs)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -178,6 +289,11 @@ class PackedLayer(_Mixin):
             "form": self.form,
             "bias_shape": self.bias_shape,
             "activation": keras_of(self).activations.serialize(self.activation),
+            **{
+                name: keras_of(self).regularizers.serialize(getattr(self, name))
+                for name in ("kernel_regularizer", "bias_regularizer")
+                if getattr(self, name) is not None
+            },
         }
 
 
@@ -215,6 +331,12 @@ class PackedEinsumDense(PackedLayer):
         super().__init__(**kwargs)
         self.equation = equation
         self.kernel_shape = tuple(kernel_shape)
+
+    @property
+    def _fuses_bias(self) -> bool:
+        read, rest = self.equation.split(",")
+        # A bias of the last axis alone is one of the outputs only if they are last.
+        return super()._fuses_bias and rest[-1] not in read
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         inputs = tf.convert_to_tensor(inputs)
@@ -292,6 +414,40 @@ class PackedConv(PackedLayer):
             return [(dilation * (kernel - 1), 0) for _, kernel, _, dilation in windows]
         return [(0, 0) for _ in windows]
 
+    def _convolve_in_training(
+        self, inputs: tf.Tensor, sizes: list[Any], per_position: int
+    ) -> tf.Tensor:
+        """The product from inputs that are padded, `(batch, *sizes, channels)`.
+
+        The windows are unfolded, channels first, by slices, whose gradients are slices
+        too. So the product is that of a matrix.
+        """
+        height, rank = self.pattern.block_size[0], len(sizes)
+        channels_first = tf.transpose(inputs, (rank + 1, *range(rank + 1)))
+        positions = []
+        for at in np.ndindex(self.kernel_size):
+            part = channels_first
+            for axis, place in enumerate(at):
+                start = place * self.dilation_rate[axis]
+                window = self.dilation_rate[axis] * (self.kernel_size[axis] - 1)
+                stop = start + sizes[axis] - window
+                step = self.strides[axis]
+                index = (slice(None),) * (axis + 2)
+                part = part[(*index, slice(start, stop, step))]
+            positions.append(part)
+        batch, *outs = _sizes(positions[0])[1:]
+        samples = batch * math.prod(outs)
+        unfolded = tf.concat(
+            [tf.reshape(p, (per_position, height, samples)) for p in positions], 0
+        )
+        block_rows, columns = _positions(self.pattern)
+        per_group = per_position // self.groups
+        position, within = np.divmod(block_rows, per_group)
+        group = columns // (self.pattern.grid_shape[1] // self.groups)
+        read_rows = position * per_position + group * per_group + within
+        outputs = self._multiply_in_training(unfolded, read_rows)
+        return tf.reshape(outputs, (batch, *outs, self.pattern.matrix_shape[1]))
+
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         batch, *sizes, _ = _sizes(inputs)
         paddings = self._paddings(sizes)
@@ -304,6 +460,8 @@ class PackedConv(PackedLayer):
             size + sum(around) for size, around in zip(sizes, paddings, strict=True)
         ]
         per_position = (channels + extra) // height
+        if self.form == "training" and self.pattern.num_kept:
+            return self._finish(self._convolve_in_training(inputs, sizes, per_position))
         # How far apart neighbours along each spatial axis are, in block rows.
         apart = [
             math.prod(sizes[axis + 1 :]) * per_position for axis in range(len(sizes))
@@ -448,3 +606,19 @@ KINDS: dict[type, dict[Any, Any]] = {
 }
 for _kinds in KINDS.values():
     register_pair(_kinds)
+
+
+@contextlib.contextmanager
+def computing_in_groups(model: Any) -> Iterator[None]:
+    """Context in which packed layers are traced as TFLite runs them fastest.
+
+    Their slices become grouped convolutions, which TensorFlow cannot run on CPU.
+    """
+    packed = [layer for layer in sublayers(model) if isinstance(layer, PackedLayer)]
+    for layer in packed:
+        layer._computes_in_groups = True
+    try:
+        yield
+    finally:
+        for layer in packed:
+            layer._computes_in_groups = False

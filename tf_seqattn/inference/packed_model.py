@@ -84,11 +84,16 @@ class _Packing:
         batch_size: int,
         runtime: str,
         choose: str,
+        num_threads: int,
+        quantization: str | None,
     ) -> None:
         self.block_size = block_size
         self.batch_size = batch_size
         self.runtime = runtime
+        self.trainable = runtime == "training"
         self.choose = choose
+        self.num_threads = num_threads
+        self.quantization = quantization
         self.plans: list[LayerPlan] = []
         self._weights: list[tuple[Any, Any, Any]] = []
         self._done: dict[int, tuple[Any, Any]] = {}
@@ -107,7 +112,16 @@ class _Packing:
     # Plans.
 
     def _plan(self, layer: Any, name: str, samples: int | None = None) -> LayerPlan:
-        plan = plan_kernel(layer, name, self.block_size, self.batch_size, samples)
+        plan = plan_kernel(
+            layer,
+            name,
+            self.block_size,
+            self.batch_size,
+            samples,
+            self.quantization or "float32",
+            self.num_threads,
+            self.trainable,
+        )
         self.plans.append(plan)
         if plan.pattern is None:
             return plan
@@ -118,7 +132,7 @@ class _Packing:
             plan.measured = self._measured[key]
             faster = plan.measured > 1
         else:
-            faster = self.choose == "always" or (plan.predicted or 0.0) > 1
+            faster = self.choose == "always" or plan.layout == "packed"
         how = "was measured" if self.choose == "measure" else "is expected"
         plan.layout = "packed" if faster else "dense"
         plan.reason = "" if faster else f"dense {how} to be faster"
@@ -133,6 +147,30 @@ class _Packing:
         packed.set_weights(weights)
         if hasattr(layer, "_batch_input_shape"):
             packed._batch_input_shape = layer._batch_input_shape
+        return packed
+
+    def _repacked(self, layer: PackedLayer) -> PackedLayer:
+        """The same layer in the form that the runtime needs."""
+        self.plans.append(
+            LayerPlan(
+                layer.name,
+                layer.pattern.matrix_shape,
+                layer.pattern.block_size,
+                layer.pattern.density,
+                "packed",
+                "it was trained on its kept blocks",
+            )
+        )
+        form = FORM_OF_RUNTIME[self.runtime]
+        if layer.pattern.reads_alike and not self.trainable:
+            form = "slices"
+        packed = type(layer).from_config({**layer.get_config(), "form": form})
+        packed.build()
+        bias = None if layer.bias is None else layer.bias.numpy()
+        weights = packed.weights_from(layer.matrix(), bias)
+        # Only a separable convolution has others, before these.
+        others = len(layer.get_weights()) - len(layer.kernels) - (bias is not None)
+        packed.set_weights([*layer.get_weights()[:others], *weights])
         return packed
 
     def _attention_plans(self, layer: Any) -> dict[str, LayerPlan]:
@@ -155,6 +193,8 @@ class _Packing:
             return self._cloned(layer)
         if isinstance(layer, classes("MultiHeadAttention")):
             return self._copied_attention(layer)
+        if isinstance(layer, PackedLayer) and layer.form == "training":
+            return self._repacked(layer)
         before = self._before_norm.get(id(layer))
         if before is not None and isinstance(self(before), PackedLayer):
             return keras_of(layer).layers.Activation("linear", name=layer.name)
@@ -175,6 +215,8 @@ class _Packing:
 
     def _cloned(self, model: Any) -> Any:
         """A copy of a graph model."""
+        if self.trainable:
+            return clone(model, self)
         norms = followers(model, self.shared)
         self._norms |= norms
         self._smaller |= without_constant_channels(model, self.block_size, self.shared)
@@ -185,7 +227,8 @@ class _Packing:
 
     def _copied_attention(self, layer: Any) -> Any:
         heads = layer.get_config()["num_heads"]
-        layer = without_dead_heads(layer)
+        if not self.trainable:
+            layer = without_dead_heads(layer)
         removed = heads - layer.get_config()["num_heads"]
         plans = self._attention_plans(layer)
         if removed:
@@ -239,6 +282,8 @@ class _Packing:
                 if plan.layout == "packed":
                     packed = self._packed(projections(layer)[name], plan)
                     set_layer(layer, f"_{name}_dense", packed)
+        elif isinstance(layer, PackedLayer) and layer.form == "training":
+            return self._repacked(layer)
         elif is_packable_kind(layer):
             plan = self._plan(layer, layer.name)
             if plan.layout == "packed":
@@ -255,23 +300,33 @@ def _is_keras_class(layer: Any) -> bool:
     return is_keras_class(type(layer)) and not isinstance(layer, MODELS)
 
 
+def _check_positive(argument: str, value: int, what: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(
+            f"`{argument}` must be a positive integer: {what}. "
+            f"Received: {argument}={value!r}"
+        )
+    if value < 1:
+        raise ValueError(
+            f"`{argument}` must be at least 1. Received: {argument}={value}"
+        )
+
+
 def _check_arguments(
-    block_size: Sequence[int | None] | None, batch_size: int, runtime: str, choose: str
+    block_size: Sequence[int | None] | None,
+    batch_size: int,
+    runtime: str,
+    choose: str,
+    num_threads: int,
 ) -> None:
     if block_size is not None:
         check_block_size(block_size)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int):
-        raise ValueError(
-            "`batch_size` must be a positive integer: the samples in one call. "
-            f"Received: batch_size={batch_size!r}"
-        )
-    if batch_size < 1:
-        raise ValueError(
-            f"`batch_size` must be at least 1. Received: batch_size={batch_size}"
-        )
+    _check_positive("batch_size", batch_size, "the samples in one call")
+    _check_positive("num_threads", num_threads, "the threads of the runtime")
     if runtime not in FORM_OF_RUNTIME:
+        runtimes = sorted(FORM_OF_RUNTIME.keys() - {"training"})
         raise ValueError(
-            f"`runtime` must be one of {sorted(FORM_OF_RUNTIME)}: what will run the "
+            f"`runtime` must be one of {runtimes}: what will run the "
             f"model. Received: runtime={runtime!r}"
         )
     if choose not in CHOICES:
@@ -312,11 +367,15 @@ def pack_with_plans(
     batch_size: int,
     runtime: str,
     choose: str,
+    num_threads: int = 1,
+    quantization: str | None = None,
 ) -> tuple[Any, list[LayerPlan]]:
-    """Like `pack`, but also returns the list of `LayerPlan`."""
-    _check_arguments(block_size, batch_size, runtime, choose)
+    """Like `pack` for a file of some precision, but also returns the `LayerPlan`s."""
+    _check_arguments(block_size, batch_size, runtime, choose, num_threads)
     model = stripped(model)
-    packing = _Packing(block_size, batch_size, runtime, choose)
+    packing = _Packing(
+        block_size, batch_size, runtime, choose, num_threads, quantization
+    )
     graphs = [layer for layer in sublayers(model) if is_graph_model(layer)]
     uses = collections.Counter(id(layer) for graph in graphs for layer in graph.layers)
     packing.shared = frozenset(key for key, count in uses.items() if count > 1)
@@ -336,6 +395,8 @@ def pack(
     batch_size: int = 64,
     runtime: str = "tflite",
     choose: str = "model",
+    num_threads: int = 1,
+    trainable: bool = False,
     print_fn: Callable[[str], object] = logger.info,
 ) -> Any:
     """Makes a model that computes on the kept blocks of its kernels only.
@@ -354,6 +415,11 @@ def pack(
     projections. The report gives a reason for kernels with blocks of zeros that cannot
     be packed, such as those of an LSTM.
 
+    With `trainable=True` the model trains on: its gradients, and the slots of its
+    optimizer, are those of the kept blocks alone. Training equals training with a mask,
+    up to rounding. Nothing is folded or removed then. Pack the result again to deploy
+    it.
+
     A Sequential or functional model is copied. A subclassed model is changed in place,
     and the same object is returned.
 
@@ -367,6 +433,10 @@ def pack(
       choose: how to choose the layout of each layer. "model" asks a cost model,
         "measure" times both on this machine, and "always" packs every layer that has
         blocks.
+      num_threads: number of threads of the runtime, for which the faster layout is
+        chosen. A dense product gains more from threads than a packed one.
+      trainable: whether the packed model is to train on. Then `batch_size` is that of
+        training, "measure" times training steps, and `runtime` is not used.
       print_fn: called with each line of the report. By default the lines go to the log
         (logger "tf_seqattn", level INFO).
 
@@ -386,6 +456,13 @@ def pack(
     >>> [weight.shape.as_list() for weight in packed.weights]
     [[4, 16, 16], [64]]
     """
-    packed, plans = pack_with_plans(model, block_size, batch_size, runtime, choose)
+    packed, plans = pack_with_plans(
+        model,
+        block_size,
+        batch_size,
+        "training" if trainable else runtime,
+        choose,
+        num_threads,
+    )
     print_plans(plans, print_fn)
     return packed

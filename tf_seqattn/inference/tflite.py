@@ -28,6 +28,7 @@ from tf_seqattn.inference.agreement import (
 )
 from tf_seqattn.inference.layer_plan import LayerPlan
 from tf_seqattn.inference.packed_model import pack_with_plans, print_plans, stripped
+from tf_seqattn.inference.precision import fastest_form, set_precision
 from tf_seqattn.inference.signatures import (
     CHECKED_SAMPLES,
     input_names,
@@ -164,7 +165,7 @@ def _convert(
     """The content of a TFLite file, made in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder, _without_notes_on_gradients():
         try:
-            converter = _converter(model, original, folder)
+            converter = _converter(model, quantization, original, folder)
             return _converted(converter, layout, quantization, batches, original)
         except Exception as error:
             # The message of the converter about a truncated file does not help.
@@ -194,12 +195,12 @@ def _without_notes_on_gradients() -> Iterator[None]:
         absl_logger.removeFilter(_names_no_gradient)
 
 
-def _converter(model: Any, original: Any, folder: str) -> Any:
+def _converter(model: Any, quantization: str | None, original: Any, folder: str) -> Any:
     # The converter takes no Keras 3 model, and gives the inputs of a subclassed model
     # the dtype that they were cast to. From a SavedModel it does not make the variables
     # of Keras 3 constant, so that is done here.
     specs = input_specs(original)
-    with unrolled(model):
+    with unrolled(model), fastest_form(model, quantization):
         frozen = convert_variables_to_constants_v2(
             serving_function(model, specs).get_concrete_function()
         )
@@ -223,21 +224,18 @@ def _converted(
     batches: list[list[np.ndarray]],
     original: Any,
 ) -> bytes:
+    # By name, since the file lists its inputs in its own order.
+    names = input_names(input_specs(original))
+
+    def rows() -> Iterator[dict[str, np.ndarray]]:
+        for batch in batches:
+            for row in zip(*batch, strict=True):
+                yield {n: v[None] for n, v in zip(names, row, strict=True)}
+
     if layout == "sparse":
         converter.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
-    elif quantization is not None:
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if quantization == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if quantization == "int8":
-        # By name, since the file lists its inputs in its own order.
-        names = input_names(input_specs(original))
-        converter.representative_dataset = lambda: (
-            {name: row[None] for name, row in zip(names, rows, strict=True)}
-            for batch in batches
-            for rows in zip(*batch, strict=True)
-        )
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    else:
+        set_precision(converter, quantization, rows)
     try:
         with warnings.catch_warnings():
             # The converter warns so for every file with float inputs.
@@ -333,6 +331,7 @@ def export_tflite(
     block_size: Sequence[int | None] | None = None,
     batch_size: int = 64,
     choose: str = "model",
+    num_threads: int = 1,
     tolerance: float | None = None,
     print_fn: Callable[[str], object] = logger.info,
 ) -> TFLiteReport:
@@ -357,7 +356,8 @@ def export_tflite(
         them, and the check its rows, which are random otherwise.
       block_size: as in `sa.pack`.
       batch_size: as in `sa.pack`.
-      choose: as in `sa.pack`.
+      choose: as in `sa.pack`, for the precision of the file.
+      num_threads: as in `sa.pack`.
       tolerance: largest difference allowed in an output, relative to its largest value.
         For integers and booleans, it is the share of values that may differ. By default
         it is 1e-4 in float32, 1e-2 in float16 and 0.1 in 8 bits.
@@ -395,17 +395,12 @@ def export_tflite(
             layout,
             quantization,
             representative_dataset,
-            (block_size, batch_size, "tflite", choose),
+            (block_size, batch_size, "tflite", choose, num_threads, quantization),
             tolerance,
         )
     write_whole(path, file)
     if report.plans:
         print_plans(report.plans, print_fn)
-        if quantization is not None:
-            print_fn(
-                "The choice between packed and dense was made for float32, not for "
-                f"quantization={quantization!r}."
-            )
     print_fn(
         f"{path}: {report.num_bytes:,} bytes, largest difference from Keras "
         f"{report.differences}"
