@@ -1,6 +1,11 @@
 """Training side: blocks, importance, schedules, policies, the wrapper, callbacks."""
 
 from tf_seqattn.kernels.blocks import BlockGrid
+from tf_seqattn.kernels.channel_groups import (
+    ChannelGroup,
+    ChannelGroups,
+    channel_groups,
+)
 from tf_seqattn.sparsity.after_pruning import AfterPruning
 from tf_seqattn.sparsity.allocation import (
     erdos_renyi_allocation,
@@ -28,6 +33,7 @@ from tf_seqattn.sparsity.schedules import (
     PruningSchedule,
     SequentialAttentionSchedule,
 )
+from tf_seqattn.sparsity.shrinking import shrink
 from tf_seqattn.sparsity.stripping import strip_pruning
 from tf_seqattn.sparsity.tensorboard import PruningSummaries
 from tf_seqattn.sparsity.wrapper import PrunableLayer, pruned_layers
@@ -37,6 +43,8 @@ __all__ = [
     "AfterPruning",
     "BackupAndRestore",
     "BlockGrid",
+    "ChannelGroup",
+    "ChannelGroups",
     "GradualSchedule",
     "Importance",
     "Magnitude",
@@ -53,12 +61,14 @@ __all__ = [
     "SequentialAttentionSchedule",
     "SoftmaxAttention",
     "UpdatePruningStep",
+    "channel_groups",
     "erdos_renyi_allocation",
     "global_allocation",
     "prune",
     "prune_scope",
     "pruned_layers",
     "sensitivity",
+    "shrink",
     "strip_pruning",
     "summary",
     "uniform_allocation",
