@@ -17,6 +17,7 @@ import tf_keras as keras2
 from keras.src import backend as backend3
 from keras.src.models.functional import Functional, functional_like_constructor
 from tf_keras.src import backend as backend2
+from tf_keras.src.engine.keras_tensor import KerasTensor as KerasTensor2
 
 PACKAGE = "tf_seqattn"
 
@@ -772,3 +773,77 @@ def _add_weight(
         # TensorFlow's checkpoints do not hold Keras 3's own lists of variables.
         layer._track_trackable(variable, arguments["name"], overwrite=True)
     return variable
+
+
+# The graph of a model, call by call.
+
+
+class GraphCall(NamedTuple):
+    """One call in the graph of a functional or Sequential model.
+
+    Attributes:
+      operation: the layer; in Keras 3 it may be another operation.
+      args: what it is called with. Tensors are symbolic ones of the graph.
+      kwargs: likewise.
+      outputs: symbolic tensors, flat.
+      key: stays the same for one call in every walk over the graph.
+    """
+
+    operation: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: list[Any]
+    key: int
+
+
+def graph_calls(model: Model) -> list[GraphCall]:
+    """The calls of a graph model in an order in which they can be computed."""
+    if is_keras3(model):
+        functional = getattr(model, "_functional", None) or model
+        by_depth = functional._nodes_by_depth
+        return [
+            GraphCall(
+                node.operation,
+                tuple(node.arguments.args),
+                dict(node.arguments.kwargs),
+                list(node.outputs),
+                id(node),
+            )
+            for depth in sorted(by_depth, reverse=True)
+            for node in by_depth[depth]
+            if not node.is_input
+        ]
+    by_depth = model._nodes_by_depth
+    return [
+        GraphCall(
+            node.layer,
+            tuple(node.call_args),
+            dict(node.call_kwargs),
+            tf.nest.flatten(node.outputs),
+            id(node),
+        )
+        for depth in sorted(by_depth, reverse=True)
+        for node in by_depth[depth]
+        if not node.is_input
+    ]
+
+
+def graph_ends(model: Model) -> tuple[Any, Any]:
+    """The symbolic inputs and outputs of a graph model, nested as they were given."""
+    if is_keras3(model):
+        functional = getattr(model, "_functional", None) or model
+        return functional._inputs_struct, functional._outputs_struct
+    if isinstance(model, keras2.Sequential):
+        # The only form that it takes.
+        return model.inputs[0], model.outputs[0]
+    return model._nested_inputs, model._nested_outputs
+
+
+def is_symbolic(value: Any) -> bool:
+    """Whether a value is a tensor of a graph of Keras 2 or Keras 3."""
+    return isinstance(value, (keras3.KerasTensor, KerasTensor2))
+
+
+def map_structure(function: Callable[[Any], Any], value: Any) -> Any:
+    """Applies a function to every item of nested lists, tuples and dictionaries."""
+    return keras3.tree.map_structure(function, value, none_is_leaf=True)

@@ -1,6 +1,11 @@
 """Training side: blocks, importance, schedules, policies, the wrapper, callbacks."""
 
 from tf_seqattn.kernels.blocks import BlockGrid
+from tf_seqattn.kernels.channel_groups import (
+    ChannelGroup,
+    ChannelGroups,
+    channel_groups,
+)
 from tf_seqattn.sparsity.after_pruning import AfterPruning
 from tf_seqattn.sparsity.allocation import (
     erdos_renyi_allocation,
@@ -33,6 +38,7 @@ from tf_seqattn.sparsity.schedules import (
     PruningSchedule,
     SequentialAttentionSchedule,
 )
+from tf_seqattn.sparsity.shrinking import shrink
 from tf_seqattn.sparsity.stripping import strip_pruning
 from tf_seqattn.sparsity.tensorboard import PruningSummaries
 from tf_seqattn.sparsity.wrapper import PrunableLayer, pruned_layers
@@ -42,6 +48,8 @@ __all__ = [
     "AfterPruning",
     "BackupAndRestore",
     "BlockGrid",
+    "ChannelGroup",
+    "ChannelGroups",
     "GradualSchedule",
     "Importance",
     "Magnitude",
@@ -59,6 +67,7 @@ __all__ = [
     "SoftmaxAttention",
     "UpdatePruningStep",
     "drop_features",
+    "channel_groups",
     "erdos_renyi_allocation",
     "global_allocation",
     "prune",
@@ -67,6 +76,7 @@ __all__ = [
     "select_features",
     "selected_features",
     "sensitivity",
+    "shrink",
     "strip_pruning",
     "summary",
     "uniform_allocation",

@@ -16,6 +16,7 @@ from tf_seqattn.keras_api import (
     sublayers,
 )
 from tf_seqattn.kernels import layer_kernels
+from tf_seqattn.sparsity.channel_layer import ChannelLayer
 from tf_seqattn.sparsity.policies import MinimumBlocks, PruningPolicy, why_unprunable
 from tf_seqattn.sparsity.schedules import final_sparsity, phase_at
 from tf_seqattn.sparsity.wrapper import PrunableLayer, pruned_layers
@@ -89,7 +90,16 @@ def _plain_rows(layer: Layer, reason: str) -> list[dict[str, Any]]:
 def _rows(model: Model) -> list[dict[str, Any]]:
     wrappers = pruned_layers(model)
     policy = MinimumBlocks(wrappers[0].block_size) if wrappers else None
-    inside = {id(inner) for w in wrappers for inner in sublayers(w) if inner is not w}
+    wrapping = [
+        *wrappers,
+        *(m for m in sublayers(model) if isinstance(m, ChannelLayer)),
+    ]
+    inside = {
+        id(inner)
+        for w in wrapping
+        for inner in sublayers(w)
+        if inner is not w and not isinstance(inner, PrunableLayer)
+    }
     rows = []
     for layer in sublayers(model):
         if isinstance(layer, PrunableLayer):

@@ -24,6 +24,7 @@ from tf_seqattn.keras_api import (
 from tf_seqattn.kernels.layer_kernels import BlockSize
 from tf_seqattn.model_editing import clone, replace_sublayers
 from tf_seqattn.sparsity.allocation import check_targets
+from tf_seqattn.sparsity.channel_pruning import is_channels, prune_channels
 from tf_seqattn.sparsity.importance import Importance
 from tf_seqattn.sparsity.layer_options import Key, LayerOptions, Options, check_layers
 from tf_seqattn.sparsity.policies import PruningPolicy, why_unprunable
@@ -147,6 +148,17 @@ def _check_built(model: Model) -> None:
         )
 
 
+def _check_not_given(choices: Mapping[str, Any]) -> None:
+    """Raises for arguments that choose layers: channels are those of several."""
+    for name, value in choices.items():
+        if value is not None:
+            raise ValueError(
+                f'`{name}` chooses single layers, but block_size="channels" prunes '
+                "groups of channels that several layers share. Leave it out. "
+                f"Received: {name}={value!r}"
+            )
+
+
 def prune(
     to_prune: Layer | Sequence[Layer],
     pruning_schedule: Schedule,
@@ -178,7 +190,10 @@ def prune(
       pruning_schedule: when to prune: a `PruningSchedule` of tf_seqattn or tfmot.
       block_size: (rows, columns) of a block: inputs by outputs. None stands for all of
         an axis. "heads" in place of the pair stands for whole heads of attention
-        layers: see `PrunableLayer`.
+        layers: see `PrunableLayer`. "channels" stands for whole channels, each with all
+        that are coupled to it: see `channel_groups`. The share of the schedule is then
+        one of the units of each group, whose attention multiplies every kernel that
+        reads the unit. `sa.shrink` removes them afterwards.
       importance: what to score, `SoftmaxAttention()` by default.
       pruning_policy: where to prune: an object with tfmot's `allow_pruning(layer)`. By
         default a kernel of fewer than 100 blocks (2 heads) is left alone (appendix
@@ -196,7 +211,9 @@ def prune(
         counts. `layers` takes precedence over `sparsity`.
       **kwargs: further arguments of `PrunableLayer`. With `balanced=True` every column
         of blocks keeps equally many, which packs best (`sa.pack`). With `pattern="2:4"`
-        single entries are pruned in place of blocks: 2 of every 4 inputs stay.
+        single entries are pruned in place of blocks: 2 of every 4 inputs stay. With
+        `block_size="channels"` there is one only, `round_to` (8): the number of units
+        that stay is a multiple of it, except in groups of less than twice as many.
 
     Returns:
       The wrapped layer, list or model: the same object for a subclassed model.
@@ -216,6 +233,11 @@ def prune(
     >>> pruned_layers(pruned)[0].pruned_kernels[0].grid.num_blocks
     256
     """
+    if is_channels(block_size):
+        given = {"pruning_policy": pruning_policy, "sparsity": sparsity}
+        _check_not_given({**given, "layers": layers})
+        check_layer(to_prune, "to_prune")
+        return prune_channels(to_prune, pruning_schedule, importance, **kwargs)
     arguments = {
         "pruning_schedule": pruning_schedule,
         "block_size": block_size,

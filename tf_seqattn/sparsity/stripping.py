@@ -17,13 +17,16 @@ from tf_seqattn.keras_api import (
     uncompile,
 )
 from tf_seqattn.model_editing import clone, copy_layer, replace_sublayers
+from tf_seqattn.sparsity.channel_layer import ChannelLayer
 from tf_seqattn.sparsity.progress import shortfall
 from tf_seqattn.sparsity.pruning_warning import warn
 from tf_seqattn.sparsity.wrapper import PrunableLayer, pruned_layers
 
 
-def _folded_weights(wrapper: PrunableLayer) -> list[np.ndarray]:
+def _folded_weights(wrapper: PrunableLayer | ChannelLayer) -> list[np.ndarray]:
     """The weights of the wrapped layer, with `W * A * mask` for its kernels."""
+    if isinstance(wrapper, ChannelLayer):
+        return wrapper.folded_weights()
     effective = {
         id(pruned.kernel.variable): wrapper.effective_kernel(pruned)
         for pruned in wrapper.pruned_kernels
@@ -34,7 +37,7 @@ def _folded_weights(wrapper: PrunableLayer) -> list[np.ndarray]:
     ]
 
 
-def _fold(wrapper: PrunableLayer) -> Layer:
+def _fold(wrapper: PrunableLayer | ChannelLayer) -> Layer:
     """Stores `W * A * mask` in the wrapped layer itself, and returns that layer."""
     if wrapper.built:
         wrapper.layer.set_weights(_folded_weights(wrapper))
@@ -64,7 +67,7 @@ class _Stripping:
         return self._once(self._fold, layer)
 
     def _fold(self, layer: Layer) -> Layer:
-        if isinstance(layer, PrunableLayer):
+        if isinstance(layer, (PrunableLayer, ChannelLayer)):
             return _fold(layer)
         if pruned_layers(layer):
             if is_graph_model(layer):
@@ -73,7 +76,7 @@ class _Stripping:
         return layer
 
     def _copy(self, layer: Layer) -> Layer:
-        if isinstance(layer, PrunableLayer):
+        if isinstance(layer, (PrunableLayer, ChannelLayer)):
             copy = copy_layer(layer.layer)
             if copy is None:
                 return self.folded(layer)

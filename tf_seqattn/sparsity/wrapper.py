@@ -35,6 +35,8 @@ from tf_seqattn.keras_api import (
 from tf_seqattn.kernels import blocks, layer_kernels
 from tf_seqattn.kernels.layer_kernels import BlockSize
 from tf_seqattn.sparsity import logit_rate, n_of_m, support
+from tf_seqattn.sparsity.calling import CallingLikeItsLayer2, CallingLikeItsLayer3
+from tf_seqattn.sparsity.channel_units import ChannelUnits
 from tf_seqattn.sparsity.importance import Importance, SoftmaxAttention
 from tf_seqattn.sparsity.policies import why_too_small, why_unprunable
 from tf_seqattn.sparsity.schedules import (
@@ -454,6 +456,8 @@ class PrunableLayer(_SomeLayer):
             penalty = self.importance.penalty(_stored_logits(pruned))
             if penalty is not None:
                 self.add_loss(penalty)
+            # It may have been changed since it was wrapped.
+            layer_kernels.check_plain(pruned.kernel.owner)
         with self._effective_kernels():
             return self.layer(*args, **kwargs)
 
@@ -493,6 +497,8 @@ class PrunableLayer(_SomeLayer):
 
     def update_masks(self, sparsity: float | tf.Tensor) -> None:
         """Updates the mask of every kernel to `sparsity`, a scalar in [0, 1)."""
+        if isinstance(self.layer, ChannelUnits):
+            self.layer.measure()
         for pruned in self._pruned:
             kernel = stored(pruned.kernel.variable)
             scores = self.importance.scores(kernel, _stored_logits(pruned), pruned.grid)
@@ -508,6 +514,8 @@ class PrunableLayer(_SomeLayer):
     def _new_mask(
         self, mask: tf.Tensor, scores: tf.Tensor, sparsity: float | tf.Tensor
     ) -> tf.Tensor:
+        if isinstance(self.layer, ChannelUnits):
+            sparsity = self.layer.rounded(sparsity)
         if self.pattern is None:
             return support.update_mask(mask, scores, sparsity, self.balanced)
         kept, group = n_of_m.check_pattern(self.pattern)
@@ -530,6 +538,9 @@ class PrunableLayer(_SomeLayer):
 
     def _prune_without_training(self) -> None:
         """Applies what the schedule asks for at step 0, before any training."""
+        if isinstance(self.layer, ChannelUnits) and not self.layer.users():
+            # It is called again once there are kernels to score.
+            return
         sparsity = update_at(self.pruning_schedule, 0)
         if sparsity:
             # In float32, as in training: the number of blocks is rounded.
@@ -587,89 +598,13 @@ def _stored_logits(pruned: PrunedKernel) -> tf.Tensor | None:
     return None if pruned.logits is None else stored(pruned.logits)
 
 
-class _PrunableLayer2(PrunableLayer, keras2.layers.Wrapper):
+class _PrunableLayer2(PrunableLayer, CallingLikeItsLayer2):
     """The wrapper as a layer of Keras 2."""
 
-    def __init__(self, layer: Layer, *args: Any, **kwargs: Any) -> None:
-        shape = getattr(layer, "_batch_input_shape", None)
-        if shape is not None and "input_shape" not in kwargs:
-            kwargs.setdefault("batch_input_shape", shape)
-        super().__init__(layer, *args, **kwargs)
 
-    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        # Keras builds from the shape of the first input, but attention needs every one.
-        if not self.built:
-            build_attention(self.layer, inputs, *args, **kwargs)
-        return super().__call__(inputs, *args, **kwargs)
-
-    def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        # Keras offers `training` and `mask` to any call with **kwargs.
-        expects = self.layer._call_spec.arg_names
-        for name in ("training", "mask"):
-            if name not in expects:
-                kwargs.pop(name, None)
-        return self._call_layer(inputs, *args, **kwargs)
-
-    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-        return self.layer.compute_mask(inputs, mask)
-
-    @property
-    def stateful(self) -> bool:
-        return getattr(self.layer, "stateful", False)
-
-    @stateful.setter
-    def stateful(self, value: bool) -> None:
-        if value:
-            self.layer.stateful = value
-
-    def reset_states(self, *args: Any, **kwargs: Any) -> Any:
-        """Resets the state of a stateful recurrent layer."""
-        return self.layer.reset_states(*args, **kwargs)
-
-
-class _PrunableLayer3(PrunableLayer, keras3.layers.Wrapper):
+class _PrunableLayer3(PrunableLayer, CallingLikeItsLayer3):
     """The wrapper as a layer of Keras 3."""
 
-    def __init__(self, layer: Layer, *args: Any, **kwargs: Any) -> None:
-        super().__init__(layer, *args, **kwargs)
-        shape = getattr(layer, "_input_shape_arg", None)
-        if shape is not None and getattr(self, "_input_shape_arg", None) is None:
-            self._input_shape_arg = shape
-        # The wrapper takes the same arguments in a call as its layer.
-        for attribute in _CALL_SIGNATURE:
-            setattr(self, attribute, getattr(layer, attribute))
-
-    def _maybe_build(self, call_spec: Any) -> None:
-        # The layer knows which of the arguments it is built from.
-        if not self.built:
-            self.layer._maybe_build(call_spec)
-            self.build()
-
-    def call(self, *args: Any, **kwargs: Any) -> Any:
-        for pruned in self._pruned:
-            # It may have been changed since it was wrapped.
-            layer_kernels.check_plain(pruned.kernel.owner)
-        return self._call_layer(*args, **kwargs)
-
-    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer.compute_output_spec(*args, **kwargs)
-
-    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
-        return self.layer.compute_mask(inputs, previous_mask)
-
-    def reset_state(self) -> Any:
-        """Resets the state of a stateful recurrent layer."""
-        return self.layer.reset_state()
-
-
-_CALL_SIGNATURE = (
-    "_call_signature",
-    "call_signature_parameters",
-    "_call_has_training_arg",
-    "_call_has_mask_arg",
-    "_call_context_args",
-    "_call_has_context_arg",
-)
 
 KINDS = register_pair({keras2: _PrunableLayer2, keras3: _PrunableLayer3})
 

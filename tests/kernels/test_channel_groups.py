@@ -1,0 +1,127 @@
+"""Which channels go together, and which must stay."""
+
+import numpy as np
+import pytest
+
+import tf_seqattn as sa
+from tests import channel_models
+from tf_seqattn.kernels.channel_labels import Units, channels
+
+layers = None  # Of the Keras under test, by the fixture `keras`.
+
+_EXPECTED = {
+    # 12 channels of the residual and its gate, the inner ones, those of the gate.
+    "residual": [6, 10, 12],
+    "unet": [5, 8, 8, 8, 12],
+    "transformer": [4, 32],
+    "attention": [4, 12, 16],
+    "tagger": [6, 10, 12],
+    "shuffle": [8, 8],
+    "grouped": [4],
+    "nested": [8, 8, 9, 11],
+    "einsum": [6, 8],
+}
+
+
+@pytest.mark.parametrize("name", _EXPECTED)
+def test_units_of_each_group(keras, name):
+    groups = sa.channel_groups(channel_models.build(keras, name))
+    assert sorted(group.units for group in groups) == _EXPECTED[name]
+
+
+def test_what_stays_has_a_reason(keras):
+    groups = sa.channel_groups(channel_models.build(keras, "transformer"))
+    reasons = set(groups.frozen.values())
+    assert any("statistics of LayerNormalization" in why for why in reasons)
+    assert "an output of the model" in reasons
+    assert "stays: an output of the model" in str(groups)
+
+
+def test_an_unknown_layer_freezes_what_it_reads(keras):
+    class Mixing(keras.layers.Layer):
+        def call(self, x):
+            return x[:, ::-1]
+
+    x = keras.Input((6,))
+    y = Mixing(name="mixing")(layers.Dense(8, name="first")(x))
+    model = keras.Model(x, layers.Dense(2)(layers.Dense(4, name="second")(y)))
+    groups = sa.channel_groups(model)
+    assert [g.name for g in groups] == ["second"]
+    assert groups.frozen["first"] == "Mixing (mixing) has no rule"
+
+
+def test_a_custom_layer_states_its_rule(keras):
+    class Doubling(keras.layers.Layer):
+        def call(self, x):
+            return 2 * x
+
+        def channel_rule(self, call):
+            return channels(call.shape, call.input.labels)
+
+    x = keras.Input((6,))
+    y = Doubling()(layers.Dense(8, name="first")(x))
+    model = keras.Model(x, layers.Dense(2)(y))
+    assert [g.name for g in sa.channel_groups(model)] == ["first"]
+    channel_models.silence(model)
+    smaller = sa.shrink(model)
+    batch = channel_models.inputs(model)
+    assert channel_models.difference(model, smaller, batch) < 1e-5
+
+
+def test_a_softmax_over_channels_freezes(keras):
+    x = keras.Input((6,))
+    y = layers.Dense(8, activation="softmax", name="first")(x)
+    groups = sa.channel_groups(keras.Model(x, layers.Dense(2)(y)))
+    assert not groups
+    assert "softmax" in groups.frozen["first"]
+
+
+def test_one_gate_for_all_channels_stays(keras):
+    x = keras.Input((4, 6))
+    y = layers.Dense(8, name="first")(x)
+    gate = layers.Dense(1, name="gate")(y)
+    y = layers.Multiply()([y, gate])
+    groups = sa.channel_groups(keras.Model(x, layers.Dense(2)(y)))
+    assert [(g.name, g.units) for g in groups] == [("first", 8)]
+    assert "repeats it over channels" in groups.frozen["gate"]
+
+
+def test_a_subclassed_model_says_why(keras):
+    class Subclassed(keras.Model):
+        def call(self, x):
+            return x
+
+    groups = sa.channel_groups(Subclassed(name="mine"))
+    assert not groups
+    assert "no graph" in groups.frozen["mine"]
+
+
+def test_heads_of_grouped_queries():
+    import keras
+
+    x = keras.Input((8, 16))
+    y = keras.layers.Dense(16)(x)
+    attended = keras.layers.GroupQueryAttention(8, 8, 4)(y, y)
+    y = keras.layers.Flatten()(keras.layers.Add()([y, attended]))
+    model = keras.Model(x, keras.layers.Dense(3)(y))
+    assert sorted(g.units for g in sa.channel_groups(model)) == [4, 16]
+    batch = channel_models.inputs(model)
+    channel_models.silence(model)
+    smaller = sa.shrink(model)
+    assert channel_models.difference(model, smaller, batch) < 1e-5
+    config = next(
+        la.get_config() for la in smaller.layers if "num_query_heads" in la.get_config()
+    )
+    assert (config["num_query_heads"], config["num_key_value_heads"]) == (4, 2)
+
+
+def test_frozen_labels_stay_frozen():
+    units = Units()
+    a, b, c = (units.new(3, name) for name in "abc")
+    units.join(a, b)
+    units.freeze(b[1:2], "why")
+    units.join(c, a)
+    assert units.find(c).tolist() == units.find(a).tolist()
+    assert units.find([a[1], b[1], c[1]]).tolist() == [0, 0, 0]
+    assert np.all(units.find(a)[[0, 2]] > 0)
+    assert units.frozen() == {"a": "why", "b": "why", "c": ""}

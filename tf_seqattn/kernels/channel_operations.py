@@ -1,0 +1,327 @@
+"""How operations between layers treat channels: Keras 3's, and TensorFlow's in Keras 2.
+
+An operation of Keras 3 has its arguments as attributes; one of TensorFlow, which
+Keras 2 keeps in a layer, has them in its call.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from tf_seqattn.kernels.channel_labels import Channels, channels, known
+from tf_seqattn.kernels.channel_rules import (
+    Rule,
+    concatenated,
+    new_shape,
+    reshaped,
+    zero_if_any,
+)
+from tf_seqattn.kernels.channel_trace import Alive, Call, merged
+
+# Both Kerases, by the name that `operation_name` gives.
+_ELEMENTWISE = frozenset(
+    "add subtract multiply divide true_divide truediv maximum minimum power pow "
+    "squared_difference sub mul neg relu relu6 sigmoid silu swish tanh gelu elu selu "
+    "softplus softsign hard_swish hard_sigmoid hard_silu leaky_relu exp log log1p "
+    "expm1 sqrt rsqrt square abs absolute negative sin cos erf reciprocal clip "
+    "clip_by_value cast identity stop_gradient floor round sign".split()
+)
+_PRODUCTS = frozenset({"multiply", "mul"})
+_REDUCTIONS = frozenset(
+    "mean max min sum reduce_mean reduce_max reduce_min reduce_sum".split()
+)
+
+
+def operation_name(operation: Any) -> str:
+    """The name of an operation, such as "add", whichever Keras it comes from."""
+    kind = type(operation).__name__
+    if kind in ("TFOpLambda", "SlicingOpLambda"):
+        path = operation.get_config()["function"]
+        return path.rpartition(".")[2].strip("_")
+    snake = "".join(f"_{c.lower()}" if c.isupper() else c for c in kind).strip("_")
+    return {"get_item": "getitem", "concatenate": "concat"}.get(snake, snake)
+
+
+def _is_tensorflow(call: Call) -> bool:
+    return type(call.layer).__name__ in ("TFOpLambda", "SlicingOpLambda")
+
+
+def _argument(call: Call, position: int, *names: str, default: Any = None) -> Any:
+    """An argument of the operation: of its call, or an attribute of it."""
+    for name in names:
+        if name in call.kwargs:
+            return call.kwargs[name]
+        if not _is_tensorflow(call) and hasattr(call.layer, name):
+            return getattr(call.layer, name)
+    if len(call.args) > position:
+        return call.args[position]
+    return default
+
+
+def _compute(call: Call) -> Any:
+    """The operation on arrays, in the places of its tensors."""
+    operation = call.layer.function if _is_tensorflow(call) else call.layer
+    operands = [*call.args, *call.kwargs.values()]
+
+    def run(*arrays: Any) -> Any:
+        values = iter(arrays)
+        filled = [next(values) if _is_operand(o) else o for o in operands]
+        args = filled[: len(call.args)]
+        return operation(
+            *args, **dict(zip(call.kwargs, filled[len(args) :], strict=True))
+        )
+
+    return run
+
+
+def _is_operand(value: Any) -> bool:
+    return isinstance(value, (Channels, float, int, np.ndarray)) and not isinstance(
+        value, bool
+    )
+
+
+def _elementwise(call: Call) -> Any:
+    given = [*call.args, *call.kwargs.values()]
+    operands = [o for o in given if _is_operand(o)]
+    if any(_is_tensor_like(o) for o in given):
+        return call.give_up(f"{call.what} has a constant for each channel")
+    found = merged(call, operands, _compute(call))
+    if operation_name(call.layer) in _PRODUCTS:
+        found = zero_if_any(call, found, operands)
+    return found
+
+
+def _is_tensor_like(value: Any) -> bool:
+    """Whether an argument is a tensor or variable with more than one entry."""
+    shape = getattr(value, "shape", None)
+    return (
+        shape is not None
+        and not isinstance(value, (Channels, np.ndarray))
+        and any(size != 1 for size in shape)
+    )
+
+
+def _reshape(call: Call) -> Any:
+    found = reshaped(call)
+    target = _argument(call, 1, "newshape", "shape")
+    if any(isinstance(size, Channels) or not _is_int(size) for size in target):
+        return call.give_up(f"{call.what} computes its sizes")
+    edit = new_shape(found, tuple(target))
+    name = "shape" if _is_tensorflow(call) else "newshape"
+    call.edit(**{name: edit})
+    return found
+
+
+def _is_int(value: Any) -> bool:
+    return value is None or isinstance(value, (int, np.integer))
+
+
+def _transpose(call: Call) -> Any:
+    order = _argument(call, 1, "axes", "perm")
+    order = tuple(reversed(range(len(call.shape)))) if order is None else tuple(order)
+    return channels(
+        call.shape,
+        call.input.labels.transpose(order),
+        call.input.values.transpose(order),
+    )
+
+
+def _moved_by_shape(call: Call) -> Any:
+    """Axes of size 1 come or go."""
+    return reshaped(call)
+
+
+def _concatenate(call: Call) -> Any:
+    axis = _argument(call, 1, "axis", default=-1)
+    return concatenated(call, call.tensors, int(axis))
+
+
+def _reduce(call: Call) -> Any:
+    axes = _argument(call, 1, "axis")
+    rank, varies = len(call.input.shape), call.input.axis()
+    every = range(rank) if axes is None else np.atleast_1d(axes)
+    reduced = {int(a) % rank for a in every}
+    if varies is None:
+        same = np.full((1,) * len(call.shape), call.input.labels.flat[0])
+        return channels(call.shape, same)
+    if varies in reduced:
+        return call.give_up(f"{call.what} goes over the channels")
+    labels, values = call.along(call.input, varies)
+    keeps = len(call.shape) == rank
+    axis = varies if keeps else varies - sum(a < varies for a in reduced)
+    if "sum" in operation_name(call.layer):
+        values = np.where(values == 0, 0.0, np.nan)
+    shape = [1] * len(call.shape)
+    shape[axis] = -1
+    return channels(call.shape, labels.reshape(shape), values.reshape(shape))
+
+
+def _getitem(call: Call) -> Any:
+    key = _argument(call, 1, "key", "slice_spec")
+    items = tuple(key) if isinstance(key, (list, tuple)) else (key,)
+    plain = [_plain_item(item) for item in items]
+    if any(item is NotImplemented for item in plain):
+        return call.give_up(f"{call.what} computes its index")
+    varies = call.input.axis()
+    shape, source = call.shape, known(call.input.shape)
+    sizes = call.input.shape
+    if any(
+        size is None and item not in (slice(None), Ellipsis, None)
+        for size, item in zip(sizes[1:], _per_axis(plain, len(sizes))[1:], strict=True)
+    ):
+        # A position on an axis of unknown size: labels do not differ there.
+        if varies is None:
+            same = np.full((1,) * len(shape), call.input.labels.flat[0])
+            return channels(shape, same)
+        return _getitem_elsewhere(call, plain, varies)
+    index = tuple(plain)
+    per_axis = _per_axis(plain, len(sizes))
+    moved = call.input.moved(
+        lambda array: array[_with_whole_batch(index)].reshape(known(shape)), shape
+    )
+    if varies is not None and isinstance(per_axis[varies], slice):
+        before = call.input.along(varies)[0]
+        cut = per_axis[varies]
+        start, stop, step = cut.indices(source[varies])
+        if step != 1:
+            return call.give_up(f"{call.what} takes every {step}th channel")
+        if (start, stop) != (0, source[varies]):
+            place = _place_of(plain, varies, len(sizes))
+
+            def edit(alive: Alive) -> Any:
+                stays = alive(before)
+                first, last = int(stays[:start].sum()), int(stays[:stop].sum())
+                changed = list(items)
+                changed[place] = slice(first, last)
+                return tuple(changed)
+
+            call.edit(key=edit)
+    elif varies is not None and isinstance(per_axis[varies], int):
+        return call.give_up(f"{call.what} takes one channel")
+    return call.trace.settled(moved)
+
+
+def _getitem_elsewhere(call: Call, plain: list[Any], varies: int) -> Any:
+    per_axis = _per_axis(plain, len(call.input.shape))
+    if per_axis[varies] != slice(None):
+        return call.give_up()
+    axis = varies - sum(isinstance(item, int) for item in per_axis[:varies])
+    labels, values = call.along(call.input, varies)
+    places = [1] * len(call.shape)
+    places[axis] = -1
+    return channels(call.shape, labels.reshape(places), values.reshape(places))
+
+
+def _with_whole_batch(index: tuple[Any, ...]) -> tuple[Any, ...]:
+    first = slice(None) if isinstance(index[0], slice) else index[0]
+    return (first, *index[1:])
+
+
+def _plain_item(item: Any) -> Any:
+    """An item of an index in Python's own form, or NotImplemented."""
+    if isinstance(item, dict) and {"start", "stop", "step"} <= item.keys():
+        item = slice(item["start"], item["stop"], item["step"])
+    if isinstance(item, slice):
+        parts = (item.start, item.stop, item.step)
+        return item if all(_is_int(part) for part in parts) else NotImplemented
+    if item is None or item is Ellipsis or isinstance(item, (int, np.integer)):
+        return item
+    return NotImplemented
+
+
+def _per_axis(plain: list[Any], rank: int) -> list[Any]:
+    """The item for each axis of the tensor that is indexed."""
+    taken = [item for item in plain if item is not None]
+    missing = rank - len(taken) + (Ellipsis in taken)
+    whole = [slice(None)] * missing
+    if Ellipsis in taken:
+        at = taken.index(Ellipsis)
+        return taken[:at] + whole + taken[at + 1 :]
+    return taken + whole
+
+
+def _place_of(plain: list[Any], axis: int, rank: int) -> int:
+    """The position in an index of the item for an axis."""
+    missing = rank - sum(item is not None and item is not Ellipsis for item in plain)
+    at = 0
+    for place, item in enumerate(plain):
+        if item is None:
+            continue
+        width = missing if item is Ellipsis else 1
+        if at <= axis < at + width:
+            return place
+        at += width
+    raise ValueError(f"no item of an index stands for axis {axis}")
+
+
+def _split(call: Call) -> Any:
+    axis = int(_argument(call, 2, "axis", default=0)) % len(call.input.shape)
+    size = call.input.shape[axis]
+    if size is None:
+        return call.give_up(f"{call.what} splits an axis of unknown size")
+    lengths = [int(shape[axis] or 0) for shape in call.shapes]
+    ends = np.cumsum(lengths)
+    cuts = ends[:-1]
+
+    def parts(array: Any) -> list[Any]:
+        if array.shape[axis] == 1:
+            return [array] * len(lengths)
+        return np.split(array, cuts, axis)
+
+    labels, values = parts(call.units.find(call.input.labels)), parts(call.input.values)
+    if call.input.axis() == axis:
+        before = call.input.along(axis)[0]
+        starts = [0, *cuts]
+
+        def counts(alive: Alive) -> list[int]:
+            stays = alive(before)
+            return [int(stays[a:b].sum()) for a, b in zip(starts, ends, strict=True)]
+
+        if _is_tensorflow(call):
+            call.edit(num_or_size_splits=counts)
+        else:
+            call.edit(
+                indices_or_sections=lambda alive: np.cumsum(counts(alive))[:-1].tolist()
+            )
+    return [
+        call.trace.settled(channels(shape, own, value))
+        for shape, own, value in zip(call.shapes, labels, values, strict=True)
+    ]
+
+
+def _softmax(call: Call) -> Any:
+    axis = int(_argument(call, 1, "axis", default=-1)) % len(call.shape)
+    varies = call.input.axis()
+    if varies is not None and varies != axis:
+        return channels(call.shape, call.input.labels)
+    return call.give_up(f"{call.what} goes over the channels")
+
+
+def _resize(call: Call) -> Any:
+    varies = call.input.axis()
+    if varies is not None and varies != len(call.shape) - 1:
+        return call.give_up()
+    return channels(call.shape, call.input.labels, call.input.values)
+
+
+_RULES: dict[str, Rule] = {
+    "reshape": _reshape,
+    "transpose": _transpose,
+    "expand_dims": _moved_by_shape,
+    "squeeze": _moved_by_shape,
+    "concat": _concatenate,
+    "getitem": _getitem,
+    "split": _split,
+    "softmax": _softmax,
+    "resize": _resize,
+}
+
+
+def rule_of_operation(operation: Any) -> Rule | None:
+    """The rule of an operation, or None if there is none."""
+    name = operation_name(operation)
+    if name in _ELEMENTWISE:
+        return _elementwise
+    if name in _REDUCTIONS:
+        return _reduce
+    return _RULES.get(name)

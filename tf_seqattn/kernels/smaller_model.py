@@ -1,0 +1,216 @@
+"""Builds a model again without some of its channels."""
+
+from typing import Any
+
+import numpy as np
+
+from tf_seqattn.keras_api import (
+    LAYERS,
+    Layer,
+    Model,
+    build_attention,
+    build_like,
+    graph_calls,
+    graph_ends,
+    is_graph_model,
+    is_keras3,
+    is_symbolic,
+    keras_of,
+    map_structure,
+    stored,
+)
+from tf_seqattn.kernels.channel_labels import Labels
+from tf_seqattn.kernels.channel_trace import Edit, Trace
+from tf_seqattn.kernels.channel_walk import has_graph
+from tf_seqattn.model_editing import copy_layer
+
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+def smaller_model(model: Model, trace: Trace, live: Mask) -> Model:
+    """Returns a new model of the same kind, with the channels that are live.
+
+    Constants that the removed channels carried are moved into the biases of their
+    readers, where `Place.folds` says so.
+
+    Args:
+      model: the model that was traced.
+      trace: what the walk over its graph found.
+      live: bool array over the labels, by the label that stands for each class.
+    """
+    building = _Building(trace, live)
+    smaller = building.model(model, None)
+    building.set_weights()
+    return smaller
+
+
+class _Building:
+    """One call of `smaller_model`: every layer is made once."""
+
+    def __init__(self, trace: Trace, live: Mask) -> None:
+        self._trace = trace
+        self._live = live
+        self._done: dict[int, tuple[Any, Any]] = {}
+        self._biases = self._folded_constants()
+
+    def alive(self, labels: Labels) -> Mask:
+        return self._live[self._trace.units.find(labels)]
+
+    def _folded_constants(self) -> dict[int, np.ndarray]:
+        """What to add to the bias of each layer, by the id of the layer."""
+        found = {}
+        for place in self._trace.places.values():
+            if not (place.folds and place.values is not None):
+                continue
+            gone = ~self.alive(place.labels) & ~np.isnan(place.values)
+            gone &= np.nan_to_num(place.values) != 0
+            if not gone.any():
+                continue
+            kernel = np.moveaxis(np.asarray(stored(place.variable)), place.axis, -2)
+            summed = kernel.sum(axis=tuple(range(kernel.ndim - 2)), dtype=np.float64)
+            found[id(place.layer)] = place.values[gone] @ summed[gone]
+        return found
+
+    def _edits(self, key: int) -> dict[str, Any]:
+        edits: dict[str, Edit] = self._trace.sizes.get(key, {})
+        return {name: edit(self.alive) for name, edit in edits.items()}
+
+    # Layers.
+
+    def _layer(self, layer: Layer) -> Layer:
+        if id(layer) not in self._done:
+            config = self._edits(id(layer))
+            if id(layer) in self._biases:
+                config["use_bias"] = True
+            if config:
+                copy = type(layer).from_config({**layer.get_config(), **config})
+            else:
+                copy = copy_layer(layer)
+            self._done[id(layer)] = (layer, layer if copy is None else copy)
+        return self._done[id(layer)][1]
+
+    def _weights(self, layer: Layer) -> list[np.ndarray]:
+        """The weights of the layer that replaces `layer`."""
+        places = self._trace.places
+        values = []
+        for variable in layer.weights:
+            value = np.asarray(stored(variable))
+            if id(layer) in self._biases and variable is getattr(layer, "bias", None):
+                value = (value + self._biases[id(layer)]).astype(value.dtype)
+            values.append(self._cut(value, variable))
+        if id(layer) in self._biases and not layer.use_bias:
+            bias = self._biases[id(layer)].astype(values[0].dtype)
+            written = places[(id(layer.kernel), len(layer.kernel.shape) - 1)]
+            values.insert(1, bias[self.alive(written.labels)])
+        return values
+
+    def _cut(self, value: np.ndarray, variable: Any) -> np.ndarray:
+        for axis in range(value.ndim):
+            place = self._trace.places.get((id(variable), axis))
+            if place is not None:
+                value = np.compress(self.alive(place.labels), value, axis)
+        return value
+
+    def set_weights(self) -> None:
+        """Gives the new layers their weights, once the graph has built them."""
+        for layer, copy in self._done.values():
+            if copy is layer or isinstance(copy, _models(layer)):
+                continue
+            build_like(copy, layer)
+            build_attention(copy)
+            if layer.weights:
+                copy.set_weights(self._weights(layer))
+
+    # Graphs.
+
+    def model(self, model: Model, given: list[Any] | None) -> Model:
+        """A graph model, made again.
+
+        Args:
+          model: the model.
+          given: the tensors that it is called with, flat; None for the outermost one.
+        """
+        inputs, outputs = graph_ends(model)
+        flat: list[Any] = []
+        map_structure(flat.append, inputs)
+        shapes = [t.shape for t in (flat if given is None else given)]
+        known = {
+            id(tensor): _new_input(tensor, tuple(shape))
+            for tensor, shape in zip(flat, shapes, strict=True)
+        }
+        library = keras_of(model)
+        if isinstance(model, library.Sequential):
+            (new,) = known.values()
+            layers = [self._replaced(call, [new]) for call in graph_calls(model)]
+            return library.Sequential([new, *layers], name=model.name)
+
+        def lookup(value: Any) -> Any:
+            return known[id(value)] if is_symbolic(value) else value
+
+        for call in graph_calls(model):
+            args = map_structure(lookup, call.args)
+            kwargs = map_structure(lookup, call.kwargs)
+            results: list[Any] = []
+            map_structure(results.append, self._called(call, args, kwargs))
+            for tensor, result in zip(call.outputs, results, strict=True):
+                known[id(tensor)] = result
+        kind = type(model) if is_graph_model(model) else library.Model
+        return kind(
+            map_structure(lookup, inputs),
+            map_structure(lookup, outputs),
+            name=model.name,
+        )
+
+    def _replaced(self, call: Any, given: list[Any]) -> Any:
+        """The layer or model that replaces the one that is called."""
+        layer = call.operation
+        if not has_graph(layer):
+            return self._layer(layer)
+        if id(layer) not in self._done:
+            self._done[id(layer)] = (layer, self.model(layer, given))
+        return self._done[id(layer)][1]
+
+    def _called(self, call: Any, args: Any, kwargs: Any) -> Any:
+        layer = call.operation
+        edits = self._edits(call.key)
+        if not isinstance(layer, LAYERS):
+            own = {name: value for name, value in edits.items() if hasattr(layer, name)}
+            args, kwargs = _edited(
+                args, kwargs, {k: edits[k] for k in edits.keys() - own}
+            )
+            if own:
+                layer = type(layer).from_config({**layer.get_config(), **own})
+            return layer(*args, **kwargs)
+        args, kwargs = _edited(args, kwargs, edits)
+        given: list[Any] = []
+        map_structure(lambda v: given.append(v) if is_symbolic(v) else None, args)
+        replaced = self._replaced(call, given)
+        if is_keras3(layer):
+            # Keras records `mask=None` for every layer that takes a mask.
+            kwargs = {k: v for k, v in kwargs.items() if v is not None}
+        return replaced(*args, **kwargs)
+
+
+def _models(layer: Layer) -> Any:
+    return keras_of(layer).Model
+
+
+def _new_input(tensor: Any, shape: tuple[int | None, ...]) -> Any:
+    """A symbolic input like `tensor`, of another shape."""
+    layer = tensor._keras_history[0]
+    config = layer.get_config()
+    key = "batch_shape" if "batch_shape" in config else "batch_input_shape"
+    return type(layer).from_config({**config, key: shape}).output
+
+
+def _edited(
+    args: tuple[Any, ...], kwargs: dict[str, Any], edits: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call of an operation, with those that change."""
+    for name, value in edits.items():
+        if name in kwargs:
+            kwargs = {**kwargs, name: value}
+        else:
+            # The first one is the tensor, in all operations that change.
+            args = (args[0], value, *args[2:])
+    return args, kwargs

@@ -1,0 +1,152 @@
+"""The units of a group of channels as a layer, so that they are pruned like blocks."""
+
+import weakref
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from tf_seqattn.keras_api import (
+    Variable,
+    add_float,
+    keras2,
+    keras3,
+    register_pair,
+    stored,
+)
+
+_SomeLayer: Any = object
+
+Positions = npt.NDArray[np.int64]
+
+
+def kept_units(units: int, sparsity: float | tf.Tensor, multiple: int) -> tf.Tensor:
+    """How many units of a group stay: a multiple of some number, at least one of it.
+
+    A group of less than twice the multiple, such as the heads of an attention, is not
+    rounded.
+
+    Args:
+      units: number of units.
+      sparsity: scalar in [0, 1), the share to remove.
+      multiple: such as 8.
+
+    Returns:
+      Scalar int32 tensor.
+
+    Example:
+
+    >>> int(kept_units(100, 0.5, 8)), int(kept_units(12, 0.5, 8))
+    (48, 6)
+    """
+    step = multiple if units >= 2 * multiple else 1
+    share = units * (1.0 - tf.cast(sparsity, tf.float64))
+    rounded = step * tf.maximum(tf.round(share / step), 1.0)
+    # The whole group stays whole, whatever its size.
+    rounded = tf.where(tf.cast(sparsity, tf.float64) > 0, rounded, float(units))
+    return tf.cast(tf.minimum(rounded, float(units)), tf.int32)
+
+
+def sum_by_unit(
+    weight: tf.Tensor, axis: int, positions: Positions, units: int
+) -> tf.Tensor:
+    """Sums a weight over all slices of each unit.
+
+    Args:
+      weight: float tensor.
+      axis: the axis along which its entries belong to units.
+      positions: `(size of the axis,)`, the unit of each entry, -1 for none.
+      units: number of units.
+
+    Returns:
+      Float32 tensor `(units,)`.
+
+    Example:
+
+    >>> sum_by_unit(tf.ones((2, 3)), 1, np.array([1, -1, 1]), 2).numpy().tolist()
+    [0.0, 4.0]
+    """
+    others = [a for a in range(len(weight.shape)) if a != axis]
+    along = tf.reduce_sum(tf.cast(weight, tf.float32), others)
+    # A negative position adds to nothing.
+    return tf.math.unsorted_segment_sum(along, positions, units)
+
+
+class ChannelUnits(_SomeLayer):
+    """The units of one group of coupled channels.
+
+    It holds the norm of each unit as a matrix of one column, which a `PrunableLayer`
+    prunes in blocks of one entry. Layers that read the channels multiply by its result.
+
+    Args:
+      units: number of units.
+      round_to: the units that stay are a multiple of it.
+      **kwargs: passed to `keras.layers.Layer`.
+    """
+
+    def __init__(self, units: int, round_to: int, **kwargs: Any) -> None:
+        kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+        self.built = False
+        self.units = int(units)
+        self.round_to = int(round_to)
+        # Not tracked: these layers hold this one.
+        self.__dict__["_users"] = []
+        self.build(None)
+
+    def build(self, input_shape: Any = None) -> None:
+        if not self.built:
+            self.norms = add_float(self, "norms", (self.units, 1), 1.0, False)
+            self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        return inputs
+
+    def get_prunable_weights(self) -> list[Variable]:
+        """What a `PrunableLayer` prunes."""
+        return [self.norms]
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "round_to": self.round_to,
+        }
+
+    def add_user(self, user: Any) -> None:
+        """Remembers a layer that computes or reads the channels."""
+        self.__dict__["_users"].append(weakref.ref(user))
+
+    def users(self) -> list[Any]:
+        """The layers that compute or read the channels.
+
+        It is no property: Keras would look for weights in it.
+        """
+        found = [user() for user in self.__dict__["_users"]]
+        return [user for user in found if user is not None]
+
+    def measure(self) -> None:
+        """Sets the norm of each unit: over its slices of all kernels."""
+        squares = tf.zeros([self.units])
+        for user in self.users():
+            for weight, axis, positions in user.slices_of(self):
+                value = tf.square(stored(weight))
+                squares += sum_by_unit(value, axis, positions, self.units)
+        self.norms.assign(tf.sqrt(squares)[:, None])
+
+    def rounded(self, sparsity: float | tf.Tensor) -> tf.Tensor:
+        """The share to remove, such that a multiple of `round_to` stays."""
+        kept = kept_units(self.units, sparsity, self.round_to)
+        return 1.0 - tf.cast(kept, tf.float64) / self.units
+
+
+class _ChannelUnits2(ChannelUnits, keras2.layers.Layer):
+    """The layer in Keras 2."""
+
+
+class _ChannelUnits3(ChannelUnits, keras3.layers.Layer):
+    """The layer in Keras 3."""
+
+
+UNITS = register_pair({keras2: _ChannelUnits2, keras3: _ChannelUnits3})
