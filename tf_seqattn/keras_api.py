@@ -356,46 +356,6 @@ def _graph_nodes(model: Model) -> list[Any]:
     return [node for at in functional._nodes_by_depth.values() for node in at]
 
 
-class GraphCall(NamedTuple):
-    """A call of a layer in the graph of a model.
-
-    Attributes:
-      layer: a layer, or an operation of Keras 3.
-      inputs: the symbolic tensors that it reads, in order.
-      outputs: those that it makes.
-    """
-
-    layer: Any
-    inputs: list[Any]
-    outputs: list[Any]
-
-
-def graph_calls(model: Model) -> list[GraphCall]:
-    """The calls of a graph model, each after those that it reads from."""
-    if is_keras3(model):
-        nodes = _graph_nodes(model)
-        return [
-            GraphCall(n.operation, list(n.input_tensors), list(n.output_tensors))
-            for n in nodes[::-1]
-        ]
-    depths = sorted(model._nodes_by_depth, reverse=True)
-    return [
-        GraphCall(n.layer, list(n.keras_inputs), tf.nest.flatten(n.outputs))
-        for depth in depths
-        for n in model._nodes_by_depth[depth]
-    ]
-
-
-def input_structure(model: Model) -> Any:
-    """The inputs of a functional model as they were given: a dict, list or tensor."""
-    return model._inputs_struct if is_keras3(model) else model._nested_inputs
-
-
-def output_structure(model: Model) -> Any:
-    """The outputs of a functional model as they were given."""
-    return model._outputs_struct if is_keras3(model) else model._nested_outputs
-
-
 def layers_before(model: Model, layer: Layer) -> list[list[Layer]]:
     """The layers that a layer of a graph model reads from, in each of its calls."""
     if is_keras3(model):

@@ -21,7 +21,11 @@ from tf_seqattn.keras_api import (
 )
 from tf_seqattn.kernels.layer_kernels import Kernel, find_kernels, is_supported
 from tf_seqattn.sparsity.calling import CallingLikeItsLayer2, CallingLikeItsLayer3
-from tf_seqattn.sparsity.channel_units import ChannelUnits, Positions
+from tf_seqattn.sparsity.channel_units import (
+    ChannelUnits,
+    Positions,
+    scale_slices,
+)
 from tf_seqattn.sparsity.wrapper import PrunableLayer
 
 _SomeLayer: Any = object
@@ -108,12 +112,6 @@ class ChannelLayer(_SomeLayer):
 
     def effective_weights(self) -> dict[int, tf.Tensor]:
         """`W * A * mask` by the index of each weight that reads pruned channels."""
-        multipliers: dict[int, tf.Tensor] = {}
-        for group in {found.group for found in self.slices if found.reads}:
-            (pruned,) = self.groups[group].pruned_kernels
-            values = self.groups[group].block_multipliers(pruned)
-            # The last one is for entries of no unit.
-            multipliers[group] = tf.concat([values[:, 0], [1.0]], 0)
         weights = self.layer.weights
         effective: dict[int, tf.Tensor] = {}
         for found in self.slices:
@@ -122,13 +120,15 @@ class ChannelLayer(_SomeLayer):
             value = effective.get(found.weight)
             if value is None:
                 value = stored(weights[found.weight])
-            factor = tf.gather(
-                multipliers[found.group], found.positions % _last(found, self)
+            group = self.groups[found.group]
+            (pruned,) = group.pruned_kernels
+            effective[found.weight] = scale_slices(
+                value,
+                group.block_multipliers(pruned)[:, 0],
+                found.axis,
+                found.positions,
+                group.gradient_adder(pruned),
             )
-            places = [1] * len(value.shape)
-            places[found.axis] = -1
-            factor = tf.reshape(tf.cast(factor, value.dtype), places)
-            effective[found.weight] = value * factor
         return effective
 
     def folded_weights(self) -> list[np.ndarray]:
@@ -198,11 +198,6 @@ class ChannelLayer(_SomeLayer):
             for found in config.pop("slices")
         ]
         return cls(layer, groups, slices, **config)
-
-
-def _last(found: Slices, owner: ChannelLayer) -> int:
-    """One more than the number of units: modulo this, -1 is the last position."""
-    return int(owner.groups[found.group].layer.units) + 1
 
 
 class _ChannelLayer2(ChannelLayer, CallingLikeItsLayer2):

@@ -1,6 +1,7 @@
 """The units of a group of channels as a layer, so that they are pruned like blocks."""
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,55 @@ def sum_by_unit(
     along = tf.reduce_sum(tf.cast(weight, tf.float32), others)
     # A negative position adds to nothing.
     return tf.math.unsorted_segment_sum(along, positions, units)
+
+
+def scale_slices(
+    weight: tf.Tensor,
+    values: tf.Tensor,
+    axis: int,
+    positions: Positions,
+    on_gradient: Callable[[tf.Tensor], None] | None = None,
+) -> tf.Tensor:
+    """Multiplies the slices of a weight by the value of their unit.
+
+    Args:
+      weight: float tensor.
+      values: float32 `(units,)`.
+      axis: the axis along which the entries of the weight belong to units.
+      positions: `(size of the axis,)`, the unit of each entry, -1 for none.
+      on_gradient: called in the backward pass with the gradient of `values`, even where
+        nothing else needs that gradient.
+
+    Returns:
+      Tensor like `weight`.
+
+    Example:
+
+    >>> values = tf.constant([2.0, 3.0])
+    >>> scale_slices(tf.ones((1, 3)), values, 1, np.array([1, -1, 0])).numpy().tolist()
+    [[3.0, 1.0, 2.0]]
+    """
+    units = values.shape[0]
+    places = [1] * len(weight.shape)
+    places[axis] = -1
+
+    @tf.custom_gradient
+    def scale(
+        weight: tf.Tensor, values: tf.Tensor
+    ) -> tuple[tf.Tensor, Callable[..., tuple[tf.Tensor, tf.Tensor]]]:
+        # The last one is for entries of no unit.
+        factor = tf.gather(tf.concat([values, [1.0]], 0), positions % (units + 1))
+        factor = tf.reshape(tf.cast(factor, weight.dtype), places)
+
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            in_values = sum_by_unit(upstream * weight, axis, positions, units)
+            if on_gradient is not None:
+                on_gradient(in_values)
+            return upstream * factor, in_values
+
+        return weight * factor, gradient
+
+    return scale(weight, values)
 
 
 class ChannelUnits(_SomeLayer):

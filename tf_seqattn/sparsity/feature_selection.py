@@ -7,7 +7,7 @@ inputs and the tables of the others.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -18,10 +18,11 @@ from tf_seqattn.keras_api import (
     Model,
     check_layer,
     graph_calls,
-    input_structure,
+    graph_ends,
     is_graph_model,
+    is_symbolic,
     keras_of,
-    output_structure,
+    map_structure,
     stored,
 )
 from tf_seqattn.sparsity.feature_layers import (
@@ -97,12 +98,13 @@ def select_features(
     library = keras_of(model)
     others = [t for t in tf.nest.flatten(model.inputs) if not _is_among(t, tensors)]
     others = [t for t in others if _is_read_beside(model, t, tensors)]
-    rest = library.Model(tensors + others, output_structure(model), name=_REST)
+    inputs, outputs = graph_ends(model)
+    rest = library.Model(tensors + others, outputs, name=_REST)
     gate = GATES[library](sizes, by == "dimension", name="feature_gate")
     gate.build()
     wrapper = PrunableLayer(gate, schedule, (1, 1), importance, name="select_features")
     outputs = rest([*wrapper(tensors), *others])
-    return library.Model(input_structure(model), outputs, name=model.name)
+    return library.Model(inputs, outputs, name=model.name)
 
 
 def selected_features(model: Model) -> dict[str, list[int]]:
@@ -177,7 +179,8 @@ def _find_features(model: Model, features: Sequence[str] | None) -> list[Any]:
         return [
             _first_floats(model, tensor) for tensor in tf.nest.flatten(model.inputs)
         ]
-    made = {call.layer.name: call.outputs for call in graph_calls(model)}
+    made = {_maker(tensor): [tensor] for tensor in tf.nest.flatten(model.inputs)}
+    made |= {call.layer.name: call.outputs for call in _calls(model)}
     unknown = [name for name in features if name not in made]
     if unknown:
         raise ValueError(
@@ -190,7 +193,7 @@ def _find_features(model: Model, features: Sequence[str] | None) -> list[Any]:
 def _first_floats(model: Model, tensor: Any) -> Any:
     """An input of floats, or the first floats that depend on it alone."""
     own = [tensor]
-    for call in graph_calls(model):
+    for call in _calls(model):
         if not call.inputs or not all(_is_among(t, own) for t in call.inputs):
             continue
         own += call.outputs
@@ -199,7 +202,7 @@ def _first_floats(model: Model, tensor: Any) -> Any:
     if _is_floating(tensor):
         return tensor
     raise ValueError(
-        f"Nothing that is computed from input {_maker(model, tensor)!r} alone is a "
+        f"Nothing that is computed from input {_maker(tensor)!r} alone is a "
         "tensor of floats. Name the layers of the features: `features=[...]`."
     )
 
@@ -208,25 +211,43 @@ def _names(model: Model, tensors: Sequence[Any]) -> list[str]:
     """A name for each feature: its only input, or the layer that makes it."""
     inputs = [_inputs_read(model, [tensor]) for tensor in tensors]
     names = [
-        _maker(model, read[0] if len(read) == 1 else tensor)
+        _maker(read[0] if len(read) == 1 else tensor)
         for read, tensor in zip(inputs, tensors, strict=True)
     ]
     return [
-        name if names.count(name) == 1 else _maker(model, tensor)
+        name if names.count(name) == 1 else _maker(tensor)
         for name, tensor in zip(names, tensors, strict=True)
     ]
 
 
-def _maker(model: Model, tensor: Any) -> str:
-    """Name of the layer that makes a tensor."""
-    calls = graph_calls(model)
-    return next(c.layer.name for c in calls if _is_among(tensor, c.outputs))
+def _maker(tensor: Any) -> str:
+    """Name of the layer that makes a symbolic tensor."""
+    return tensor._keras_history[0].name
+
+
+class _Call(NamedTuple):
+    """A call in the graph of a model: symbolic tensors in, symbolic tensors out."""
+
+    layer: Any
+    inputs: list[Any]
+    outputs: list[Any]
+
+
+def _calls(model: Model) -> list[_Call]:
+    """The calls of a model, each after those that it reads from."""
+    found = []
+    for call in graph_calls(model):
+        read: list[Any] = []
+        map_structure(read.append, (call.args, call.kwargs))
+        inputs = [value for value in read if is_symbolic(value)]
+        found.append(_Call(call.operation, inputs, call.outputs))
+    return found
 
 
 def _inputs_read(model: Model, tensors: Sequence[Any]) -> list[Any]:
     """The inputs of a model that tensors depend on."""
     needed = list(tensors)
-    for call in graph_calls(model)[::-1]:
+    for call in _calls(model)[::-1]:
         if any(_is_among(output, needed) for output in call.outputs):
             needed += [t for t in call.inputs if not _is_among(t, needed)]
     return [t for t in tf.nest.flatten(model.inputs) if _is_among(t, needed)]
@@ -235,7 +256,7 @@ def _inputs_read(model: Model, tensors: Sequence[Any]) -> list[Any]:
 def _inputs_of(model: Model, tensors: Sequence[Any]) -> Any:
     """The part of the model's structure of inputs that tensors depend on."""
     needed = _inputs_read(model, tensors)
-    structure = input_structure(model)
+    structure, _ = graph_ends(model)
     if isinstance(structure, dict):
         return {k: v for k, v in structure.items() if _is_among(v, needed)}
     return needed
@@ -243,7 +264,7 @@ def _inputs_of(model: Model, tensors: Sequence[Any]) -> Any:
 
 def _gate_and_rest(model: Model) -> tuple[Any, Any]:
     """The calls of the gate and of what follows it."""
-    calls = graph_calls(model) if is_graph_model(model) else []
+    calls = _calls(model) if is_graph_model(model) else []
     gates = [
         call
         for call in calls
@@ -274,7 +295,7 @@ def _weights(gate: Layer) -> list[np.ndarray]:
 def _narrowed(model: Model, name: str, tensor: Any, weights: np.ndarray) -> Any:
     """A feature times its weights, from a narrower table where a table makes it."""
     library = keras_of(model)
-    call = next(c for c in graph_calls(model) if _is_among(tensor, c.outputs))
+    call = next(c for c in _calls(model) if _is_among(tensor, c.outputs))
     if not isinstance(call.layer, library.layers.Embedding):
         values = weights.astype("float32").tolist()
         return library.layers.Rescaling(values, name=f"gated_{name}")(tensor)
@@ -305,7 +326,7 @@ def _size(model: Model, tensor: Any) -> int:
     size = tuple(tensor.shape)[-1] if len(tensor.shape) > 1 else None
     if size is None:
         raise ValueError(
-            f"The last axis of feature {_maker(model, tensor)!r} must have a known "
+            f"The last axis of feature {_maker(tensor)!r} must have a known "
             f"size. Its shape is {tuple(tensor.shape)}."
         )
     return int(size)
@@ -322,7 +343,7 @@ def _is_among(tensor: Any, others: Sequence[Any]) -> bool:
 def _is_read_beside(model: Model, tensor: Any, features: Sequence[Any]) -> bool:
     """Whether the outputs depend on an input by another way than the features."""
     reached = [tensor]
-    for call in graph_calls(model):
+    for call in _calls(model):
         if any(_is_among(t, reached) for t in call.inputs):
             reached += [t for t in call.outputs if not _is_among(t, features)]
     return any(_is_among(t, reached) for t in tf.nest.flatten(model.outputs))

@@ -411,8 +411,25 @@ class PrunableLayer(_SomeLayer):
             stored(pruned.kernel.variable),
             self.block_multipliers(pruned),
             pruned.grid,
-            _adder(pruned.scale_gradient),
+            self.gradient_adder(pruned),
         )
+
+    def gradient_adder(
+        self, pruned: PrunedKernel
+    ) -> Callable[[tf.Tensor], None] | None:
+        """What sums the gradients in the multipliers, where the logits need them.
+
+        What is not finite is left out.
+        """
+        total = pruned.scale_gradient
+        if total is None:
+            return None
+
+        def add(gradient: tf.Tensor) -> None:
+            finite = tf.where(tf.math.is_finite(gradient), gradient, 0.0)
+            add_to(total, tf.reshape(finite, pruned.grid.shape))
+
+        return add
 
     def _require_counted_steps(self, kernel: tf.Tensor) -> tf.Tensor:
         """Identity whose backward pass raises if nothing counts the steps.
@@ -580,18 +597,6 @@ class PrunableLayer(_SomeLayer):
 
 def _block_size_config(block_size: BlockSize) -> str | list[int | None]:
     return block_size if isinstance(block_size, str) else list(block_size)
-
-
-def _adder(total: Variable | None) -> Callable[[tf.Tensor], None] | None:
-    """What adds a gradient to a variable, without what is not finite."""
-    if total is None:
-        return None
-
-    def add(gradient: tf.Tensor) -> None:
-        finite = tf.where(tf.math.is_finite(gradient), gradient, 0.0)
-        add_to(total, finite)
-
-    return add
 
 
 def _stored_logits(pruned: PrunedKernel) -> tf.Tensor | None:
