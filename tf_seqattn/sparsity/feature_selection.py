@@ -295,8 +295,9 @@ def _weights(gate: Layer) -> list[np.ndarray]:
 def _narrowed(model: Model, name: str, tensor: Any, weights: np.ndarray) -> Any:
     """A feature times its weights, from a narrower table where a table makes it."""
     library = keras_of(model)
-    call = next(c for c in _calls(model) if _is_among(tensor, c.outputs))
-    if not isinstance(call.layer, library.layers.Embedding):
+    calls = _calls(model)
+    call = next((c for c in calls if _is_among(tensor, c.outputs)), None)
+    if call is None or not isinstance(call.layer, library.layers.Embedding):
         values = weights.astype("float32").tolist()
         return library.layers.Rescaling(values, name=f"gated_{name}")(tensor)
     places = np.flatnonzero(weights)
