@@ -25,6 +25,7 @@ from tf_seqattn.sparsity.layer_summary import summary
 from tf_seqattn.sparsity.policies import MinimumBlocks, PruningPolicy
 from tf_seqattn.sparsity.pruning import prune, prune_scope
 from tf_seqattn.sparsity.pruning_warning import PruningWarning
+from tf_seqattn.sparsity.reconstruction import reconstruct
 from tf_seqattn.sparsity.schedules import (
     ACDCSchedule,
     GradualSchedule,
@@ -67,6 +68,7 @@ __all__ = [
     "prune",
     "prune_scope",
     "pruned_layers",
+    "reconstruct",
     "sensitivity",
     "shrink",
     "strip_pruning",
