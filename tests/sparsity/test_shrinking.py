@@ -22,6 +22,7 @@ def test_what_nothing_reads_is_removed(keras, name):
     assert type(smaller) is type(model)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["residual", "unet", "operations", "tagger"])
 def test_a_wrong_removal_shows(keras, name, monkeypatch):
     """The test above can fail: the channels beside the dead ones are removed."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from tf_seqattn.keras_api import Model, check_layer
+from tf_seqattn.kernels.channel_cost import multiply_adds
 from tf_seqattn.kernels.channel_labels import FROZEN, Labels
 from tf_seqattn.kernels.channel_trace import Place, Trace
 from tf_seqattn.kernels.channel_walk import has_graph, trace_channels
@@ -75,6 +76,11 @@ class ChannelGroups(Sequence[ChannelGroup]):
 
     def __iter__(self) -> Iterator[ChannelGroup]:
         return iter(self.groups)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of the whole model for one sample."""
+        return multiply_adds(self.trace)
 
     def print(self, print_fn: Callable[[str], object] = print) -> None:
         """Prints a line for each group, and one for each layer that must stay."""

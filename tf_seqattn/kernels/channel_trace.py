@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,13 @@ class Place:
     folds: bool = False
 
 
+class Work(NamedTuple):
+    """How often one call multiplies by a kernel, for one sample."""
+
+    variable: Variable
+    times: int
+
+
 class Trace:
     """The units of a model, and all that depends on how many of them stay.
 
@@ -62,6 +69,7 @@ class Trace:
       places: the axes of weights, by (id of the weight, axis).
       sizes: for the id of a layer, or the key of a call of an operation, how its
         arguments follow from the channels that stay.
+      work: the products with kernels, call by call.
     """
 
     def __init__(self) -> None:
@@ -69,6 +77,7 @@ class Trace:
         self.places: dict[tuple[int, int], Place] = {}
         self.sizes: dict[int, dict[str, Edit]] = {}
         self.layers: dict[int, Layer] = {}
+        self.work: list[Work] = []
         # The inputs of nested models in their first call.
         self.nested: dict[int, list[Channels]] = {}
 

@@ -1,5 +1,6 @@
 """Walks over the graph of a model with `Channels` in place of tensors."""
 
+import dataclasses
 from typing import Any
 
 from tf_seqattn.keras_api import (
@@ -11,6 +12,7 @@ from tf_seqattn.keras_api import (
     is_symbolic,
     map_structure,
 )
+from tf_seqattn.kernels.channel_cost import work_of
 from tf_seqattn.kernels.channel_labels import Channels, channels, fixed
 from tf_seqattn.kernels.channel_operations import rule_of_operation
 from tf_seqattn.kernels.channel_rules import rule_of
@@ -72,6 +74,10 @@ def _walk(trace: Trace, model: Model, given: list[Channels]) -> list[Channels]:
 def _results(call: Call) -> list[Channels]:
     if isinstance(call.layer, LAYERS) and has_graph(call.layer):
         return _walk(call.trace, call.layer, _as_before(call))
+    while hasattr(call.layer, "computes_like"):
+        # A wrapper of ours: the weights are those of the layer that it holds.
+        call = dataclasses.replace(call, layer=call.layer.computes_like)
+    call.trace.work += work_of(call)
     rule = rule_of(call.layer) or rule_of_operation(call.layer)
     if rule is None or not call.tensors:
         return call.give_up()

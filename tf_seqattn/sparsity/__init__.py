@@ -30,6 +30,7 @@ from tf_seqattn.sparsity.layer_summary import summary
 from tf_seqattn.sparsity.policies import MinimumBlocks, PruningPolicy
 from tf_seqattn.sparsity.pruning import prune, prune_scope
 from tf_seqattn.sparsity.pruning_warning import PruningWarning
+from tf_seqattn.sparsity.reconstruction import reconstruct
 from tf_seqattn.sparsity.schedules import (
     ACDCSchedule,
     GradualSchedule,
@@ -66,13 +67,14 @@ __all__ = [
     "SequentialAttentionSchedule",
     "SoftmaxAttention",
     "UpdatePruningStep",
-    "drop_features",
     "channel_groups",
+    "drop_features",
     "erdos_renyi_allocation",
     "global_allocation",
     "prune",
     "prune_scope",
     "pruned_layers",
+    "reconstruct",
     "select_features",
     "selected_features",
     "sensitivity",

@@ -1,5 +1,6 @@
 """The callback that counts steps, updates masks and resets the optimizer."""
 
+import collections
 import itertools
 import logging
 import sys
@@ -28,6 +29,7 @@ from tf_seqattn.keras_api import (
 )
 from tf_seqattn.sparsity import optimizer_reset
 from tf_seqattn.sparsity.after_pruning import keeps_best_weights
+from tf_seqattn.sparsity.channel_units import ChannelUnits
 from tf_seqattn.sparsity.layer_summary import summary
 from tf_seqattn.sparsity.progress import is_pruned_for_good, shortfall
 from tf_seqattn.sparsity.pruning_warning import warn
@@ -68,6 +70,16 @@ def check_prunable(model: Model) -> list[PrunableLayer]:
         )
         raise ValueError(
             f"Model {model.name!r} has no pruned layer: nothing to do. {remedy}"
+        )
+    names = collections.Counter(
+        layer.name for layer in layers if isinstance(layer.layer, ChannelUnits)
+    )
+    split = [name for name, number in names.items() if number > 1]
+    if split:
+        raise ValueError(
+            f"Model {model.name!r} has several copies of a group of channels "
+            f"({split[0]!r}), which its layers should share. Cloning and HDF5 files "
+            'lose that: save it as "model.keras", or prune anew and load its weights.'
         )
     unbuilt = [layer.name for layer in layers if not layer.built]
     if unbuilt:

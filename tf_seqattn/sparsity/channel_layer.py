@@ -102,6 +102,11 @@ class ChannelLayer(_SomeLayer):
         super().build(input_shape)
         build_attention(self.layer)
 
+    @property
+    def computes_like(self) -> Layer:
+        """The layer whose rule `sa.channel_groups` follows."""
+        return self.layer
+
     def slices_of(self, units: ChannelUnits) -> list[tuple[Variable, int, Positions]]:
         """The weights, axes and positions that belong to the units of a group."""
         return [
@@ -172,10 +177,14 @@ class ChannelLayer(_SomeLayer):
         return self.layer.compute_output_shape(input_shape)
 
     def get_config(self) -> dict[str, Any]:
-        saving = keras_of(self).saving
+        serialize = keras_of(self).saving.serialize_keras_object
+        # Keras marks a shared object itself, but loses the mark of the first one.
+        groups = [
+            {**serialize(group), "shared_object_id": id(group)} for group in self.groups
+        ]
         return {
             **super().get_config(),
-            "groups": [saving.serialize_keras_object(group) for group in self.groups],
+            "groups": groups,
             "slices": [found.get_config() for found in self.slices],
         }
 

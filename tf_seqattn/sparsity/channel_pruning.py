@@ -1,6 +1,7 @@
 """Wrapping a model so that its coupled channels are pruned."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from tf_seqattn.keras_api import (
     is_graph_model,
     keras_of,
 )
+from tf_seqattn.kernels.channel_cost import multiply_adds
 from tf_seqattn.kernels.channel_groups import (
     ChannelGroup,
     ChannelGroups,
@@ -19,14 +21,17 @@ from tf_seqattn.kernels.channel_groups import (
 from tf_seqattn.kernels.channel_trace import Place
 from tf_seqattn.kernels.layer_kernels import find_kernels, is_supported
 from tf_seqattn.model_editing import clone
+from tf_seqattn.sparsity.allocation import retargeted
 from tf_seqattn.sparsity.channel_layer import ChannelLayer, Slices
-from tf_seqattn.sparsity.channel_units import UNITS
+from tf_seqattn.sparsity.channel_units import UNITS, kept_units
 from tf_seqattn.sparsity.importance import Importance, PowerPropagation
 from tf_seqattn.sparsity.wrapper import PrunableLayer, pruned_layers
 from tf_seqattn.tfmot_api import Schedule
 
 logger = logging.getLogger("tf_seqattn")
 
+# Where the bisection for a number of multiply-adds begins, and ends.
+_LARGEST_SHARE, _PRECISION = 0.99, 1e-3
 # In place of a block size: whole channels, with all that are coupled to them.
 CHANNELS = "channels"
 
@@ -41,6 +46,7 @@ def prune_channels(
     pruning_schedule: Schedule,
     importance: Importance | None = None,
     round_to: int = 8,
+    target_flops: float | None = None,
 ) -> Any:
     """`sa.prune(model, ..., block_size="channels")`: see there.
 
@@ -49,11 +55,16 @@ def prune_channels(
       pruning_schedule: when to prune, and what share of the units of each group.
       importance: what to score, `SoftmaxAttention()` by default.
       round_to: the units of a group that stay are a multiple of it.
+      target_flops: the share of the model's multiply-adds to keep. It takes the place
+        of the schedule's target.
     """
     _check(model, importance, round_to)
     groups = channel_groups(model)
     wrapping = _Wrapping(groups)
-    for group in groups:
+    if target_flops is not None:
+        share = share_for(groups, wrapping.prunable, target_flops, round_to)
+        pruning_schedule = retargeted(pruning_schedule, share)
+    for group in wrapping.prunable:
         wrapping.add(group, pruning_schedule, importance, round_to)
     if not wrapping.groups:
         reasons = "".join(f"\n  {n}: {why}" for n, why in groups.frozen.items())
@@ -89,11 +100,55 @@ def _check(model: Model, importance: Importance | None, round_to: int) -> None:
         )
 
 
+def share_for(
+    groups: ChannelGroups,
+    prunable: Sequence[ChannelGroup],
+    target_flops: float,
+    round_to: int,
+) -> float:
+    """The smallest share to remove of each group that leaves so many multiply-adds.
+
+    Args:
+      groups: of the model.
+      prunable: those to prune.
+      target_flops: share of the multiply-adds that may be left, in (0, 1).
+      round_to: see `prune_channels`.
+
+    Raises:
+      ValueError: if the target is out of range, or beyond what can be removed.
+    """
+    if not 0.0 < target_flops < 1.0:
+        raise ValueError(
+            "`target_flops` must be between 0 and 1: the share of the multiply-adds "
+            f"to keep. Received: target_flops={target_flops!r}"
+        )
+    allowed = target_flops * groups.multiply_adds
+
+    def left(share: float) -> int:
+        live = np.ones(groups.trace.units.size, bool)
+        for group in prunable:
+            live[group.labels[int(kept_units(group.units, share, round_to)) :]] = False
+        return multiply_adds(groups.trace, live)
+
+    low, high = 0.0, _LARGEST_SHARE
+    if left(high) > allowed:
+        raise ValueError(
+            f"`target_flops` {target_flops} cannot be reached: removing "
+            f"{high:.0%} of each group leaves {left(high) / groups.multiply_adds:.1%}. "
+            "print(sa.channel_groups(model)) shows what stays, and why."
+        )
+    while high - low > _PRECISION:
+        middle = (low + high) / 2
+        low, high = (middle, high) if left(middle) > allowed else (low, middle)
+    return high
+
+
 class _Wrapping:
     """One call of `prune_channels`: wraps each layer of a group once."""
 
     def __init__(self, found: ChannelGroups) -> None:
         self._found = found
+        self.prunable = [group for group in found if _is_prunable(group)]
         self.groups: list[PrunableLayer] = []
         self._slices: dict[int, list[Slices]] = {}
         self._layers: dict[int, list[PrunableLayer]] = {}
@@ -106,11 +161,8 @@ class _Wrapping:
         importance: Importance | None,
         round_to: int,
     ) -> None:
-        """Makes the units of a group, if there are several and all can be scaled."""
+        """Makes the units of a group."""
         places = [p for p in group.places if len(p.variable.shape) > 1]
-        readers = [p for p in places if p.reads]
-        if group.units == 1 or not readers or not all(map(_can_scale, readers)):
-            return
         kind = UNITS[keras_of(places[0].layer)]
         units = kind(group.units, round_to, name=f"{group.name}_{CHANNELS}")
         pruned = PrunableLayer(units, schedule, (1, 1), importance)
@@ -152,6 +204,13 @@ class _Wrapping:
         if id(layer) not in self._slices:
             return layer
         return ChannelLayer(layer, self._layers[id(layer)], self._slices[id(layer)])
+
+
+def _is_prunable(group: ChannelGroup) -> bool:
+    """Whether there are several units, and their readers can be multiplied."""
+    return (
+        group.units > 1 and bool(group.readers) and all(map(_can_scale, group.readers))
+    )
 
 
 def _can_scale(place: Place) -> bool:

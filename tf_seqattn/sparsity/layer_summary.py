@@ -17,6 +17,7 @@ from tf_seqattn.keras_api import (
 )
 from tf_seqattn.kernels import layer_kernels
 from tf_seqattn.sparsity.channel_layer import ChannelLayer
+from tf_seqattn.sparsity.channel_savings import channel_savings
 from tf_seqattn.sparsity.policies import MinimumBlocks, PruningPolicy, why_unprunable
 from tf_seqattn.sparsity.schedules import final_sparsity, phase_at
 from tf_seqattn.sparsity.wrapper import PrunableLayer, pruned_layers
@@ -164,7 +165,9 @@ def summary(
 ) -> list[dict[str, Any]]:
     """Prints which kernels are pruned, how far, and why the others are left alone.
 
-    The last line gives the sparsity requested, and reached, over all pruned kernels.
+    A line below gives the sparsity requested, and reached, over all pruned kernels. If
+    channels are pruned, there follow the multiply-adds and parameters before and after
+    `sa.shrink`, and the reason for each layer whose channels must stay.
 
     Args:
       model: a model or layer, pruned by tf_seqattn or not.
@@ -191,4 +194,9 @@ def summary(
     print_table(_COLUMNS, [_cells(row) for row in rows], print_fn)
     if any(row["left_alone"] is None for row in rows):
         print_fn(_total(rows))
+    savings = channel_savings(model)
+    if savings is not None:
+        print_fn(str(savings))
+        for name, why in savings.frozen.items():
+            print_fn(f"the channels of {name} stay: {why}")
     return rows

@@ -382,6 +382,11 @@ class PrunableLayer(_SomeLayer):
         return list(self._pruned)
 
     @property
+    def computes_like(self) -> Layer:
+        """The layer whose rule `sa.channel_groups` follows."""
+        return self.layer
+
+    @property
     def steps_begun(self) -> int:
         """Number of training steps begun, the step that the mask belongs to."""
         return int(self.pruning_step.numpy())

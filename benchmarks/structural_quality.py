@@ -1,0 +1,254 @@
+"""Accuracy of residual networks whose channels are pruned, at equal multiply-adds.
+
+Every training of a task has the same images, steps, batches and learning rates. Pruned
+in training: sequential attention, the L2 norm of each unit over all its slices with the
+same schedule, and random units. Beside them stand the dense network and one with fewer
+channels everywhere, trained from random weights for the same steps ("Rethinking the
+value of network pruning" calls that Scratch-E). Without training afterwards: the dense
+network pruned at once, plain and after `sa.reconstruct` with data of the task, with
+data of the other task, and without data.
+
+    python benchmarks/structural_quality.py
+"""
+
+import argparse
+import json
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+import tf_seqattn as sa
+from tf_seqattn.digits.data import load_digits
+from tf_seqattn.experiments.markdown_table import markdown_table
+from tf_seqattn.files import write_whole
+from tf_seqattn.imagenet.synthetic import make_images
+from tf_seqattn.keras_api import register
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+KEPT_FLOPS = 0.25
+ONE_SHOT_SHARES = (0.25, 0.5)
+CALIBRATION_IMAGES = 256
+
+
+class Task(NamedTuple):
+    """Images and a budget: a side in pixels, channels, classes, steps, batch size."""
+
+    size: int
+    channels: int
+    classes: int
+    steps: int
+    batch_size: int
+
+
+TASKS = {
+    "digits": Task(8, 1, 10, 400, 32),
+    "textures": Task(16, 3, 20, 400, 64),
+}
+
+
+@register
+class RandomUnits(sa.Importance):
+    """Ranks units at random, always in the same way."""
+
+    def scores(self, kernel, logits, grid):
+        del kernel, logits
+        return tf.random.stateless_uniform(grid.shape, seed=(1, grid.num_blocks))
+
+
+METHODS = {
+    "sequential attention": sa.SoftmaxAttention(),
+    "L2 norm": sa.Magnitude(),
+    "random": RandomUnits(),
+}
+
+
+def load(name: str) -> tuple[np.ndarray, ...]:
+    """Training images and labels, test images and labels; float32 in [0, 1]."""
+    if name == "digits":
+        return tuple(load_digits())
+    task = TASKS[name]
+    train = make_images("train", 0, 6000, task.size, task.classes, 1.5)
+    test = make_images("validation", 0, 2000, task.size, task.classes, 1.5)
+    return (
+        (train[0] / 255.0).astype("float32"),
+        train[1],
+        (test[0] / 255.0).astype("float32"),
+        test[1],
+    )
+
+
+def build(task: Task, width: float = 1.0) -> keras.Model:
+    """A residual network of two stages."""
+    layers = keras.layers
+
+    def convolution(x, filters, stride=1):
+        x = layers.Conv2D(
+            max(1, round(filters * width)), 3, stride, padding="same", use_bias=False
+        )(x)
+        return layers.BatchNormalization(momentum=0.9)(x)
+
+    x = inputs = keras.Input((task.size, task.size, task.channels))
+    x = layers.ReLU()(convolution(x, 32))
+    for filters, stride in ((32, 1), (64, 2)):
+        short = convolution(x, filters, stride) if stride > 1 else x
+        y = layers.ReLU()(convolution(x, filters, stride))
+        x = layers.ReLU()(layers.Add()([short, convolution(y, filters)]))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(task.classes)(x))
+
+
+def multiply_adds(model) -> int:
+    """Of a whole model, for one image."""
+    return sa.channel_groups(model).multiply_adds
+
+
+def narrow(task: Task) -> keras.Model:
+    """The widest network with as few multiply-adds as the pruned ones may have."""
+    allowed = KEPT_FLOPS * multiply_adds(build(task))
+    width = next(
+        w for w in np.arange(1, 0, -0.01) if multiply_adds(build(task, w)) <= allowed
+    )
+    return build(task, width)
+
+
+def train(model, task: Task, images, labels, seed: int) -> None:
+    """Trains with Adam and a cosine decay of the learning rate."""
+    rate = keras.optimizers.schedules.CosineDecay(3e-3, task.steps)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(rate), loss)
+    data = tf.data.Dataset.from_tensor_slices((images, labels))
+    data = data.shuffle(len(images), seed=seed).repeat().batch(task.batch_size)
+    callbacks = [sa.UpdatePruningStep()] if sa.pruned_layers(model) else []
+    model.fit(
+        data.take(task.steps),
+        steps_per_epoch=task.steps,
+        callbacks=callbacks,
+        verbose=0,
+    )
+
+
+def accuracy(model, images, labels) -> float:
+    """Share of images that are told right."""
+    return float(np.mean(model.predict(images, verbose=0).argmax(axis=1) == labels))
+
+
+def run(name: str, other: str, seed: int) -> list[dict]:
+    """All rows of a task and a seed."""
+    task = TASKS[name]
+    images, labels, *test = load(name)
+    rows = []
+
+    def add(method: str, share: float | None, model, dense: int) -> None:
+        rows.append(
+            {
+                "task": name,
+                "seed": seed,
+                "method": method,
+                "share": share,
+                "accuracy": accuracy(model, *test),
+                "flops": multiply_adds(model) / dense,
+            }
+        )
+        print(rows[-1], flush=True)
+
+    keras.utils.set_random_seed(seed)
+    dense = build(task)
+    work = multiply_adds(dense)
+    train(dense, task, images, labels, seed)
+    add("dense", None, dense, work)
+    keras.utils.set_random_seed(seed)
+    small = narrow(task)
+    train(small, task, images, labels, seed)
+    add("narrow from scratch", None, small, work)
+    for method, importance in METHODS.items():
+        keras.utils.set_random_seed(seed)
+        pruned = sa.prune(
+            build(task),
+            sa.SequentialAttentionSchedule(0.5, end_step=task.steps),
+            block_size="channels",
+            importance=importance,
+            round_to=1,
+            target_flops=KEPT_FLOPS,
+        )
+        train(pruned, task, images, labels, seed)
+        add(method, None, sa.shrink(pruned), work)
+    add_one_shot(add, dense, work, task, images, load(other)[0])
+    return rows
+
+
+def add_one_shot(add, dense, work, task: Task, images, others) -> None:
+    """The trained network pruned at once, without training afterwards."""
+    calibration = [images[:CALIBRATION_IMAGES]]
+    foreign = others[:CALIBRATION_IMAGES].mean(axis=-1, keepdims=True)
+    foreign = tf.image.resize(foreign, (task.size, task.size)).numpy()
+    foreign = np.repeat(foreign, task.channels, axis=-1)
+    for share in ONE_SHOT_SHARES:
+        pruned = sa.prune(
+            dense,
+            sa.OneShotSchedule(share, prune_step=0),
+            block_size="channels",
+            importance=sa.Magnitude(),
+            round_to=1,
+        )
+        variants = {
+            "removed": sa.strip_pruning(pruned),
+            "reconstructed with data": sa.reconstruct(pruned, calibration),
+            "reconstructed with other data": sa.reconstruct(pruned, [foreign]),
+        }
+        try:
+            variants["reconstructed without data"] = sa.reconstruct(pruned)
+        except ValueError as error:
+            print(f"without data: {error}", flush=True)
+        for method, model in variants.items():
+            add(method, share, sa.shrink(model), work)
+
+
+def table(rows: list[dict]) -> str:
+    """Mean and range of the accuracy over seeds."""
+    keys = dict.fromkeys((r["task"], r["method"], r["share"]) for r in rows)
+    cells = []
+    for task, method, share in keys:
+        found = [
+            r
+            for r in rows
+            if (r["task"], r["method"], r["share"]) == (task, method, share)
+        ]
+        scores = [r["accuracy"] for r in found]
+        cells.append(
+            [
+                task,
+                method,
+                "" if share is None else f"{share:.0%} at once",
+                f"{np.mean([r['flops'] for r in found]):.1%}",
+                f"{np.mean(scores):.1%}",
+                f"{min(scores):.1%} to {max(scores):.1%}",
+            ]
+        )
+    titles = ["task", "method", "channels removed", "MACs", "accuracy", "over seeds"]
+    return markdown_table(titles, cells)
+
+
+def main():
+    """Trains, writes the results and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
+    arguments = parser.parse_args()
+    rows = []
+    for seed in range(arguments.seeds):
+        for name in arguments.tasks:
+            other = next(task for task in TASKS if task != name)
+            rows += run(name, other, seed)
+            text = f"Seeds: {seed + 1}. Steps as in the script.\n\n{table(rows)}\n"
+            write_whole(
+                RESULTS / "structural_quality.json", json.dumps(rows, indent=1) + "\n"
+            )
+            write_whole(RESULTS / "structural_quality.md", text)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Channels of a model are pruned together, with one logit a unit."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_seqattn as sa
+from tests import channel_models
+from tf_seqattn.sparsity.channel_layer import ChannelLayer
+from tf_seqattn.sparsity.channel_units import kept_units
+
+layers = None  # Of the Keras under test, by the fixture `keras`.
+
+ONE_SHOT = sa.OneShotSchedule(0.5, prune_step=0)
+
+
+def _pruned(model, schedule=ONE_SHOT, importance=None, round_to=1, **kwargs):
+    return sa.prune(
+        model,
+        schedule,
+        block_size="channels",
+        importance=importance,
+        round_to=round_to,
+        **kwargs,
+    )
+
+
+def _fit(model, batch, epochs=6):
+    outputs = np.zeros(np.asarray(model(batch)).shape, "float32")
+    model.compile("adam", "mse")
+    callbacks = [sa.UpdatePruningStep()]
+    model.fit(
+        batch, outputs, batch_size=4, epochs=epochs, verbose=0, callbacks=callbacks
+    )
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", ["residual", "tagger", "transformer", "nested"])
+def test_a_trained_model_is_pruned_at_once(keras, name):
+    model = channel_models.build(keras, name)
+    batch = channel_models.inputs(model)
+    before = [group.units for group in sa.channel_groups(model)]
+    pruned = _pruned(model, importance=sa.Magnitude())
+    smaller = sa.shrink(sa.strip_pruning(pruned))
+    after = [group.units for group in sa.channel_groups(smaller)]
+    assert sorted(after) == sorted(round(units / 2) for units in before)
+    assert channel_models.difference(pruned, smaller, batch) < 1e-5
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        sa.SequentialAttentionSchedule(0.5, end_step=20),
+        sa.ACDCSchedule(0.5, end_step=20, cycles=2),
+        sa.GradualSchedule(0.5, end_step=20, frequency=1),
+    ],
+    ids=lambda schedule: type(schedule).__name__,
+)
+def test_channels_are_pruned_in_training(keras, schedule):
+    model = channel_models.build(keras, "residual")
+    batch = channel_models.inputs(model, rows=16)
+    pruned = _pruned(model, schedule)
+    _fit(pruned, batch)
+    smaller = sa.shrink(pruned)
+    units = sorted(group.units for group in sa.channel_groups(smaller))
+    assert units == [3, 5, 6]
+    assert channel_models.difference(pruned, smaller, batch) < 1e-5
+
+
+def test_wrapping_does_not_change_the_outputs(keras):
+    model = channel_models.build(keras, "residual")
+    batch = channel_models.inputs(model)
+    before = np.asarray(model(batch))
+    pruned = _pruned(model, sa.SequentialAttentionSchedule(0.5, end_step=20))
+    np.testing.assert_allclose(np.asarray(pruned(batch)), before, rtol=1e-5)
+
+
+def test_layers_of_a_group_share_their_logits(keras):
+    model = channel_models.build(keras, "residual")
+    pruned = _pruned(model, sa.SequentialAttentionSchedule(0.5, end_step=20))
+    groups = sa.pruned_layers(pruned)
+    assert sorted(group.layer.units for group in groups) == [6, 10, 12]
+    batch = channel_models.inputs(model)
+    for group in groups:
+        group.steps_are_counted = True
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(pruned(batch) ** 2)
+    variables = [getattr(g.logits[0], "_value", g.logits[0]) for g in groups]
+    gradients = tape.gradient(loss, variables)
+    assert all(np.abs(np.asarray(gradient)).max() > 0 for gradient in gradients)
+
+
+def test_a_channel_is_multiplied_once_on_each_path(keras):
+    """With attention 2 for a unit, exactly that channel of the features doubles."""
+    x = keras.Input((6,))
+    y = layers.Dense(4)(x)
+    y = layers.Add()([y, layers.Dense(4)(layers.Dense(3)(x))])
+    model = keras.Model(x, layers.Dense(2)(y))
+    features = keras.Model(x, y)
+    channel_models.randomize(model)
+    batch = channel_models.inputs(model)
+    importance = sa.SoftmaxAttention(activation="identity", clip=None)
+    schedule = sa.SequentialAttentionSchedule(0.5, end_step=20)
+    kernel, bias = model.layers[-1].get_weights()
+    expected = np.asarray(features(batch)) * [1, 2, 1, 1] @ kernel + bias
+    pruned = _pruned(model, schedule, importance)
+    (group,) = (g for g in sa.pruned_layers(pruned) if g.layer.units == 4)
+    group.logits[0].assign(np.array([[1.0], [2.0], [1.0], [1.0]]))
+    np.testing.assert_allclose(np.asarray(pruned(batch)), expected, rtol=1e-5)
+
+
+def test_the_norm_of_a_unit_is_over_all_its_slices(keras):
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(4), layers.Dense(2)])
+    first, second = (np.asarray(layer.kernel) for layer in model.layers)
+    pruned = _pruned(model, sa.SequentialAttentionSchedule(0.5, end_step=20))
+    (group,) = sa.pruned_layers(pruned)
+    group.layer.measure()
+    expected = np.sqrt((first**2).sum(axis=0) + (second**2).sum(axis=1))
+    norms = np.asarray(group.layer.norms)[:, 0]
+    np.testing.assert_allclose(norms, expected, rtol=1e-5)
+
+
+def test_a_saved_model_still_shares(keras, tmp_path):
+    model = channel_models.build(keras, "residual")
+    batch = channel_models.inputs(model, rows=16)
+    pruned = _pruned(model, sa.SequentialAttentionSchedule(0.5, end_step=20))
+    _fit(pruned, batch, epochs=3)
+    pruned.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert len(sa.pruned_layers(loaded)) == len(sa.pruned_layers(pruned))
+    assert channel_models.difference(pruned, loaded, batch) < 1e-6
+    _fit(loaded, batch, epochs=3)
+    assert sorted(g.units for g in sa.channel_groups(sa.shrink(loaded))) == [3, 5, 6]
+
+
+def test_a_copy_that_no_longer_shares_is_refused(keras):
+    model = channel_models.build(keras, "residual")
+    batch = channel_models.inputs(model)
+    pruned = _pruned(model, sa.SequentialAttentionSchedule(0.5, end_step=20))
+    copy = keras.models.clone_model(pruned)
+    with pytest.raises(ValueError, match="several copies of a group"):
+        _fit(copy, batch)
+
+
+@pytest.mark.parametrize(
+    "units, sparsity, multiple, kept",
+    [(64, 0.5, 8, 32), (100, 0.5, 8, 48), (12, 0.5, 8, 6), (64, 0.99, 8, 8)]
+    + [(100, 0.0, 8, 100), (7, 0.99, 1, 1)],
+)
+def test_units_are_rounded(units, sparsity, multiple, kept):
+    assert int(kept_units(units, sparsity, multiple)) == kept
+
+
+@pytest.mark.parametrize("target", [0.25, 0.5])
+def test_target_flops(keras, target):
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(64, 3, padding="same"),
+            layers.Conv2D(48, 3, padding="same"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(10, name="head"),
+        ]
+    )
+    before = sa.channel_groups(model).multiply_adds
+    assert before == 64 * (27 * 64 + 9 * 64 * 48) + 480
+    pruned = _pruned(model, importance=sa.Magnitude(), target_flops=target)
+    lines = []
+    sa.summary(pruned, print_fn=lines.append)
+    smaller = sa.shrink(pruned)
+    after = sa.channel_groups(smaller).multiply_adds
+    assert target - 0.05 < after / before <= target
+    (line,) = (line for line in lines if line.startswith("sa.shrink leaves"))
+    assert f"{after:,} of {before:,} multiply-adds" in line
+    assert f"{smaller.count_params():,} of {model.count_params():,}" in line
+    assert any(line.startswith("the channels of head stay") for line in lines)
+
+
+def test_what_is_wrong_is_said(keras):
+    model = channel_models.build(keras, "residual")
+    with pytest.raises(ValueError, match="`round_to` must be"):
+        _pruned(model, round_to=0)
+    with pytest.raises(ValueError, match="`target_flops` must be"):
+        _pruned(model, target_flops=2)
+    with pytest.raises(ValueError, match="cannot be reached"):
+        _pruned(model, target_flops=1e-4)
+    with pytest.raises(ValueError, match="PowerPropagation"):
+        _pruned(model, importance=sa.PowerPropagation())
+    with pytest.raises(ValueError, match="`layers` chooses single layers"):
+        _pruned(model, layers={"dense": None})
+    with pytest.raises(ValueError, match="Sequential or functional"):
+        _pruned(layers.Dense(2))
+    pruned = _pruned(model)
+    assert any(isinstance(layer, ChannelLayer) for layer in pruned.layers)
+    with pytest.raises(ValueError, match="pruned already"):
+        _pruned(pruned)

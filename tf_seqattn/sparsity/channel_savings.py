@@ -1,0 +1,71 @@
+"""What the masks of a model's channels save."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from tf_seqattn.keras_api import Model, stored, sublayers
+from tf_seqattn.kernels.channel_cost import entries_left, multiply_adds
+from tf_seqattn.kernels.channel_groups import channel_groups
+from tf_seqattn.sparsity.channel_layer import ChannelLayer
+from tf_seqattn.sparsity.channel_units import ChannelUnits
+from tf_seqattn.sparsity.wrapper import pruned_layers
+
+
+class Savings(NamedTuple):
+    """A model whose channels are pruned, now and after `sa.shrink`.
+
+    Attributes:
+      multiply_adds: of the whole model, for one sample.
+      multiply_adds_left: without the channels whose mask is 0.
+      parameters: entries of all weights.
+      parameters_left: without those channels.
+      frozen: for each layer whose channels must stay, the reason.
+    """
+
+    multiply_adds: int
+    multiply_adds_left: int
+    parameters: int
+    parameters_left: int
+    frozen: dict[str, str]
+
+    def __str__(self) -> str:
+        work = self.multiply_adds_left / max(1, self.multiply_adds)
+        size = self.parameters_left / max(1, self.parameters)
+        return (
+            f"sa.shrink leaves {self.multiply_adds_left:,} of {self.multiply_adds:,} "
+            f"multiply-adds ({work:.1%}) and {self.parameters_left:,} of "
+            f"{self.parameters:,} parameters ({size:.1%})"
+        )
+
+
+def channel_savings(model: Model) -> Savings | None:
+    """What the masks of the channels of a model save; None if it has none.
+
+    Args:
+      model: a model, or a layer.
+    """
+    wrappers = [m for m in sublayers(model) if isinstance(m, ChannelLayer)]
+    if not wrappers:
+        return None
+    groups = channel_groups(model)
+    trace = groups.trace
+    live = np.ones(trace.units.size, bool)
+    for wrapper in wrappers:
+        for found in wrapper.slices:
+            (pruned,) = wrapper.groups[found.group].pruned_kernels
+            kept = np.append(np.asarray(stored(pruned.mask))[:, 0] > 0, True)
+            weight = wrapper.layer.weights[found.weight]
+            labels = trace.places[(id(weight), found.axis)].labels
+            live[trace.units.find(labels[~kept[found.positions]])] = False
+    units = [g.layer for g in pruned_layers(model) if isinstance(g.layer, ChannelUnits)]
+    own = {id(w) for g in pruned_layers(model) for w in g.weights if g.layer in units}
+    weights = [w for w in model.weights if id(w) not in own]
+    return Savings(
+        multiply_adds(trace),
+        multiply_adds(trace, live),
+        sum(math.prod(w.shape) for w in weights),
+        sum(entries_left(trace, w, live) for w in weights),
+        groups.frozen,
+    )
