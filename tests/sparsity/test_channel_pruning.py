@@ -6,8 +6,9 @@ import tensorflow as tf
 
 import tf_seqattn as sa
 from tests import channel_models
+from tf_seqattn.keras_api import stored
 from tf_seqattn.sparsity.channel_layer import ChannelLayer
-from tf_seqattn.sparsity.channel_units import kept_units
+from tf_seqattn.sparsity.channel_units import kept_units, scale_slices
 
 layers = None  # Of the Keras under test, by the fixture `keras`.
 
@@ -86,9 +87,9 @@ def test_layers_of_a_group_share_their_logits(keras):
         group.steps_are_counted = True
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(pruned(batch) ** 2)
-    variables = [getattr(g.logits[0], "_value", g.logits[0]) for g in groups]
-    gradients = tape.gradient(loss, variables)
-    assert all(np.abs(np.asarray(gradient)).max() > 0 for gradient in gradients)
+    tape.gradient(loss, pruned.trainable_variables)
+    sums = [np.asarray(stored(g.pruned_kernels[0].scale_gradient)) for g in groups]
+    assert all(np.abs(gradient).max() > 0 for gradient in sums)
 
 
 def test_a_channel_is_multiplied_once_on_each_path(keras):
@@ -121,6 +122,7 @@ def test_the_norm_of_a_unit_is_over_all_its_slices(keras):
     np.testing.assert_allclose(norms, expected, rtol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_a_saved_model_still_shares(keras, tmp_path):
     model = channel_models.build(keras, "residual")
     batch = channel_models.inputs(model, rows=16)
@@ -195,3 +197,20 @@ def test_what_is_wrong_is_said(keras):
     assert any(isinstance(layer, ChannelLayer) for layer in pruned.layers)
     with pytest.raises(ValueError, match="pruned already"):
         _pruned(pruned)
+
+
+def test_scaled_slices_have_the_gradients_of_the_plain_product():
+    random = np.random.default_rng(0)
+    weight = tf.constant(random.normal(size=(3, 4, 5)), tf.float32)
+    values = tf.constant(random.normal(size=(2,)), tf.float32)
+    positions, seen = np.array([1, -1, 0, 1]), []
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([weight, values])
+        ours = scale_slices(weight, values, 1, positions, seen.append)
+        plain = weight * tf.gather(tf.concat([values, [1.0]], 0), [1, 2, 0, 1])[:, None]
+        losses = [tf.reduce_sum(product**2) for product in (ours, plain)]
+    np.testing.assert_allclose(ours, plain)
+    found, expected = (tape.gradient(loss, [weight, values]) for loss in losses)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, tf.convert_to_tensor(other), rtol=1e-5)
+    np.testing.assert_allclose(seen[0], tf.convert_to_tensor(expected[1]), rtol=1e-5)
