@@ -14,6 +14,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
+from tf_keras.src.applications import efficientnet, resnet
 
 import tf_seqattn as sa
 from tf_seqattn.experiments.markdown_table import markdown_table
@@ -28,7 +29,6 @@ SIZE = 224
 
 def _resnet_of_width(width: float):
     """ResNet50 with the filters of every stage scaled."""
-    from tf_keras.src.applications import resnet
 
     def stack(x):
         for filters, blocks, stride, number in (
@@ -55,8 +55,8 @@ NETWORKS = {
     ),
     "EfficientNetB0": (
         lambda: keras.applications.EfficientNetB0(weights=None),
-        lambda: keras.applications.efficientnet.EfficientNet(
-            0.5, 1.0, 224, model_name="narrow", weights=None
+        lambda: efficientnet.EfficientNet(
+            0.5, 1.0, SIZE, model_name="narrow", weights=None
         ),
     ),
 }
