@@ -25,6 +25,11 @@ from tf_seqattn.inference.litert import interpreter
 RESULTS = pathlib.Path(__file__).parent / "results"
 SHARES = (0.25, 0.5)
 SIZE = 224
+HEAD = (
+    "LiteRT, batch 1, 224 x 224, random weights: speed only. Removed is the share of "
+    "the units of every group of coupled channels, rounded to 8. Speed-up over dense, "
+    "median (quartiles) of turns in one process."
+)
 
 
 def _resnet_of_width(width: float):
@@ -137,20 +142,14 @@ def main():
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
     arguments = parser.parse_args()
-    rows = [
-        row
-        for name in arguments.networks
-        for threads in arguments.threads
-        for row in measure(name, threads, arguments.seconds)
-    ]
-    text = (
-        "LiteRT, batch 1, 224 x 224, random weights: speed only. Removed is the share "
-        "of the units of every group of coupled channels, rounded to 8. Speed-up over "
-        "dense, median (quartiles) of turns in one process.\n\n" + table(rows) + "\n"
-    )
-    write_whole(RESULTS / "structural_speed.json", json.dumps(rows, indent=1) + "\n")
-    write_whole(RESULTS / "structural_speed.md", text)
-    print(text)
+    rows = []
+    for name in arguments.networks:
+        for threads in arguments.threads:
+            rows += measure(name, threads, arguments.seconds)
+            content = json.dumps(rows, indent=1) + "\n"
+            write_whole(RESULTS / "structural_speed.json", content)
+            write_whole(RESULTS / "structural_speed.md", f"{HEAD}\n\n{table(rows)}\n")
+    print(table(rows))
 
 
 if __name__ == "__main__":
