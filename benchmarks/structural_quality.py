@@ -28,7 +28,7 @@ from tf_seqattn.imagenet.synthetic import make_images
 from tf_seqattn.keras_api import register
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-KEPT_FLOPS = 0.25
+KEPT_FLOPS = 0.1
 ONE_SHOT_SHARES = (0.25, 0.5)
 CALIBRATION_IMAGES = 256
 
@@ -45,7 +45,7 @@ class Task(NamedTuple):
 
 TASKS = {
     "digits": Task(8, 1, 10, 400, 32),
-    "textures": Task(16, 3, 20, 400, 64),
+    "textures": Task(16, 3, 20, 300, 64),
 }
 
 
@@ -70,8 +70,8 @@ def load(name: str) -> tuple[np.ndarray, ...]:
     if name == "digits":
         return tuple(load_digits())
     task = TASKS[name]
-    train = make_images("train", 0, 6000, task.size, task.classes, 1.5)
-    test = make_images("validation", 0, 2000, task.size, task.classes, 1.5)
+    train = make_images("train", 0, 4000, task.size, task.classes, 2.5)
+    test = make_images("validation", 0, 1000, task.size, task.classes, 2.5)
     return (
         (train[0] / 255.0).astype("float32"),
         train[1],

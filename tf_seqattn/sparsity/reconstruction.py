@@ -15,6 +15,7 @@ from tf_seqattn.keras_api import (
     is_graph_model,
     is_symbolic,
     keras_of,
+    map_structure,
     stored,
     sublayers,
 )
@@ -29,7 +30,9 @@ _DENSE = classes("Dense")
 _CONVOLUTION = classes("Conv2D")
 _NORMALIZATION = classes("BatchNormalization")
 # What passes on the distribution of each channel, or maps it.
-_BETWEEN = classes("Activation", "ReLU", "LeakyReLU", "ELU", "Dropout")
+_AVERAGES = classes("Dropout", "GlobalAveragePooling2D", "GlobalAveragePooling1D")
+_BETWEEN = (*classes("Activation", "ReLU", "LeakyReLU", "ELU"), *_AVERAGES)
+_SUMS = classes("Add")
 # Rows of inputs that are looked at in a batch: positions of a feature map are alike.
 _ROWS_OF_A_BATCH = 20_000
 # Quantiles of the normal distribution, for the mean of an activation.
@@ -61,7 +64,7 @@ def reconstruct(model: Model, data: Iterable[Any] | None = None) -> Any:
 
     Raises:
       ValueError: if no channels are pruned, or if there are no data and no batch
-        normalization right before any layer that reads pruned channels.
+        normalizations before any layer that reads pruned channels.
 
     Example:
 
@@ -112,6 +115,7 @@ class _Repair:
         }
         calls = graph_calls(plain)
         called = [call.operation for call in calls]
+        self._all = calls
         # Layers that are called twice have two kinds of inputs.
         self._calls = [c for c in calls if called.count(c.operation) == 1]
         self._before = {
@@ -162,12 +166,34 @@ class _Repair:
         return kernel, kept
 
     def _store(self, layer: Layer, kernel: np.ndarray, shift: np.ndarray) -> None:
-        """Gives a layer a kernel and a change of its bias, where it has one."""
-        values = [kernel.reshape(layer.kernel.shape).astype("float32")]
+        """Gives a layer a kernel and a change of its bias.
+
+        A batch normalization behind it takes the change if there is no bias. Without
+        either there is nothing that could.
+        """
+        layer.kernel.assign(kernel.reshape(layer.kernel.shape).astype("float32"))
+        taker = self._mean_of(layer)
+        if taker is not None:
+            sign = 1 if layer.use_bias else -1
+            taker.assign((np.asarray(stored(taker)) + sign * shift).astype("float32"))
+
+    def _mean_of(self, layer: Layer) -> Any:
+        """The weight that shifts what a layer computes, or None."""
         if layer.use_bias:
-            bias = np.asarray(stored(layer.bias)) + shift
-            values.append(bias.astype("float32"))
-        layer.set_weights(values)
+            return layer.bias
+        reading = [
+            call.operation
+            for call in self._all
+            for value in tf.nest.flatten((call.args, call.kwargs))
+            if is_symbolic(value) and self._is_of(value, layer)
+        ]
+        if len(reading) == 1 and type(reading[0]) in _NORMALIZATION:
+            return reading[0].moving_mean
+        return None
+
+    def _is_of(self, tensor: Any, layer: Layer) -> bool:
+        call = self._before.get(id(tensor))
+        return call is not None and call.operation is layer
 
     # With data.
 
@@ -218,9 +244,11 @@ class _Repair:
             layer = call.operation
             if not self._repairable(layer):
                 continue
-            means = self._means(call)
-            if means is None or not layer.use_bias:
+            (tensor,) = [t for t in call.args if is_symbolic(t)]
+            moments = self._moments(tensor)
+            if moments is None or self._mean_of(layer) is None:
                 continue
+            means = moments[0]
             kernel, kept = self._source(layer.name)
             given = kernel.reshape(-1, *kernel.shape[-2:]).sum(axis=0)
             shift = (means * ~kept) @ given
@@ -230,37 +258,50 @@ class _Repair:
         if not repaired:
             raise ValueError(
                 "Without `data` there must be batch normalizations before the layers "
-                "that read pruned channels (with a bias), and there are none. Pass "
-                "`data`, a list of batches of inputs."
+                "that read pruned channels, and a bias or another one behind them. "
+                "Pass `data`, a list of batches of inputs."
             )
         self._finish(repaired)
 
-    def _means(self, call: Any) -> np.ndarray | None:
-        """The mean of each channel that a layer reads, by the batch norm before it."""
-        functions = []
-        while True:
-            (tensor,) = [t for t in call.args if is_symbolic(t)]
-            call = self._before.get(id(tensor))
-            if call is None:
-                return None
-            layer = call.operation
-            if type(layer) in _NORMALIZATION:
-                break
-            if type(layer) not in _BETWEEN:
-                return None
-            if type(layer) in classes("Activation"):
-                if getattr(layer.activation, "__name__", "") not in ELEMENTWISE:
-                    return None
-            functions.append(layer)
-        size = layer.moving_mean.shape[0]
-        center = np.asarray(stored(layer.beta)) if layer.center else np.zeros(size)
-        spread = np.asarray(stored(layer.gamma)) if layer.scale else np.ones(size)
-        levels = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-        quantiles = np.sqrt(2) * tf.math.erfinv(2 * levels - 1).numpy()
-        values = center + quantiles[:, None] * np.abs(spread)
-        for function in reversed(functions):
-            values = np.asarray(function(tf.constant(values, tf.float32)))
-        return values.mean(axis=0)
+    def _moments(self, tensor: Any) -> tuple[np.ndarray, np.ndarray] | None:
+        """Mean and variance of each channel of a tensor, as batch norms know them.
+
+        Channels count as independent and normal before an activation.
+        """
+        call = self._before.get(id(tensor))
+        if call is None:
+            return None
+        layer: Any = call.operation
+        if type(layer) in _NORMALIZATION:
+            size = layer.moving_mean.shape[0]
+            mean = np.asarray(stored(layer.beta)) if layer.center else np.zeros(size)
+            scale = np.asarray(stored(layer.gamma)) if layer.scale else np.ones(size)
+            return mean, scale**2
+        read: list[Any] = []
+        map_structure(lambda v: read.append(v) if is_symbolic(v) else None, call.args)
+        found = [self._moments(source) for source in read]
+        known = [moments for moments in found if moments is not None]
+        if len(known) < len(found) or not known:
+            return None
+        if type(layer) in _SUMS:
+            return np.sum(known, axis=0)[0], np.sum(known, axis=0)[1]
+        name = getattr(getattr(layer, "activation", None), "__name__", "linear")
+        if type(layer) not in _BETWEEN or name not in ELEMENTWISE:
+            return None
+        if type(layer) in _AVERAGES:
+            return known[0]
+        return _activated_moments(layer, *known[0])
+
+
+def _activated_moments(
+    function: Any, mean: np.ndarray, variance: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance behind an activation of normal inputs, by quantiles."""
+    levels = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+    quantiles = np.sqrt(2) * tf.math.erfinv(2 * levels - 1).numpy()
+    values = mean + quantiles[:, None] * np.sqrt(variance)
+    values = np.asarray(function(tf.constant(values, tf.float32)))
+    return values.mean(axis=0), values.var(axis=0)
 
 
 def _windows(layer: Layer, inputs: np.ndarray) -> np.ndarray:
