@@ -58,13 +58,9 @@ QUANTIZED_CASES = ((2048, 2048, 0.90, 32, 1), (2048, 2048, 0.90, 32, 64))
 XLA_CASES = FLOAT_CASES[:2] + FLOAT_CASES[3:5]
 
 
-def block_mask(shape, block, density: float, balanced: bool, rng) -> np.ndarray:
-    """A 0/1 matrix that keeps `density` of its blocks, drawn without replacement.
-
-    `block` is (rows, columns), or one number for both.
-    """
-    block = tuple(np.broadcast_to(block, 2))
-    rows, columns = (-(-size // b) for size, b in zip(shape, block, strict=True))
+def block_mask(shape, block: int, density: float, balanced: bool, rng) -> np.ndarray:
+    """A 0/1 matrix that keeps `density` of its blocks, drawn without replacement."""
+    rows, columns = (-(-size // block) for size in shape)
     if balanced:
         kept = max(1, round(density * rows))
         support = np.argsort(rng.random((rows, columns)), axis=0) < kept
@@ -72,10 +68,10 @@ def block_mask(shape, block, density: float, balanced: bool, rng) -> np.ndarray:
         kept = max(1, round(density * rows * columns))
         order = np.argsort(rng.random(rows * columns)).reshape(rows, columns)
         support = order < kept
-    return np.kron(support, np.ones(block))[: shape[0], : shape[1]]
+    return np.kron(support, np.ones((block, block)))[: shape[0], : shape[1]]
 
 
-def dense_layer(shape, block, sparsity: float, balanced=False, seed=0):
+def dense_layer(shape, block: int, sparsity: float, balanced=False, seed=0):
     """A model of one Dense layer with zeros in blocks, and its kernel."""
     rng = np.random.default_rng(seed)
     mask = block_mask(shape, block, 1 - sparsity, balanced, rng)

@@ -19,7 +19,6 @@ import tempfile
 
 import numpy as np
 import tf_keras as keras
-from inference import dense_layer, quartiles
 from scipy.optimize import least_squares
 
 import tf_seqattn as sa
@@ -50,6 +49,29 @@ ALLOWED = 0.97
 PROCESSOR = "AVX2"
 
 
+def block_mask(shape, block, density: float, rng) -> np.ndarray:
+    """A 0/1 matrix that keeps `density` of its blocks (rows, columns), at random."""
+    rows, columns = (-(-size // side) for size, side in zip(shape, block, strict=True))
+    kept = max(1, round(density * rows * columns))
+    support = rng.permutation(rows * columns).reshape(rows, columns) < kept
+    return np.kron(support, np.ones(block))[: shape[0], : shape[1]]
+
+
+def dense_layer(shape, block, sparsity: float) -> keras.Sequential:
+    """A model of one Dense layer with zeros in blocks."""
+    rng = np.random.default_rng(0)
+    mask = block_mask(shape, block, 1 - sparsity, rng)
+    model = keras.Sequential([keras.layers.Dense(shape[1], input_shape=shape[:1])])
+    kernel = mask * rng.normal(size=shape) / np.sqrt(shape[0])
+    model.set_weights([kernel, rng.normal(size=shape[1])])
+    return model
+
+
+def quartiles(ratios) -> list[float]:
+    """The median of ratios, and the quartiles around it."""
+    return [float(q) for q in np.quantile(ratios, [0.5, 0.25, 0.75])]
+
+
 def exported(model, x, layout: str, precision: str) -> tuple[bytes, list[LayerPlan]]:
     """The TFLite file of a model, and the plans of its layers."""
     with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +98,7 @@ def relative_error(interpreter, expected) -> float:
 def measure_layer(layer, seconds: float):
     """Times one layer in all precisions, batches and numbers of threads."""
     inputs, outputs, height, width, sparsity = layer
-    model, _ = dense_layer((inputs, outputs), (height, width), sparsity)
+    model = dense_layer((inputs, outputs), (height, width), sparsity)
     rng = np.random.default_rng(1)
     x = rng.normal(size=(max(BATCHES), inputs)).astype("float32")
     expected = model(x).numpy()

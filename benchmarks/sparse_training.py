@@ -16,7 +16,6 @@ import platform
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
-from inference import block_mask, quartiles
 
 import tf_seqattn as sa
 from tf_seqattn.inference.latency import time_in_turns
@@ -30,6 +29,19 @@ CASES = (
 )
 
 
+def block_mask(shape, block, density: float, rng) -> np.ndarray:
+    """A 0/1 matrix that keeps `density` of its blocks (rows, columns), at random."""
+    rows, columns = (-(-size // side) for size, side in zip(shape, block, strict=True))
+    kept = max(1, round(density * rows * columns))
+    support = rng.permutation(rows * columns).reshape(rows, columns) < kept
+    return np.kron(support, np.ones(block))[: shape[0], : shape[1]]
+
+
+def quartiles(ratios) -> list[float]:
+    """The median of ratios, and the quartiles around it."""
+    return [float(q) for q in np.quantile(ratios, [0.5, 0.25, 0.75])]
+
+
 def masked_model(width: int, block: int, sparsity: float) -> keras.Sequential:
     """A perceptron whose two hidden kernels have blocks of zeros."""
     rng = np.random.default_rng(0)
@@ -38,7 +50,7 @@ def masked_model(width: int, block: int, sparsity: float) -> keras.Sequential:
     model.add(keras.layers.Dense(width, activation="relu"))
     model.add(keras.layers.Dense(1))
     for layer in model.layers[:2]:
-        mask = block_mask((width, width), block, 1 - sparsity, False, rng)
+        mask = block_mask((width, width), (block, block), 1 - sparsity, rng)
         layer.kernel.assign(layer.kernel * mask)
     return model
 

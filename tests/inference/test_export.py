@@ -13,7 +13,7 @@ import tf_keras as keras
 
 import tf_seqattn as sa
 from tests.inference.conftest import block_sparse, set_block_sparse
-from tf_seqattn.inference import flatbuffer, litert, tflite
+from tf_seqattn.inference import flatbuffer, layer_plan, litert, tflite
 from tf_seqattn.inference.agreement import disagreement, rows_and_outputs
 from tf_seqattn.inference.precision import set_precision
 from tf_seqattn.inference.tflite import METADATA, TOLERANCES
@@ -622,3 +622,47 @@ def test_the_same_model_gives_the_same_bytes_however_much_was_done_before(
         (tmp_path / f"{name}.tflite").read_bytes() for name in ("first", "second")
     )
     assert first == second
+
+
+@pytest.mark.parametrize("quantization", [None, "float16", "int8"])
+def test_groups_with_empty_columns_and_a_chain(tmp_path, quantization, monkeypatch):
+    rng = np.random.default_rng(0)
+    kernel = block_sparse((128, 132), (16, 16), 0.4, rng)
+    kernel[:, 16:48] = 0
+    kernel[64:, 96:112] = 0
+    model = keras.Sequential([keras.Input((128,)), layers.Dense(132, "relu")])
+    model.set_weights([kernel, rng.normal(size=132)])
+    x = rng.normal(size=(64, 128)).astype("float32")
+    monkeypatch.setattr(layer_plan, "_CHAINED_BYTES", 1)
+    monkeypatch.setattr(layer_plan, "_CACHE_BYTES", 2**12)
+    files, errors = {}, {}
+    for layout in ("packed", "dense"):
+        report = sa.export_tflite(
+            model, tmp_path / "m.tflite", layout, quantization, [x],
+            block_size=(16, 16), choose="always",
+        )  # fmt: skip
+        files[layout] = (tmp_path / "m.tflite").read_bytes()
+        (outputs,) = litert.run(files[layout], [x])
+        errors[layout] = np.sqrt(np.mean((outputs - model(x).numpy()) ** 2))
+        if layout == "packed":
+            assert report.plans[0].pattern.chained
+    names = flatbuffer.operator_names(files["packed"])
+    products = [i for i, name in enumerate(names) if name == "CONV_2D"]
+    assert len(products) > 2
+    # Each slice is read after the product before it.
+    for before, after in zip(products, products[1:], strict=False):
+        assert "GATHER" in names[before:after] and "LESS" in names[before:after]
+    # Bias and activation are inside.
+    assert "RELU" not in names
+    if quantization == "int8":
+        assert errors["packed"] <= 1.1 * errors["dense"]
+
+
+def test_a_dynamic_file_gives_a_sample_the_same_beside_others(mlp, tmp_path):
+    x = RNG.normal(size=(2, 96)).astype("float32")
+    x[1] *= 1000
+    path = tmp_path / "m.tflite"
+    sa.export_tflite(mlp, path, "packed", "dynamic", choose="always")
+    (alone,) = litert.run(path.read_bytes(), [x[:1]])
+    (beside,) = litert.run(path.read_bytes(), [x])
+    np.testing.assert_allclose(beside[0], alone[0], atol=1e-5 * np.abs(alone).max())
