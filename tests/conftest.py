@@ -20,16 +20,24 @@ hypothesis.settings.register_profile("tf_seqattn", deadline=None)
 hypothesis.settings.load_profile("tf_seqattn")
 
 
+# A test that runs on both Keras versions with more cases than this is exhaustive.
+_FEW_CASES = 3
+
+
 # Before pytest leaves out what is slow.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Leaves two of three cases of an exhaustive test to `make test-all`."""
+    """Leaves three of four cases of an exhaustive test to `make test-all`."""
+    cases = collections.Counter(getattr(item, "function", None) for item in items)
     seen = collections.Counter()
     for item in items:
-        if item.get_closest_marker("exhaustive"):
-            if seen[item.function] % 3:
+        function = getattr(item, "function", None)
+        on_both = "keras" in getattr(item, "fixturenames", ())
+        many = on_both and cases[function] > _FEW_CASES
+        if many or item.get_closest_marker("exhaustive"):
+            if seen[function] % 4:
                 item.add_marker(pytest.mark.slow)
-            seen[item.function] += 1
+            seen[function] += 1
 
 
 @pytest.fixture(autouse=True)

@@ -85,7 +85,7 @@ def test_the_figures_are_those_of_the_benchmarks(path):
 
 def test_the_readme_runs(names):
     exec(compile(blocks_of(ROOT / "README.md"), "README.md", "exec"), names)
-    kernel = np.array(names["sparse"].layers[0].kernel).reshape(16, 16, 32, 16)
+    kernel = names["sparse"].layers[0].get_weights()[0].reshape(16, 16, 32, 16)
     assert np.mean(np.abs(kernel).sum(axis=(1, 3)) == 0) == pytest.approx(0.9, abs=0.01)
 
 

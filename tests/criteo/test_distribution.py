@@ -88,6 +88,7 @@ def test_two_processes_agree_with_one(converted, alone, tmp_path):
     assert first["masks"] == second["masks"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_parameter_servers_train_as_well(workers, converted, alone, tmp_path):
     chief, server, *others = addresses(workers + 2)

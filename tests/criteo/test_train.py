@@ -49,6 +49,7 @@ def test_the_paper_model_is_trained_measured_and_served(clicks_file, tmp_path):
     assert any((tmp_path / "logs").rglob("events*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["dlrm", pytest.param("dcn", marks=pytest.mark.slow)])
 def test_ranking_models_are_trained_and_served(model, clicks_file, tmp_path):
     arguments = ["--model", model, "--algorithm", "acdc", "--table-rows", "13"]

@@ -164,6 +164,7 @@ def test_a_batch_larger_than_the_data_is_refused(splits):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "precision",
     ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)],

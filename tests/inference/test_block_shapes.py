@@ -147,6 +147,7 @@ def test_whole_channels_between_layers_are_removed():
     assert packed.layers[-1].pattern.matrix_shape[0] == 32
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(
     rows=st.integers(2, 40),
