@@ -96,7 +96,9 @@ def imports(path, root):
             yield from ([f"{base}.{alias.name}", base] for alias in node.names)
         if isinstance(node, ast.Call):
             text = ast.unparse(node)
-            if named := re.match(r"importlib\.[\w.]+\('([\w.]+)'", text):
+            if named := re.match(
+                r"importlib\.(?:import_module|util\.find_spec)\('([\w.]+)'", text
+            ):
                 yield [named[1]]
 
 

@@ -102,6 +102,36 @@ def register_pair(kinds: dict[Library, type]) -> dict[Library, type]:
     return kinds
 
 
+def register_for_both(base: type) -> dict[Library, type]:
+    """Makes and registers a layer class for each Keras: `base`, then its `Layer`."""
+    return register_pair(
+        {
+            library: type(base.__name__, (base, library.layers.Layer), {})
+            for library in (keras2, keras3)
+        }
+    )
+
+
+# The class of each Keras adds the real base, its own `Wrapper`; mypy needs to know no
+# more than that there is one.
+_SomeLayer: Any = object
+
+
+class OfEitherKeras(_SomeLayer):
+    """Base of a wrapper whose Keras is that of the layer it holds.
+
+    `Wrapper(layer)` makes an instance of the class that `register_pair` has for it.
+    """
+
+    def __new__(
+        cls, layer: Layer | None = None, *args: Any, **kwargs: Any
+    ) -> "OfEitherKeras":
+        if not issubclass(cls, LAYERS):
+            check_layer(layer, "layer")
+            cls = REGISTERED[cls.__name__][keras_of(layer)]
+        return super().__new__(cls, layer, *args, **kwargs)
+
+
 def registered_object(name: str) -> Any:
     """The class registered with either Keras under `name`, or None."""
     for library in (keras2, keras3):
@@ -350,10 +380,15 @@ def output_shape(layer: Layer) -> tuple[Any, ...]:
     return shape[0] if isinstance(shape, list) else shape
 
 
+def _functional(model: Model) -> Any:
+    """What holds the graph of a model: in Keras 3 a Sequential has another model."""
+    return getattr(model, "_functional", None) or model
+
+
 def _graph_nodes(model: Model) -> list[Any]:
-    """The calls that make up the graph of a Keras 3 model."""
-    functional = getattr(model, "_functional", None) or model
-    return [node for at in functional._nodes_by_depth.values() for node in at]
+    """The calls of a graph model in an order in which they can be computed."""
+    nodes = _functional(model)._nodes_by_depth
+    return [node for depth in sorted(nodes, reverse=True) for node in nodes[depth]]
 
 
 def layers_before(model: Model, layer: Layer) -> list[list[Layer]]:
@@ -448,7 +483,7 @@ def arguments(model: Model, values: list[Any]) -> list[Any]:
     [[1.0, 2.0]]
     """
     if isinstance(model, (Functional, keras3.Sequential)):
-        structure = getattr(model, "_functional", None) or model
+        structure = _functional(model)
         return [keras3.tree.pack_sequence_as(structure._inputs_struct, values)]
     called_with = None if getattr(model, "inputs", None) else _called_with(model)
     if called_with is not None:
@@ -755,43 +790,33 @@ class GraphCall(NamedTuple):
     outputs: list[Any]
     key: int
 
+    @property
+    def inputs(self) -> list[Any]:
+        """All symbolic tensors among the arguments, flat."""
+        return [value for value in flat((self.args, self.kwargs)) if is_symbolic(value)]
+
 
 def graph_calls(model: Model) -> list[GraphCall]:
     """The calls of a graph model in an order in which they can be computed."""
-    if is_keras3(model):
-        functional = getattr(model, "_functional", None) or model
-        by_depth = functional._nodes_by_depth
-        return [
-            GraphCall(
-                node.operation,
-                tuple(node.arguments.args),
-                dict(node.arguments.kwargs),
-                list(node.outputs),
-                id(node),
-            )
-            for depth in sorted(by_depth, reverse=True)
-            for node in by_depth[depth]
-            if not node.is_input
-        ]
-    by_depth = model._nodes_by_depth
-    return [
-        GraphCall(
-            node.layer,
-            tuple(node.call_args),
-            dict(node.call_kwargs),
-            tf.nest.flatten(node.outputs),
-            id(node),
-        )
-        for depth in sorted(by_depth, reverse=True)
-        for node in by_depth[depth]
-        if not node.is_input
-    ]
+    of_keras3 = is_keras3(model)
+    calls = []
+    for node in _graph_nodes(model):
+        if node.is_input:
+            continue
+        if of_keras3:
+            operation, given = node.operation, node.arguments
+            args, kwargs = given.args, given.kwargs
+        else:
+            operation, args, kwargs = node.layer, node.call_args, node.call_kwargs
+        outputs = tf.nest.flatten(node.outputs)
+        calls.append(GraphCall(operation, tuple(args), dict(kwargs), outputs, id(node)))
+    return calls
 
 
 def graph_ends(model: Model) -> tuple[Any, Any]:
     """The symbolic inputs and outputs of a graph model, nested as they were given."""
     if is_keras3(model):
-        functional = getattr(model, "_functional", None) or model
+        functional = _functional(model)
         return functional._inputs_struct, functional._outputs_struct
     if isinstance(model, keras2.Sequential):
         # The only form that it takes.
@@ -807,3 +832,10 @@ def is_symbolic(value: Any) -> bool:
 def map_structure(function: Callable[[Any], Any], value: Any) -> Any:
     """Applies a function to every item of nested lists, tuples and dictionaries."""
     return keras3.tree.map_structure(function, value, none_is_leaf=True)
+
+
+def flat(structure: Any) -> list[Any]:
+    """Every item of nested lists, tuples and dictionaries, None too."""
+    found: list[Any] = []
+    map_structure(found.append, structure)
+    return found

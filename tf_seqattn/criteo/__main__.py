@@ -282,12 +282,13 @@ def main(arguments: list[str] | None = None) -> list[report.Row]:
     }
     networks = {}
     for name, file in _TRAINED.items():
-        network = trained[name].network
-        networks[file] = sa.strip_pruning(network) if file in _PRUNED else network
-        # The table is about the stripped network, so that is what is measured.
-        logits = predict_logits(networks[file], validation_rows)
-        loss = log_loss_of_logits(validation_rows.labels, logits)
-        trained[name].result["log_loss"] = loss
+        networks[file] = trained[name].network
+        if file in _PRUNED:
+            networks[file] = sa.strip_pruning(networks[file])
+            # The table is about the stripped network, so that is what is measured.
+            logits = predict_logits(networks[file], validation_rows)
+            loss = log_loss_of_logits(validation_rows.labels, logits)
+            trained[name].result["log_loss"] = loss
     save_models(networks, output)
     facts, compared = compare_files(networks, validation_rows, output)
 

@@ -94,9 +94,7 @@ def resumable_callbacks(model: keras.Model, folder: pathlib.Path | None) -> list
       backup.
     """
     pruned = bool(sa.pruned_layers(model))
-    # An optimizer of TFRS consists of several.
-    optimizers = getattr(model.optimizer, "optimizers", None)
-    callbacks: list = [sa.UpdatePruningStep(optimizer=optimizers)] if pruned else []
+    callbacks: list = [sa.UpdatePruningStep()] if pruned else []
     if folder is not None:
         summaries = sa.PruningSummaries if pruned else keras.callbacks.TensorBoard
         callbacks += [

@@ -25,6 +25,7 @@ from tf_seqattn.keras_api import (
     keras2,
     keras3,
     keras_of,
+    register_for_both,
     register_pair,
     replace_tracked,
     sublayers,
@@ -588,24 +589,16 @@ class _PackedAttention3(PackedMultiHeadAttention, keras3.layers.MultiHeadAttenti
         self._pack_projections()
 
 
-def _pair(base: type) -> dict[Any, Any]:
-    """The class for each Keras; the two differ in the Keras only."""
-    return {
-        library: type(base.__name__, (base, library.layers.Layer), {})
-        for library in (keras2, keras3)
-    }
-
-
 # For each class, the class of each Keras that layers are instances of.
 KINDS: dict[type, dict[Any, Any]] = {
-    PackedDense: _pair(PackedDense),
-    PackedEinsumDense: _pair(PackedEinsumDense),
-    PackedConv: _pair(PackedConv),
-    PackedSeparableConv: _pair(PackedSeparableConv),
-    PackedMultiHeadAttention: {keras2: _PackedAttention2, keras3: _PackedAttention3},
+    PackedDense: register_for_both(PackedDense),
+    PackedEinsumDense: register_for_both(PackedEinsumDense),
+    PackedConv: register_for_both(PackedConv),
+    PackedSeparableConv: register_for_both(PackedSeparableConv),
+    PackedMultiHeadAttention: register_pair(
+        {keras2: _PackedAttention2, keras3: _PackedAttention3}
+    ),
 }
-for _kinds in KINDS.values():
-    register_pair(_kinds)
 
 
 @contextlib.contextmanager

@@ -96,6 +96,20 @@ def _with_zeros(blocks: tf.Tensor) -> tf.Tensor:
     return tf.pad(blocks, [[0, 1], [0, 0], [0, 0]])
 
 
+def _read_after(before: list[tf.Tensor], inputs: tf.Tensor, part: _Part) -> tf.Tensor:
+    """The inputs of a part, `(columns, kept * height, samples)`, gathered in its turn.
+
+    Args:
+      before: what must be computed first.
+      inputs: `(block rows, height, samples)`.
+      part: what reads them.
+    """
+    with tf.control_dependencies(before):
+        read = tf.gather(inputs, part.rows)
+    count, kept = part.rows.shape
+    return tf.reshape(read, (count, kept * inputs.shape[1], tf.shape(inputs)[2]))
+
+
 def _product(
     inputs: tf.Tensor, blocks: tf.Tensor, positions: BlockPositions
 ) -> tf.Tensor:
@@ -107,20 +121,17 @@ def _product(
       positions: where they are.
     """
     height, width = blocks.shape[1:]
-    samples = tf.shape(inputs)[2]
     padded = _with_zeros(blocks)
     products: list[tf.Tensor] = []
     for part in positions.parts:
         count, kept = part.rows.shape
-        with tf.control_dependencies(products[-1:]):
-            read = tf.gather(inputs, part.rows)
-        read = tf.reshape(read, (count, kept * height, samples))
+        read = _read_after(products[-1:], inputs, part)
         kernel = tf.reshape(
             tf.gather(padded, part.blocks), (count, kept * height, width)
         )
         products.append(tf.matmul(kernel, read, transpose_a=True))
     if len(positions.order) > sum(len(part.columns) for part in positions.parts):
-        products.append(tf.zeros((1, width, samples), inputs.dtype))
+        products.append(tf.zeros((1, width, tf.shape(inputs)[2]), inputs.dtype))
     return tf.gather(tf.concat(products, 0), positions.order)
 
 
@@ -135,13 +146,10 @@ def _gradient_of_blocks(
       positions: where the blocks are.
     """
     height, width = inputs.shape[1], gradient.shape[1]
-    samples = tf.shape(inputs)[2]
     gradients: list[tf.Tensor] = []
     for part in positions.parts:
         count, kept = part.rows.shape
-        with tf.control_dependencies(gradients[-1:]):
-            read = tf.gather(inputs, part.rows)
-        read = tf.reshape(read, (count, kept * height, samples))
+        read = _read_after(gradients[-1:], inputs, part)
         product = tf.matmul(read, tf.gather(gradient, part.columns), transpose_b=True)
         gradients.append(tf.reshape(product, (count * kept, height, width)))
     return tf.gather(tf.concat(gradients, 0), positions.order_of_blocks)

@@ -228,6 +228,11 @@ def at_axis(
     return channels(shape, labels.reshape(places), spread)
 
 
+def alike(shape: Sequence[int | None], label: int) -> Channels:
+    """`Channels` of a tensor whose elements all have one label."""
+    return channels(shape, np.full((1,) * len(shape), label))
+
+
 def fixed(shape: Sequence[int | None]) -> Channels:
     """`Channels` of a tensor of which nothing may be removed."""
-    return channels(shape, np.full((1,) * len(shape), FROZEN))
+    return alike(shape, FROZEN)

@@ -8,17 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from tf_seqattn.kernels.channel_labels import Channels, channels, known
+from tf_seqattn.kernels.channel_labels import Channels, alike, at_axis, channels, known
 from tf_seqattn.kernels.channel_rules import (
     Rule,
     concatenated,
     new_shape,
     reshaped,
+    softmax_over,
+    transposed,
     zero_if_any,
 )
 from tf_seqattn.kernels.channel_trace import Alive, Call, merged
 
-# Both Kerases, by the name that `operation_name` gives.
+# The names that `operation_name` returns, in both Keras versions.
 _ELEMENTWISE = frozenset(
     "add subtract multiply divide true_divide truediv maximum minimum power pow "
     "squared_difference sub mul neg relu relu6 sigmoid silu swish tanh gelu elu selu "
@@ -119,16 +121,7 @@ def _is_int(value: Any) -> bool:
 def _transpose(call: Call) -> Any:
     order = _argument(call, 1, "axes", "perm")
     order = tuple(reversed(range(len(call.shape)))) if order is None else tuple(order)
-    return channels(
-        call.shape,
-        call.input.labels.transpose(order),
-        call.input.values.transpose(order),
-    )
-
-
-def _moved_by_shape(call: Call) -> Any:
-    """Axes of size 1 come or go."""
-    return reshaped(call)
+    return transposed(call, order)
 
 
 def _concatenate(call: Call) -> Any:
@@ -142,8 +135,7 @@ def _reduce(call: Call) -> Any:
     every = range(rank) if axes is None else np.atleast_1d(axes)
     reduced = {int(a) % rank for a in every}
     if varies is None:
-        same = np.full((1,) * len(call.shape), call.input.labels.flat[0])
-        return channels(call.shape, same)
+        return alike(call.shape, int(call.input.labels.flat[0]))
     if varies in reduced:
         return call.give_up(f"{call.what} goes over the channels")
     labels, values = call.along(call.input, varies)
@@ -151,9 +143,7 @@ def _reduce(call: Call) -> Any:
     axis = varies if keeps else varies - sum(a < varies for a in reduced)
     if "sum" in operation_name(call.layer):
         values = np.where(values == 0, 0.0, np.nan)
-    shape = [1] * len(call.shape)
-    shape[axis] = -1
-    return channels(call.shape, labels.reshape(shape), values.reshape(shape))
+    return at_axis(call.shape, axis, labels, values)
 
 
 def _getitem(call: Call) -> Any:
@@ -171,8 +161,7 @@ def _getitem(call: Call) -> Any:
     ):
         # A position on an axis of unknown size: labels do not differ there.
         if varies is None:
-            same = np.full((1,) * len(shape), call.input.labels.flat[0])
-            return channels(shape, same)
+            return alike(shape, int(call.input.labels.flat[0]))
         return _getitem_elsewhere(call, plain, varies)
     index = tuple(plain)
     per_axis = _per_axis(plain, len(sizes))
@@ -207,9 +196,7 @@ def _getitem_elsewhere(call: Call, plain: list[Any], varies: int) -> Any:
         return call.give_up()
     axis = varies - sum(isinstance(item, int) for item in per_axis[:varies])
     labels, values = call.along(call.input, varies)
-    places = [1] * len(call.shape)
-    places[axis] = -1
-    return channels(call.shape, labels.reshape(places), values.reshape(places))
+    return at_axis(call.shape, axis, labels, values)
 
 
 def _with_whole_batch(index: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -290,11 +277,7 @@ def _split(call: Call) -> Any:
 
 
 def _softmax(call: Call) -> Any:
-    axis = int(_argument(call, 1, "axis", default=-1)) % len(call.shape)
-    varies = call.input.axis()
-    if varies is not None and varies != axis:
-        return channels(call.shape, call.input.labels)
-    return call.give_up(f"{call.what} goes over the channels")
+    return softmax_over(call, _argument(call, 1, "axis", default=-1))
 
 
 def _resize(call: Call) -> Any:
@@ -307,8 +290,9 @@ def _resize(call: Call) -> Any:
 _RULES: dict[str, Rule] = {
     "reshape": _reshape,
     "transpose": _transpose,
-    "expand_dims": _moved_by_shape,
-    "squeeze": _moved_by_shape,
+    # Axes of size 1 come or go.
+    "expand_dims": reshaped,
+    "squeeze": reshaped,
     "concat": _concatenate,
     "getitem": _getitem,
     "split": _split,

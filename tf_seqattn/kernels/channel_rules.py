@@ -16,8 +16,10 @@ from tf_seqattn.kernels.channel_labels import (
     Channels,
     Labels,
     Values,
+    alike,
     at_axis,
     channels,
+    fixed,
     known,
 )
 from tf_seqattn.kernels.channel_trace import Alive, Call, Edit, count, mapped, merged
@@ -241,9 +243,7 @@ def _einsum_dense(call: Call) -> Any:
 
 
 def _frozen_outputs(call: Call) -> list[Channels]:
-    return [
-        channels(shape, np.zeros((1,) * len(shape), np.int64)) for shape in call.shapes
-    ]
+    return [fixed(shape) for shape in call.shapes]
 
 
 def _embedding(call: Call) -> Channels:
@@ -324,8 +324,7 @@ def _scaled(call: Call) -> Any:
     (gamma,) = call.layer.weights
     values = np.where(np.asarray(stored(gamma)).reshape(-1) == 0, 0.0, values)
     zero = np.where(values == 0, 0.0, np.nan)
-    dimension = "projection_dim"
-    call.resize(**{dimension: count(labels)})
+    call.resize(projection_dim=count(labels))
     return at_axis(call.shape, -1, labels, zero)
 
 
@@ -364,12 +363,17 @@ def _rescaling(call: Call) -> Any:
     return mapped(call, lambda x: x * call.layer.scale + call.layer.offset)
 
 
-def _softmax(call: Call) -> Any:
+def softmax_over(call: Call, axis: Any) -> Any:
+    """A softmax over an axis or several: that of the channels makes them depend."""
     varies = call.input.axis()
-    axes = [int(a) % len(call.shape) for a in np.atleast_1d(call.layer.axis)]
+    axes = [int(a) % len(call.shape) for a in np.atleast_1d(axis)]
     if varies is not None and varies not in axes:
         return channels(call.shape, call.input.labels)
     return call.give_up(f"{call.what} goes over the channels")
+
+
+def _softmax(call: Call) -> Any:
+    return softmax_over(call, call.layer.axis)
 
 
 def _merge(compute: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Rule:
@@ -438,8 +442,7 @@ def reshaped(call: Call) -> Channels:
     if math.prod(shape) != math.prod(known(call.input.shape)):
         # Sizes that are not known; the labels must not depend on them.
         if call.input.axis() is None:
-            same = np.full((1,) * len(shape), call.input.labels.flat[0])
-            return channels(call.shape, same)
+            return alike(call.shape, int(call.input.labels.flat[0]))
         return call.give_up(f"{call.what} has sizes that are not known")[0]
     moved = call.input.moved(lambda array: array.reshape(shape), call.shape)
     return call.trace.settled(moved)
@@ -470,13 +473,14 @@ def _reshape(call: Call) -> Channels:
     return found
 
 
+def transposed(call: Call, order: tuple[int, ...]) -> Channels:
+    """Channels of a tensor whose axes have another order."""
+    labels, values = call.input.labels, call.input.values
+    return channels(call.shape, labels.transpose(order), values.transpose(order))
+
+
 def _permute(call: Call) -> Channels:
-    order = (0, *call.layer.dims)
-    return channels(
-        call.shape,
-        call.input.labels.transpose(order),
-        call.input.values.transpose(order),
-    )
+    return transposed(call, (0, *call.layer.dims))
 
 
 def _repeat_vector(call: Call) -> Channels:
@@ -564,10 +568,7 @@ def _attention(call: Call) -> Any:
             call.resize(output_shape=lambda alive: (int(alive(new).sum()),))
     new = call.units.find(new)
     outputs = [at_axis(call.shape, -1, new)]
-    return outputs + [
-        channels(shape, np.zeros((1,) * len(shape), np.int64))
-        for shape in call.shapes[1:]
-    ]
+    return outputs + [fixed(shape) for shape in call.shapes[1:]]
 
 
 # Recurrent layers.

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tf_seqattn.keras_api import Layer, Variable, map_structure
+from tf_seqattn.keras_api import Layer, Variable, flat
 from tf_seqattn.kernels.channel_labels import (
     FROZEN,
     Array,
@@ -167,14 +167,8 @@ class Call:
     @property
     def tensors(self) -> list[Channels]:
         """All tensors among the arguments."""
-        found: list[Channels] = []
-
-        def visit(value: Any) -> None:
-            if isinstance(value, Channels):
-                found.append(value)
-
-        map_structure(visit, (self.args, self.kwargs))
-        return found
+        given = flat((self.args, self.kwargs))
+        return [value for value in given if isinstance(value, Channels)]
 
     @property
     def input(self) -> Channels:

@@ -6,6 +6,7 @@ from typing import Any
 from tf_seqattn.keras_api import (
     LAYERS,
     Model,
+    flat,
     graph_calls,
     graph_ends,
     is_graph_model,
@@ -32,22 +33,16 @@ def trace_channels(model: Model) -> Trace:
     """
     trace = Trace()
     inputs, _ = graph_ends(model)
-    given = [fixed(tensor.shape) for tensor in _flat(inputs)]
+    given = [fixed(tensor.shape) for tensor in flat(inputs)]
     for found in _walk(trace, model, given):
         trace.units.freeze(found.labels, "an output of the model")
     return trace
 
 
-def _flat(structure: Any) -> list[Any]:
-    found: list[Any] = []
-    map_structure(found.append, structure)
-    return found
-
-
 def _walk(trace: Trace, model: Model, given: list[Channels]) -> list[Channels]:
     """The channels of the outputs of a graph model, flat, for those of its inputs."""
     inputs, outputs = graph_ends(model)
-    known = dict(zip(map(id, _flat(inputs)), given, strict=True))
+    known = dict(zip(map(id, flat(inputs)), given, strict=True))
 
     def lookup(value: Any) -> Any:
         if not is_symbolic(value):
@@ -68,7 +63,7 @@ def _walk(trace: Trace, model: Model, given: list[Channels]) -> list[Channels]:
         )
         for output, found in zip(call.outputs, _results(replaced), strict=True):
             known[id(output)] = found
-    return [lookup(output) for output in _flat(outputs)]
+    return [lookup(output) for output in flat(outputs)]
 
 
 def _results(call: Call) -> list[Channels]:

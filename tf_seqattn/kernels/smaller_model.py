@@ -10,6 +10,7 @@ from tf_seqattn.keras_api import (
     Model,
     build_attention,
     build_like,
+    flat,
     graph_calls,
     graph_ends,
     is_graph_model,
@@ -131,12 +132,11 @@ class _Building:
           given: the tensors that it is called with, flat; None for the outermost one.
         """
         inputs, outputs = graph_ends(model)
-        flat: list[Any] = []
-        map_structure(flat.append, inputs)
-        shapes = [t.shape for t in (flat if given is None else given)]
+        own = flat(inputs)
+        shapes = [t.shape for t in (own if given is None else given)]
         known = {
             id(tensor): _new_input(tensor, tuple(shape))
-            for tensor, shape in zip(flat, shapes, strict=True)
+            for tensor, shape in zip(own, shapes, strict=True)
         }
         library = keras_of(model)
         if isinstance(model, library.Sequential):
@@ -150,8 +150,7 @@ class _Building:
         for call in graph_calls(model):
             args = map_structure(lookup, call.args)
             kwargs = map_structure(lookup, call.kwargs)
-            results: list[Any] = []
-            map_structure(results.append, self._called(call, args, kwargs))
+            results = flat(self._called(call, args, kwargs))
             for tensor, result in zip(call.outputs, results, strict=True):
                 known[id(tensor)] = result
         kind = type(model) if is_graph_model(model) else library.Model
@@ -182,8 +181,7 @@ class _Building:
                 layer = type(layer).from_config({**layer.get_config(), **own})
             return layer(*args, **kwargs)
         args, kwargs = _edited(args, kwargs, edits)
-        given: list[Any] = []
-        map_structure(lambda v: given.append(v) if is_symbolic(v) else None, args)
+        given = [value for value in flat(args) if is_symbolic(value)]
         replaced = self._replaced(call, given)
         if is_keras3(layer):
             # Keras records `mask=None` for every layer that takes a mask.

@@ -257,6 +257,10 @@ class UpdatePruningStep(Callback):
         self._groups = None
         given = self.optimizer or getattr(self.model, "optimizer", None)
         optimizers = list(given) if isinstance(given, (list, tuple)) else [given]
+        # TFRS's `CompositeOptimizer` consists of several.
+        optimizers = [
+            part for o in optimizers for part in getattr(o, "optimizers", [o])
+        ]
         self._optimizers = [_Optimizer(o) for o in optimizers if o is not None]
         if self._any_resets() and not self._optimizers:
             raise ValueError(

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from tf_seqattn.keras_api import (
     Layer,
+    OfEitherKeras,
     Variable,
     build_attention,
-    check_layer,
     keras2,
     keras3,
     keras_of,
@@ -27,8 +28,6 @@ from tf_seqattn.sparsity.channel_units import (
     scale_slices,
 )
 from tf_seqattn.sparsity.wrapper import PrunableLayer
-
-_SomeLayer: Any = object
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Slices:
         return {**dataclasses.asdict(self), "positions": self.positions.tolist()}
 
 
-class ChannelLayer(_SomeLayer):
+class ChannelLayer(OfEitherKeras):
     """A layer that computes or reads channels of groups that are pruned.
 
     It computes with `W * A * mask` along the axes that read the channels: every entry
@@ -70,14 +69,6 @@ class ChannelLayer(_SomeLayer):
 
     layer: Any
     name: str
-
-    def __new__(
-        cls, layer: Layer | None = None, *args: Any, **kwargs: Any
-    ) -> "ChannelLayer":
-        if cls is ChannelLayer:
-            check_layer(layer, "layer")
-            cls = KINDS[keras_of(layer)]
-        return super().__new__(cls, layer, *args, **kwargs)
 
     def __init__(
         self,
@@ -114,6 +105,13 @@ class ChannelLayer(_SomeLayer):
             for found in self.slices
             if self.groups[found.group].layer is units
         ]
+
+    def kept_entries(self, found: Slices) -> npt.NDArray[np.bool_]:
+        """Which entries along the axis of some slices belong to units that stay."""
+        (pruned,) = self.groups[found.group].pruned_kernels
+        mask = np.asarray(stored(pruned.mask))[:, 0] > 0
+        # The last one is for entries of no unit.
+        return np.append(mask, True)[found.positions]
 
     def effective_weights(self) -> dict[int, tf.Tensor]:
         """`W * A * mask` by the index of each weight that reads pruned channels."""

@@ -9,6 +9,7 @@ import numpy as np
 from tf_seqattn.keras_api import (
     Layer,
     Model,
+    classes,
     is_graph_model,
     keras_of,
 )
@@ -199,7 +200,7 @@ class _Wrapping:
     def _visit(self, layer: Layer) -> Layer:
         if is_graph_model(layer):
             return clone(layer, self)
-        if type(layer).__name__ == "InputLayer":
+        if isinstance(layer, classes("InputLayer")):
             return layer.__class__.from_config(layer.get_config())
         if id(layer) not in self._slices:
             return layer

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tf_seqattn.keras_api import Model, stored, sublayers
+from tf_seqattn.keras_api import Model, sublayers
 from tf_seqattn.kernels.channel_cost import entries_left, multiply_adds
 from tf_seqattn.kernels.channel_groups import channel_groups
 from tf_seqattn.sparsity.channel_layer import ChannelLayer
@@ -54,13 +54,16 @@ def channel_savings(model: Model) -> Savings | None:
     live = np.ones(trace.units.size, bool)
     for wrapper in wrappers:
         for found in wrapper.slices:
-            (pruned,) = wrapper.groups[found.group].pruned_kernels
-            kept = np.append(np.asarray(stored(pruned.mask))[:, 0] > 0, True)
             weight = wrapper.layer.weights[found.weight]
             labels = trace.places[(id(weight), found.axis)].labels
-            live[trace.units.find(labels[~kept[found.positions]])] = False
-    units = [g.layer for g in pruned_layers(model) if isinstance(g.layer, ChannelUnits)]
-    own = {id(w) for g in pruned_layers(model) for w in g.weights if g.layer in units}
+            gone = labels[~wrapper.kept_entries(found)]
+            live[trace.units.find(gone)] = False
+    own = {
+        id(weight)
+        for group in pruned_layers(model)
+        if isinstance(group.layer, ChannelUnits)
+        for weight in group.weights
+    }
     weights = [w for w in model.weights if id(w) not in own]
     return Savings(
         multiply_adds(trace),

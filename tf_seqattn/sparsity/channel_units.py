@@ -11,9 +11,7 @@ import tensorflow as tf
 from tf_seqattn.keras_api import (
     Variable,
     add_float,
-    keras2,
-    keras3,
-    register_pair,
+    register_for_both,
     stored,
 )
 
@@ -191,12 +189,4 @@ class ChannelUnits(_SomeLayer):
         return 1.0 - tf.cast(kept, tf.float64) / self.units
 
 
-class _ChannelUnits2(ChannelUnits, keras2.layers.Layer):
-    """The layer in Keras 2."""
-
-
-class _ChannelUnits3(ChannelUnits, keras3.layers.Layer):
-    """The layer in Keras 3."""
-
-
-UNITS = register_pair({keras2: _ChannelUnits2, keras3: _ChannelUnits3})
+UNITS = register_for_both(ChannelUnits)

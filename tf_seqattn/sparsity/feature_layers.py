@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_seqattn.keras_api import add_weight, keras2, keras3, register_pair
+from tf_seqattn.keras_api import add_weight, register_for_both
 
 # The class of each Keras adds the real base; mypy needs to know no more.
 _SomeLayer: Any = object
@@ -127,15 +127,6 @@ class NoFeature(_SomeLayer):
         return {**super().get_config(), "shape": self.feature_shape}
 
 
-def _of_both(base: type) -> dict[Any, type]:
-    return register_pair(
-        {
-            library: type(base.__name__, (base, library.layers.Layer), {})
-            for library in (keras2, keras3)
-        }
-    )
-
-
-GATES = _of_both(FeatureGate)
-KEPT_DIMENSIONS = _of_both(KeptDimensions)
-NO_FEATURES = _of_both(NoFeature)
+GATES = register_for_both(FeatureGate)
+KEPT_DIMENSIONS = register_for_both(KeptDimensions)
+NO_FEATURES = register_for_both(NoFeature)

@@ -7,7 +7,7 @@ inputs and the tables of the others.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -20,9 +20,7 @@ from tf_seqattn.keras_api import (
     graph_calls,
     graph_ends,
     is_graph_model,
-    is_symbolic,
     keras_of,
-    map_structure,
     stored,
 )
 from tf_seqattn.sparsity.feature_layers import (
@@ -92,7 +90,7 @@ def select_features(
     if by not in BY:
         raise ValueError(f"`by` must be one of {', '.join(BY)}. Received: by={by!r}")
     tensors = _find_features(model, features)
-    sizes = [_size(model, tensor) for tensor in tensors]
+    sizes = [_size(tensor) for tensor in tensors]
     number = len(sizes) if by == "feature" else sum(sizes)
     schedule = SequentialAttentionSchedule(_share_to_drop(keep, number), end_step)
     library = keras_of(model)
@@ -120,7 +118,7 @@ def selected_features(model: Model) -> dict[str, list[int]]:
     names = _names(model, call.inputs)
     return {
         name: np.flatnonzero(weights).tolist()
-        for name, weights in zip(names, _weights(call.layer), strict=True)
+        for name, weights in zip(names, _weights(call.operation), strict=True)
     }
 
 
@@ -152,7 +150,7 @@ def drop_features(model: Model) -> Model:
     """
     library = keras_of(model)
     call, rest = _gate_and_rest(model)
-    names, weights = _names(model, call.inputs), _weights(call.layer)
+    names, weights = _names(model, call.inputs), _weights(call.operation)
     kept = [t for t, w in zip(call.inputs, weights, strict=True) if w.any()]
     others = rest.inputs[len(call.inputs) :]
     # Not of a feature, whose table would stay.
@@ -165,7 +163,7 @@ def drop_features(model: Model) -> Model:
             shape = tuple(tensor.shape)[1:]
             layer = NO_FEATURES[library](shape, name=f"no_{name}", dtype=tensor.dtype)
             features.append(layer(of_batch))
-    outputs = rest.layer([*features, *others])
+    outputs = rest.operation([*features, *others])
     needed = _inputs_of(model, [*kept, *others])
     return library.Model(needed, outputs, name=model.name)
 
@@ -179,28 +177,27 @@ def _find_features(model: Model, features: Sequence[str] | None) -> list[Any]:
         return [
             _first_floats(model, tensor) for tensor in tf.nest.flatten(model.inputs)
         ]
-    made = {_maker(tensor): [tensor] for tensor in tf.nest.flatten(model.inputs)}
-    made |= {call.layer.name: call.outputs for call in _calls(model)}
+    made = {_maker(tensor): tensor for tensor in tf.nest.flatten(model.inputs)}
+    made |= {call.operation.name: call.outputs[0] for call in graph_calls(model)}
     unknown = [name for name in features if name not in made]
     if unknown:
         raise ValueError(
             "`features` must name inputs or layers of the model. Unknown: "
             f"{', '.join(map(str, unknown))}. Known: {', '.join(made)}"
         )
-    return [made[name][0] for name in features]
+    return [made[name] for name in features]
 
 
 def _first_floats(model: Model, tensor: Any) -> Any:
     """An input of floats, or the first floats that depend on it alone."""
-    own = [tensor]
-    for call in _calls(model):
-        if not call.inputs or not all(_is_among(t, own) for t in call.inputs):
-            continue
-        own += call.outputs
-        if _is_floating(call.outputs[0]):
-            return tensor if _is_floating(tensor) else call.outputs[0]
     if _is_floating(tensor):
         return tensor
+    own = [tensor]
+    for call in graph_calls(model):
+        if call.inputs and all(_is_among(t, own) for t in call.inputs):
+            own += call.outputs
+            if _is_floating(call.outputs[0]):
+                return call.outputs[0]
     raise ValueError(
         f"Nothing that is computed from input {_maker(tensor)!r} alone is a "
         "tensor of floats. Name the layers of the features: `features=[...]`."
@@ -225,29 +222,10 @@ def _maker(tensor: Any) -> str:
     return tensor._keras_history[0].name
 
 
-class _Call(NamedTuple):
-    """A call in the graph of a model: symbolic tensors in, symbolic tensors out."""
-
-    layer: Any
-    inputs: list[Any]
-    outputs: list[Any]
-
-
-def _calls(model: Model) -> list[_Call]:
-    """The calls of a model, each after those that it reads from."""
-    found = []
-    for call in graph_calls(model):
-        read: list[Any] = []
-        map_structure(read.append, (call.args, call.kwargs))
-        inputs = [value for value in read if is_symbolic(value)]
-        found.append(_Call(call.operation, inputs, call.outputs))
-    return found
-
-
 def _inputs_read(model: Model, tensors: Sequence[Any]) -> list[Any]:
     """The inputs of a model that tensors depend on."""
     needed = list(tensors)
-    for call in _calls(model)[::-1]:
+    for call in graph_calls(model)[::-1]:
         if any(_is_among(output, needed) for output in call.outputs):
             needed += [t for t in call.inputs if not _is_among(t, needed)]
     return [t for t in tf.nest.flatten(model.inputs) if _is_among(t, needed)]
@@ -264,13 +242,13 @@ def _inputs_of(model: Model, tensors: Sequence[Any]) -> Any:
 
 def _gate_and_rest(model: Model) -> tuple[Any, Any]:
     """The calls of the gate and of what follows it."""
-    calls = _calls(model) if is_graph_model(model) else []
+    calls = graph_calls(model) if is_graph_model(model) else []
     gates = [
         call
         for call in calls
-        if isinstance(getattr(call.layer, "layer", call.layer), FeatureGate)
+        if isinstance(getattr(call.operation, "layer", call.operation), FeatureGate)
     ]
-    rest = [call for call in calls if call.layer.name == _REST]
+    rest = [call for call in calls if call.operation.name == _REST]
     if len(gates) != 1 or len(rest) != 1:
         raise ValueError(
             "`model` must come from sa.select_features. Received: "
@@ -295,15 +273,16 @@ def _weights(gate: Layer) -> list[np.ndarray]:
 def _narrowed(model: Model, name: str, tensor: Any, weights: np.ndarray) -> Any:
     """A feature times its weights, from a narrower table where a table makes it."""
     library = keras_of(model)
-    calls = _calls(model)
+    calls = graph_calls(model)
     call = next((c for c in calls if _is_among(tensor, c.outputs)), None)
-    if call is None or not isinstance(call.layer, library.layers.Embedding):
+    if call is None or not isinstance(call.operation, library.layers.Embedding):
         values = weights.astype("float32").tolist()
         return library.layers.Rescaling(values, name=f"gated_{name}")(tensor)
     places = np.flatnonzero(weights)
-    table = np.asarray(stored(call.layer.embeddings))
+    wide = call.operation
+    table = np.asarray(stored(wide.embeddings))
     narrow = library.layers.Embedding(
-        len(table), len(places), mask_zero=call.layer.mask_zero, name=f"table_of_{name}"
+        len(table), len(places), mask_zero=wide.mask_zero, name=f"table_of_{name}"
     )
     rows = narrow(call.inputs[0])
     narrow.set_weights([table[:, places] * weights[places]])
@@ -323,7 +302,7 @@ def _share_to_drop(keep: int | float, number: int) -> float:
     return 1.0 - kept / number
 
 
-def _size(model: Model, tensor: Any) -> int:
+def _size(tensor: Any) -> int:
     size = tuple(tensor.shape)[-1] if len(tensor.shape) > 1 else None
     if size is None:
         raise ValueError(
@@ -344,7 +323,7 @@ def _is_among(tensor: Any, others: Sequence[Any]) -> bool:
 def _is_read_beside(model: Model, tensor: Any, features: Sequence[Any]) -> bool:
     """Whether the outputs depend on an input by another way than the features."""
     reached = [tensor]
-    for call in _calls(model):
+    for call in graph_calls(model):
         if any(_is_among(t, reached) for t in call.inputs):
             reached += [t for t in call.outputs if not _is_among(t, features)]
     return any(_is_among(t, reached) for t in tf.nest.flatten(model.outputs))

@@ -13,9 +13,7 @@ from tf_seqattn.keras_api import (
     classes,
     graph_calls,
     is_graph_model,
-    is_symbolic,
     keras_of,
-    map_structure,
     stored,
     sublayers,
 )
@@ -151,15 +149,10 @@ class _Repair:
         kept = np.ones(kernel.shape[-2], bool)
         for found in wrapper.slices:
             if found.reads:
-                (pruned,) = wrapper.groups[found.group].pruned_kernels
-                mask = np.append(np.asarray(stored(pruned.mask))[:, 0] > 0, True)
-                values = wrapper.groups[found.group].importance.multipliers(
-                    stored(pruned.kernel.variable),
-                    None if pruned.logits is None else stored(pruned.logits),
-                    pruned.grid,
-                    None,
-                )
-                kept &= mask[found.positions]
+                kept &= wrapper.kept_entries(found)
+                group = wrapper.groups[found.group]
+                (pruned,) = group.pruned_kernels
+                values = group.importance_multipliers(pruned)
                 if values is not None:
                     scale = np.append(np.asarray(values)[:, 0], 1.0)
                     kernel = kernel * scale[found.positions][:, None]
@@ -184,8 +177,8 @@ class _Repair:
         reading = [
             call.operation
             for call in self._all
-            for value in tf.nest.flatten((call.args, call.kwargs))
-            if is_symbolic(value) and self._is_of(value, layer)
+            for value in call.inputs
+            if self._is_of(value, layer)
         ]
         if len(reading) == 1 and type(reading[0]) in _NORMALIZATION:
             return reading[0].moving_mean
@@ -223,7 +216,7 @@ class _Repair:
     def _inputs(self, call: Any, batches: list[Any]) -> Iterable[np.ndarray]:
         """What a layer reads in the model as it is now."""
         library = keras_of(self._plain)
-        (tensor,) = [t for t in call.args if is_symbolic(t)]
+        (tensor,) = call.inputs
         until = library.Model(self._plain.inputs, tensor)
         for batch in batches:
             yield np.asarray(until(batch, training=False))
@@ -244,7 +237,7 @@ class _Repair:
             layer = call.operation
             if not self._repairable(layer):
                 continue
-            (tensor,) = [t for t in call.args if is_symbolic(t)]
+            (tensor,) = call.inputs
             moments = self._moments(tensor)
             if moments is None or self._mean_of(layer) is None:
                 continue
@@ -277,14 +270,13 @@ class _Repair:
             mean = np.asarray(stored(layer.beta)) if layer.center else np.zeros(size)
             scale = np.asarray(stored(layer.gamma)) if layer.scale else np.ones(size)
             return mean, scale**2
-        read: list[Any] = []
-        map_structure(lambda v: read.append(v) if is_symbolic(v) else None, call.args)
-        found = [self._moments(source) for source in read]
+        found = [self._moments(source) for source in call.inputs]
         known = [moments for moments in found if moments is not None]
         if len(known) < len(found) or not known:
             return None
         if type(layer) in _SUMS:
-            return np.sum(known, axis=0)[0], np.sum(known, axis=0)[1]
+            mean, variance = np.sum(known, axis=0)
+            return mean, variance
         name = getattr(getattr(layer, "activation", None), "__name__", "linear")
         if type(layer) not in _BETWEEN or name not in ELEMENTWISE:
             return None

@@ -16,6 +16,7 @@ from tf_seqattn.keras_api import (
     Layer,
     Library,
     Model,
+    OfEitherKeras,
     Variable,
     add_counter,
     add_float,
@@ -50,10 +51,6 @@ from tf_seqattn.tfmot_api import Schedule
 logger = logging.getLogger("tf_seqattn")
 
 DEFAULT_BLOCK_SIZE = (16, 16)
-
-# The class of each Keras adds the real base, its own `Wrapper`; mypy needs to know no
-# more than that there is one.
-_SomeLayer: Any = object
 
 NOT_COUNTED = (
     "Layer {name!r} takes part in a training step, but nothing counts its steps, so it "
@@ -168,7 +165,7 @@ def _deserialize(config: dict[str, Any]) -> Any:
     return found.from_config(config["config"])
 
 
-class PrunableLayer(_SomeLayer):
+class PrunableLayer(OfEitherKeras):
     """Trains a layer whose kernels are pruned block by block.
 
     In every phase the layer computes with `W * A * mask`: its kernel, times the
@@ -228,14 +225,6 @@ class PrunableLayer(_SomeLayer):
     # It has these as a layer of Keras.
     layer: Any
     name: str
-
-    def __new__(
-        cls, layer: Layer | None = None, *args: Any, **kwargs: Any
-    ) -> "PrunableLayer":
-        if cls is PrunableLayer:
-            check_layer(layer, "layer")
-            cls = KINDS[keras_of(layer)]
-        return super().__new__(cls, layer, *args, **kwargs)
 
     def __init__(
         self,
@@ -399,14 +388,18 @@ class PrunableLayer(_SomeLayer):
 
     # The forward pass.
 
-    def block_multipliers(self, pruned: PrunedKernel) -> tf.Tensor:
-        """`A * mask` of one kernel: float32 tensor of its grid's shape."""
-        multipliers = self.importance.multipliers(
+    def importance_multipliers(self, pruned: PrunedKernel) -> tf.Tensor | None:
+        """`A` of one kernel, float32 of its grid's shape; None means 1 everywhere."""
+        return self.importance.multipliers(
             stored(pruned.kernel.variable),
             _stored_logits(pruned),
             pruned.grid,
             self._density,
         )
+
+    def block_multipliers(self, pruned: PrunedKernel) -> tf.Tensor:
+        """`A * mask` of one kernel: float32 tensor of its grid's shape."""
+        multipliers = self.importance_multipliers(pruned)
         mask = stored(pruned.mask)
         return mask if multipliers is None else multipliers * mask
 
