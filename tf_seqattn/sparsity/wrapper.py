@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import weakref
 from collections.abc import Callable, Iterator
@@ -77,6 +78,9 @@ class PrunedKernel:
         None where the optimizer trains the logits.
       mean_square: float32 scalar variable: running mean of the squared logit gradient,
         or None likewise.
+      kept_call: computes the layer that holds the kernel from its kept blocks, while a
+        step of `sa.SkipPrunedBlocks` is traced. Its arguments are the kernel, `A *
+        mask`, what sums the gradient of that, and the inputs of the layer.
 
     In Keras 3 the variables are `keras.Variable`s.
     """
@@ -87,6 +91,7 @@ class PrunedKernel:
     logits: Variable | None
     scale_gradient: Variable | None = None
     mean_square: Variable | None = None
+    kept_call: Callable[..., tf.Tensor] | None = None
 
     @property
     def name(self) -> str:
@@ -457,13 +462,34 @@ class PrunableLayer(OfEitherKeras):
 
     @contextlib.contextmanager
     def _effective_kernels(self) -> Iterator[None]:
-        """Context in which the layer's kernels are the effective ones."""
+        """Context in which the layer computes with the effective kernels."""
         with contextlib.ExitStack() as undo:
             for pruned in self._pruned:
+                if pruned.kept_call is not None:
+                    undo.callback(self._replace_call(pruned, pruned.kept_call))
+                    continue
                 kernel = self._require_counted_steps(self.effective_kernel(pruned))
                 dtype = pruned.kernel.owner.compute_dtype
                 undo.callback(pruned.kernel.replace(tf.cast(kernel, dtype)))
             yield
+
+    def _replace_call(
+        self, pruned: PrunedKernel, kept_call: Callable[..., tf.Tensor]
+    ) -> Callable[[], object]:
+        """Lets the layer that holds a kernel compute from kept blocks.
+
+        Returns:
+          What undoes it.
+        """
+        call = functools.partial(
+            kept_call,
+            self._require_counted_steps(stored(pruned.kernel.variable)),
+            self.block_multipliers(pruned),
+            self.gradient_adder(pruned),
+        )
+        attributes = pruned.kernel.owner.__dict__
+        attributes["call"] = call
+        return lambda: attributes.pop("call")
 
     def _call_layer(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the layer with its effective kernels."""
