@@ -276,10 +276,36 @@ def sublayers(layer: Layer) -> list[Layer]:
 
 
 def submodules(layer: Layer) -> list[Layer]:
-    """`sublayers`; in Keras 2 also the layers that plain `tf.Module`s hold."""
+    """`sublayers`; in Keras 2 also plain `tf.Module`s and the layers that they hold."""
     if is_keras3(layer):
         return sublayers(layer)
-    return [layer, *layer.submodules]
+    found: dict[int, Layer] = {}
+    for one in sublayers(layer):
+        found[id(one)] = one
+        # `one.submodules` would fail, since some layers have caches with odd keys.
+        for module in filter(_is_plain_module, _parts(vars(one).values())):
+            held = [part for s in module.submodules for part in _with_submodules(s)]
+            found |= {id(part): part for part in [module, *held]}
+    return list(found.values())
+
+
+def _is_plain_module(value: Any) -> bool:
+    return isinstance(value, tf.Module) and not isinstance(value, LAYERS)
+
+
+def _with_submodules(value: Any) -> list[Any]:
+    return submodules(value) if isinstance(value, LAYERS) else [value]
+
+
+def _parts(values: Iterable[Any]) -> Iterator[Any]:
+    """The values, and those in lists and dictionaries among them."""
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from _parts(value)
+        elif isinstance(value, dict):
+            yield from _parts(value.values())
+        else:
+            yield value
 
 
 def named_in_scope(scope: str, names: Set[str]) -> list[str]:

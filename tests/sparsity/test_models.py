@@ -413,3 +413,15 @@ def test_safe_mode_is_never_switched_off():
         text = path.read_text()
         assert "safe_mode=False" not in text, path
         assert "enable_unsafe_deserialization" not in text, path
+
+
+def test_a_recurrent_layer_that_has_a_cache_of_dropout_masks(keras):
+    cell = keras.layers.LSTMCell(4, dropout=0.5, recurrent_dropout=0.5)
+    model = keras.Sequential([keras.Input((None, 4)), keras.layers.RNN(cell)])
+    # Keras 2 keys the cache with the graphs in which the cell was called.
+    model(np.ones((1, 3, 4), "float32"), training=True)
+    schedule = sa.OneShotSchedule(0.5, prune_step=0)
+    policy = sa.PruningPolicy()
+    pruned = sa.prune(model, schedule, block_size=(1, 1), pruning_policy=policy)
+    kernel = sa.strip_pruning(pruned).get_weights()[0]
+    assert np.count_nonzero(kernel) == kernel.size // 2

@@ -133,3 +133,18 @@ def test_errors_say_what_to_use():
         prune(pattern="2:4", block_size=(4, 4))
     with pytest.raises(ValueError, match="balanced=True"):
         prune(pattern="2:4", balanced=True)
+
+
+def test_a_pattern_serves_depthwise_kernels_in_a_model(keras):
+    model = keras.Sequential(
+        [
+            keras.Input((7, 7, 8)),
+            keras.layers.DepthwiseConv2D(4),
+            keras.layers.Dense(8, use_bias=False),
+        ]
+    )
+    schedule = sa.OneShotSchedule(0.5, prune_step=0)
+    pruned = sa.prune(model, schedule, pattern="2:4", pruning_policy=sa.PruningPolicy())
+    depthwise = sa.strip_pruning(pruned).layers[-2].get_weights()[0]
+    groups = depthwise.reshape(4, 4, 8)
+    np.testing.assert_array_equal(np.count_nonzero(groups, axis=1), 2)
