@@ -18,6 +18,7 @@ from tf_seqattn.experiments.quiet_start import start_quietly
 start_quietly()
 
 from tf_seqattn import inference, renamed_modules, sparsity, training  # noqa: E402
+from tf_seqattn.comparison import Frontier, frontier  # noqa: E402
 from tf_seqattn.inference import *  # noqa: E402, F403
 from tf_seqattn.reporting import report  # noqa: E402
 from tf_seqattn.sparsity import *  # noqa: E402, F403
@@ -28,6 +29,8 @@ renamed_modules.install()
 
 __version__ = "0.1.0"
 __all__ = [
+    "Frontier",
+    "frontier",
     "inference",
     "report",
     "sparsity",

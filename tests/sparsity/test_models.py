@@ -418,8 +418,10 @@ def test_safe_mode_is_never_switched_off():
 def test_a_recurrent_layer_that_has_a_cache_of_dropout_masks(keras):
     cell = keras.layers.LSTMCell(4, dropout=0.5, recurrent_dropout=0.5)
     model = keras.Sequential([keras.Input((None, 4)), keras.layers.RNN(cell)])
-    # Keras 2 keys the cache with the graphs in which the cell was called.
-    model(np.ones((1, 3, 4), "float32"), training=True)
+    if keras.__name__ == "tf_keras":
+        # The cache's keys are graphs, which TensorFlow cannot sort.
+        with pytest.raises(ValueError, match="_dropout_mask_cache"):
+            _ = model.submodules
     schedule = sa.OneShotSchedule(0.5, prune_step=0)
     policy = sa.PruningPolicy()
     pruned = sa.prune(model, schedule, block_size=(1, 1), pruning_policy=policy)
