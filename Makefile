@@ -62,6 +62,8 @@ bench-criteo: setup  ## Train the grid of the paper's table 2 (hours; can be res
 bench-inference: setup  ## Time packed and dense models, by layer and whole.
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/inference_models.py
+	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS),peers]"
+	$(BIN)/python -m benchmarks.peers
 
 docs: setup  ## Build the guides and the reference as a site in out/docs.
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"
