@@ -126,11 +126,15 @@ def measure(case: tuple, num_threads: int, seconds: float) -> dict:
     bias = np.asarray(model.get_weights()[1])
     x = np.random.default_rng(1).normal(size=(batch, inputs)).astype("float32")
     written = onnx_model(kernel, bias, batch)
+    files = {
+        layout: tflite_file(model, x, layout, num_threads=num_threads)
+        for layout in ("dense", "packed")
+    }
     products = {
-        OWN: in_litert(tflite_file(model, x, "dense"), x, num_threads),
+        OWN: in_litert(files["dense"], x, num_threads),
         "ONNX Runtime": in_onnx_runtime(written, x, num_threads),
         "OpenVINO": in_openvino(written, x, num_threads),
-        PACKED: in_litert(tflite_file(model, x, "packed"), x, num_threads),
+        PACKED: in_litert(files["packed"], x, num_threads),
     }
     for call, result in products.values():
         call()
