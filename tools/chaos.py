@@ -31,7 +31,7 @@ import numpy as np
 
 from tf_seqattn.experiments.command_line import command_text
 from tf_seqattn.experiments.markdown_table import markdown_table
-from tf_seqattn.files import write_whole
+from tf_seqattn.files import write_json, write_whole
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # The first stops small files too, the second only large ones.
@@ -352,6 +352,11 @@ _TITLES = [
 ]
 
 
+def _known(results: pathlib.Path | None) -> dict[str, list[str]]:
+    path = results.with_suffix(".json") if results else None
+    return json.loads(path.read_text()) if path and path.exists() else {}
+
+
 def _page(rows: list[list[str]]) -> str:
     kills = sum(int(row[2]) for row in rows)
     text = f"{kills} kills in all. Made by `{command_text('tools.chaos', None)}`."
@@ -366,11 +371,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--subjects", nargs="+", help="names; all by default")
     parser.add_argument(
-        "--results", type=pathlib.Path, help="Markdown file for the table"
+        "--results",
+        type=pathlib.Path,
+        help="Markdown file for the table; subjects that it has are not repeated",
     )
     options = parser.parse_args()
-    rng = random.Random(options.seed)
-    rows = []
+    # What an interrupted run has found, by subject.
+    rows = _known(options.results)
     with tempfile.TemporaryDirectory() as name:
         log = pathlib.Path(name) / "clicks.txt"
         made = (
@@ -380,15 +387,18 @@ def main() -> None:
         )
         _finish(_start(["-c", made, str(log)]))
         for subject in subjects(log):
-            if options.subjects and subject.name not in options.subjects:
+            chosen = options.subjects is None or subject.name in options.subjects
+            if not chosen or subject.name in rows:
                 continue
-            rows.append(
-                disturbed_in_every_way(subject, options.kills, options.damages, rng)
+            rng = random.Random(f"{options.seed} {subject.name}")
+            rows[subject.name] = disturbed_in_every_way(
+                subject, options.kills, options.damages, rng
             )
-            print(" | ".join(rows[-1]), flush=True)
+            print(" | ".join(rows[subject.name]), flush=True)
             if options.results:
-                write_whole(options.results, _page(rows))
-    print(f"\n{markdown_table(_TITLES, rows)}")
+                write_json(options.results.with_suffix(".json"), rows)
+                write_whole(options.results, _page(list(rows.values())))
+    print(f"\n{markdown_table(_TITLES, rows.values())}")
 
 
 if __name__ == "__main__":

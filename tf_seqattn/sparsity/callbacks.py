@@ -25,6 +25,7 @@ from tf_seqattn.keras_api import (
     is_keras3,
     single_step_function,
     steps_per_execution,
+    stored,
     submodules,
 )
 from tf_seqattn.sparsity import optimizer_reset
@@ -153,6 +154,9 @@ class UpdatePruningStep(Callback):
         self.optimizer = optimizer
         self._layers: list[PrunableLayer] = []
         self._groups: list[_Group] | None = None
+        # Steps begun by each layer after the last step, or None to read the variables.
+        self._steps_done: dict[int, int] | None = None
+        self._one_step = tf.constant(1, tf.int64)
         self._optimizers: list[_Optimizer] = []
         self._executed_steps = 1
         self._whole_function: TrainFunction | None = None
@@ -188,6 +192,8 @@ class UpdatePruningStep(Callback):
             after each. Masks are updated once for all of them, as with
             `steps_per_execution`; see `steps_to_phase_change`.
         """
+        # The loop may have restored a checkpoint.
+        self._steps_done = None
         self._advance(steps)
 
     def steps_to_phase_change(self) -> float:
@@ -219,6 +225,8 @@ class UpdatePruningStep(Callback):
             self.model.train_function = self._train_in_parts(self._whole_function)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        # A callback may have restored other weights.
+        self._steps_done = None
         self._end_execution_at_phase_change()
 
     def on_epoch_end(
@@ -229,7 +237,9 @@ class UpdatePruningStep(Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         if self._whole_function is None:
-            self._advance(steps_per_execution(self.model))
+            # To read the number takes as long as a part of a small step.
+            one = self._executed_steps == 1
+            self._advance(1 if one else steps_per_execution(self.model))
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         self._end_execution_at_phase_change()
@@ -255,6 +265,7 @@ class UpdatePruningStep(Callback):
     def _begin(self) -> None:
         self._layers = check_prunable(self.model)
         self._groups = None
+        self._steps_done = None
         given = self.optimizer or getattr(self.model, "optimizer", None)
         optimizers = list(given) if isinstance(given, (list, tuple)) else [given]
         # TFRS's `CompositeOptimizer` consists of several.
@@ -300,9 +311,11 @@ class UpdatePruningStep(Callback):
             self._groups = _group_by_schedule(self._layers)
             if self._any_resets():
                 self._continue_learning_rate(self._groups)
+        if self._steps_done is None:
+            self._steps_done = {id(x): x.steps_begun for x in self._layers}
         resets = False
         for group in self._groups:
-            done = group.layers[0].steps_begun
+            done = self._steps_done[id(group.layers[0])]
             for step in range(done + 1, done + steps + 1):
                 sparsity = update_at(group.schedule, step)
                 if sparsity is not None:
@@ -313,7 +326,12 @@ class UpdatePruningStep(Callback):
             )
             changes = done > 0 and before != now
             resets |= changes and self._resets(group.schedule)
-        self._begin_steps(tf.constant(steps, tf.int64))
+        begun = self._begin_steps(
+            self._one_step if steps == 1 else tf.constant(steps, tf.int64)
+        )
+        self._steps_done = dict(
+            zip(map(id, self._layers), begun.numpy().tolist(), strict=True)
+        )
         if resets:
             self._check_optimizers_step()
             for optimizer in self._optimizers:
@@ -402,6 +420,7 @@ class UpdatePruningStep(Callback):
             ended = isinstance(sys.exc_info()[1], _NO_MORE_DATA)
             if ran < steps and (ran or ended):
                 self._count_steps(tf.constant(ran - steps, tf.int64))
+                self._steps_done = None
 
     def _steps_within_phase(self) -> int:
         """How many steps of the next execution belong to the phase it begins in."""
@@ -458,10 +477,11 @@ def _group_by_schedule(layers: Sequence[PrunableLayer]) -> list[_Group]:
 
 # These are traced once for each tuple of layers.
 @tf.function
-def _begin_steps(layers: tuple[PrunableLayer, ...], steps: tf.Tensor) -> None:
+def _begin_steps(layers: tuple[PrunableLayer, ...], steps: tf.Tensor) -> tf.Tensor:
     for layer in layers:
         layer.move_logits(steps)
         layer.pruning_step.assign_add(steps)
+    return tf.stack([stored(layer.pruning_step) for layer in layers])
 
 
 @tf.function
