@@ -52,11 +52,11 @@ keras, folder = importlib.import_module(sys.argv[1]), sys.argv[2]
 keras.utils.set_random_seed(0)
 model = keras.Sequential([
     keras.Input((64,)), keras.layers.Dense(256, "relu"), keras.layers.Dense(1)])
-schedule = sa.GradualSchedule(0.9, end_step=1500)
+schedule = sa.GradualSchedule(0.9, end_step=600)
 model = sa.prune(model, schedule, block_size=(8, 8))
 model.compile(keras.optimizers.Adam(1e-3), "mse")
 x = np.random.default_rng(0).normal(size=(640, 64)).astype("float32")
-model.fit(x, x.sum(1), batch_size=32, epochs=100, shuffle=False, verbose=0, callbacks=[
+model.fit(x, x.sum(1), batch_size=32, epochs=40, shuffle=False, verbose=0, callbacks=[
     sa.UpdatePruningStep(), sa.BackupAndRestore(f"{folder}/backup")])
 stripped = sa.strip_pruning(model)
 np.savez(f"{folder}/weights.npz", *stripped.get_weights())
