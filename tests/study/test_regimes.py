@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tf_keras as keras
 
+from tf_seqattn.digits.data import load_digits
 from tf_seqattn.study import __main__ as command
 from tf_seqattn.study import regime_map, regimes, rule
 from tf_seqattn.study.connectivity import (
@@ -90,11 +91,15 @@ def test_the_rule_is_scored_on_the_held_out_densities():
     }
 
 
-def test_pruned_weights_keep_the_blocks_of_most_importance():
-    digits = regimes.load_digits()
-    few = digits._replace(
-        train_images=digits.train_images[:64], train_labels=digits.train_labels[:64]
+def few_digits():
+    digits = load_digits()
+    return digits._replace(
+        train_images=digits.train_images[:96], train_labels=digits.train_labels[:96]
     )
+
+
+def test_pruned_weights_keep_the_blocks_of_most_importance():
+    few = few_digits()
     dense = regimes.train_dense("magnitude", "epochs", 1, few)
     sparse = regimes.pruned_weights(dense, 0.1)
     denser = regimes.pruned_weights(dense, 0.5)
@@ -109,12 +114,13 @@ def test_pruned_weights_keep_the_blocks_of_most_importance():
 
 def test_the_study_from_its_command_and_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(regimes, "METHODS", dict([*regimes.METHODS.items()][1:]))
-    monkeypatch.setattr(regimes, "TEMPERATURES", {"epochs": (1, 2)})
+    monkeypatch.setattr(regimes, "TEMPERATURES", {"epochs": (8,)})
+    monkeypatch.setattr(regimes, "load_digits", few_digits)
     monkeypatch.setattr(regimes, "DENSITIES", (0.05, 0.5))
-    monkeypatch.setattr(regimes, "_RETRAINING", 1)
+    monkeypatch.setattr(regimes, "_RETRAINING", 3)
     arguments = ["regimes", "--output", str(tmp_path), "--seeds", "2"]
     results = command.main(arguments)
-    assert len(results) == 4
+    assert len(results) == 2
     sparse, dense = results[0], results[1]
     assert (sparse["density"], dense["density"]) == (0.05, 0.5)
     assert sparse["error"] > dense["error"]
