@@ -112,6 +112,11 @@ def test_several_in_a_round():
     found = Selector(4, n_per_round=3).fit(x, y)
     assert set(np.flatnonzero(found.support_)) == set(support)
     assert np.sort(found.rounds_[support]).tolist() == [1, 1, 1, 2]
+    # Copies of one feature enter together only if they enter in one round.
+    twice, y = x[:, [0, 1, 0, 2]], 10 * x[:, 0] + x[:, 1]
+    together, apart = (Selector(2, n_per_round=n).fit(twice, y) for n in (2, 1))
+    assert together.support_.tolist() == [True, False, True, False]
+    assert apart.support_[1]
 
 
 def test_classes_and_names():

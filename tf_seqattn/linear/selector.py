@@ -108,7 +108,7 @@ class SequentialAttentionSelector(SelectorMixin, BaseEstimator):
         scale = x.std(axis=0)
         # A constant feature explains nothing, and rounding must not scale it up.
         constant = scale <= 1e-12 * np.abs(x).max(axis=0)
-        x = np.where(constant, 0.0, (x - x.mean(axis=0)) / np.where(constant, 1, scale))
+        x = (x - x.mean(axis=0)) / np.where(constant, 1.0, scale)
         loss, all_groups, outputs = self._make_loss(x, targets, groups)
         order, self.n_iter_ = select(
             loss,
