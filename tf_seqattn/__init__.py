@@ -12,6 +12,9 @@ sa.export_tflite(sparse, "model.tflite")
 ```
 """
 
+import importlib
+from typing import Any
+
 from tf_seqattn.experiments.quiet_start import start_quietly
 
 # Before anything imports TensorFlow.
@@ -39,3 +42,10 @@ __all__ = [
     *sparsity.__all__,
     *training.__all__,
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports `sa.linear` when it is first used: it needs scikit-learn."""
+    if name == "linear":
+        return importlib.import_module("tf_seqattn.linear")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -318,6 +318,8 @@ class UpdatePruningStep(Callback):
             done = self._steps_done[id(group.layers[0])]
             for step in range(done + 1, done + steps + 1):
                 sparsity = update_at(group.schedule, step)
+                if sparsity is None and group.every_step:
+                    sparsity = float(group.schedule(tf.constant(step, tf.int64))[1])
                 if sparsity is not None:
                     group.update_masks(tf.constant(sparsity, tf.float32))
             before, now = (
@@ -461,18 +463,34 @@ class _Group(NamedTuple):
     schedule: Schedule
     layers: tuple[PrunableLayer, ...]
     update_masks: Callable[[tf.Tensor], None]  # of the sparsity, a float32 scalar
+    every_step: bool  # whether the masks follow the scores between updates too
 
 
 def _group_by_schedule(layers: Sequence[PrunableLayer]) -> list[_Group]:
     groups: dict[str, list[PrunableLayer]] = {}
     for layer in layers:
-        key = repr((layer.pruning_schedule.get_config(), layer.steps_begun))
+        key = repr(
+            (
+                layer.pruning_schedule.get_config(),
+                layer.steps_begun,
+                _chooses_every_step(layer),
+            )
+        )
         groups.setdefault(key, []).append(layer)
     scalar = tf.TensorSpec((), tf.float32)
     return [
-        _Group(g[0].pruning_schedule, g, _update_masks.get_concrete_function(g, scalar))
+        _Group(
+            g[0].pruning_schedule,
+            g,
+            _update_masks.get_concrete_function(g, scalar),
+            _chooses_every_step(g[0]),
+        )
         for g in map(tuple, groups.values())
     ]
+
+
+def _chooses_every_step(layer: PrunableLayer) -> bool:
+    return layer.pattern is not None and layer.pattern.every_step
 
 
 # These are traced once for each tuple of layers.
