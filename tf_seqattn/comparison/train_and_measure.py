@@ -13,7 +13,6 @@ from tf_seqattn.comparison.candidates import DENSE, Candidate, candidates, train
 from tf_seqattn.comparison.picture import save_picture
 from tf_seqattn.comparison.result import Frontier, Point
 from tf_seqattn.comparison.store import Store
-from tf_seqattn.experiments.progress import progress_bar
 from tf_seqattn.files import write_json, write_whole
 from tf_seqattn.keras_api import Callback, Model, keras2, keras3
 
@@ -139,6 +138,9 @@ def frontier(
     store = Store(pathlib.Path(output), request)
     results: dict[Candidate, list[dict[str, Any]]] = {c: [] for c in every}
     left_out: dict[str, str] = {}
+    # It needs tqdm, and nothing else of the package does.
+    from tf_seqattn.experiments.progress import progress_bar
+
     with progress_bar(seeds * len(every), "networks", "frontier") as progress:
         for seed in range(seeds):
             for candidate in every:
