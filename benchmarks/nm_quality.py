@@ -215,7 +215,8 @@ def report(results: list[dict], patterns: list[str], command: str) -> str:
     return (
         "# Ways to an N:M pattern\n\n"
         f"`{command}`: {seeds} seeds, one thread, ± is a standard error, the least "
-        "of a column is bold; nothing was tuned. `(code)` is the paper's "
+        "of a column is bold; nothing was tuned. A standard error of few seeds is "
+        "rough. `(code)` is the paper's "
         "repository: the gradient goes straight through the mask, and the choice is "
         "made at every step. `(text)` damps it by the mask. No runtime that we export "
         "to computes N:M any faster: the entries are zeros, and the files have a plan "
