@@ -275,26 +275,36 @@ def sublayers(layer: Layer) -> list[Layer]:
     return list({id(found): found for found in layer._flatten_layers()}.values())
 
 
-def submodules(layer: Layer) -> list[Layer]:
-    """`sublayers`; in Keras 2 also plain `tf.Module`s and the layers that they hold."""
-    if is_keras3(layer):
-        return sublayers(layer)
-    found: dict[int, Layer] = {}
-    for one in sublayers(layer):
-        found[id(one)] = one
-        # `one.submodules` would fail, since some layers have caches with odd keys.
-        for module in filter(_is_plain_module, _parts(vars(one).values())):
-            held = [part for s in module.submodules for part in _with_submodules(s)]
-            found |= {id(part): part for part in [module, *held]}
+def submodules(module: Layer | tf.Module) -> list[Layer | tf.Module]:
+    """`sublayers`, also those that plain `tf.Module`s hold, and the modules themselves.
+
+    A Keras 3 layer is searched for layers alone.
+    """
+    found: dict[int, Layer | tf.Module] = {}
+    waiting = [module]
+    for one in waiting:  # It grows.
+        reached = [one] if _is_plain_module(one) else sublayers(one)
+        new = {id(m): m for m in reached if id(m) not in found}
+        found |= new
+        for m in new.values():
+            waiting += [held for held in _modules_held(m) if id(held) not in found]
     return list(found.values())
+
+
+def _modules_held(module: Layer | tf.Module) -> list[Layer | tf.Module]:
+    """The plain modules among the attributes, and the layers of what is no layer."""
+    # `module.submodules` would fail: some layers have caches with odd keys.
+    parts = [] if is_keras3(module) else list(_parts(vars(module).values()))
+    layers = isinstance(module, LAYERS)
+    return [
+        p
+        for p in parts
+        if _is_plain_module(p) or (not layers and isinstance(p, LAYERS))
+    ]
 
 
 def _is_plain_module(value: Any) -> bool:
     return isinstance(value, tf.Module) and not isinstance(value, LAYERS)
-
-
-def _with_submodules(value: Any) -> list[Any]:
-    return submodules(value) if isinstance(value, LAYERS) else [value]
 
 
 def _parts(values: Iterable[Any]) -> Iterator[Any]:

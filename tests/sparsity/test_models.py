@@ -427,3 +427,11 @@ def test_a_recurrent_layer_that_has_a_cache_of_dropout_masks(keras):
     pruned = sa.prune(model, schedule, block_size=(1, 1), pruning_policy=policy)
     kernel = sa.strip_pruning(pruned).get_weights()[0]
     assert np.count_nonzero(kernel) == kernel.size // 2
+
+
+def test_pruned_layers_in_plain_modules(keras):
+    wrapped = sa.PrunableLayer(keras.layers.Dense(4), sa.OneShotSchedule(0.5, 0), (1, 1))
+    outer, inner = tf.Module(), tf.Module()
+    outer.parts = {"inner": [inner]}
+    inner.model = keras.Sequential([keras.Input((4,)), wrapped])
+    assert sa.pruned_layers(outer) == [wrapped]
