@@ -430,7 +430,8 @@ def test_a_recurrent_layer_that_has_a_cache_of_dropout_masks(keras):
 
 
 def test_pruned_layers_in_plain_modules(keras):
-    wrapped = sa.PrunableLayer(keras.layers.Dense(4), sa.OneShotSchedule(0.5, 0), (1, 1))
+    schedule = sa.OneShotSchedule(0.5, prune_step=0)
+    wrapped = sa.PrunableLayer(keras.layers.Dense(4), schedule, (1, 1))
     outer, inner = tf.Module(), tf.Module()
     outer.parts = {"inner": [inner]}
     inner.model = keras.Sequential([keras.Input((4,)), wrapped])

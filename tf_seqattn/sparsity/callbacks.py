@@ -157,6 +157,7 @@ class UpdatePruningStep(Callback):
         # Steps begun by each layer after the last step, or None to read the variables.
         self._steps_done: dict[int, int] | None = None
         self._one_step = tf.constant(1, tf.int64)
+        self._steps_per_move: int | None = None
         self._optimizers: list[_Optimizer] = []
         self._executed_steps = 1
         self._whole_function: TrainFunction | None = None
@@ -291,8 +292,11 @@ class UpdatePruningStep(Callback):
         # of the trace itself is three times as fast as looking it up.
         number = tf.TensorSpec((), tf.int64)
         layers = tuple(self._layers)
-        self._begin_steps = _begin_steps.get_concrete_function(layers, number)
+        self._begin_steps = _begin_steps.get_concrete_function(layers, number, number)
         self._count_steps = _count_steps.get_concrete_function(layers, number)
+        # The layers whose logits the optimizer moves have no number.
+        numbers = [layer.steps_per_move for layer in layers]
+        self._steps_per_move = min(filter(None, numbers), default=None)
         _group_by_schedule(self._layers)
 
     def _resets(self, schedule: Schedule) -> bool:
@@ -328,18 +332,25 @@ class UpdatePruningStep(Callback):
             )
             changes = done > 0 and before != now
             resets |= changes and self._resets(group.schedule)
-        begun = self._begin_steps(
-            self._one_step if steps == 1 else tf.constant(steps, tf.int64)
-        )
-        self._steps_done = dict(
-            zip(map(id, self._layers), begun.numpy().tolist(), strict=True)
-        )
+        begun = self._moved_and_counted(steps).numpy().tolist()
+        self._steps_done = dict(zip(map(id, self._layers), begun, strict=True))
         if resets:
             self._check_optimizers_step()
             for optimizer in self._optimizers:
                 optimizer.reset(self.model.variables)
             self._steps_since_check = 0
         self._steps_since_check += steps
+
+    def _moved_and_counted(self, steps: int) -> tf.Tensor:
+        """Moves the logits, where it is time, and counts; returns the layers' steps."""
+        number = self._one_step if steps == 1 else tf.constant(steps, tf.int64)
+        assert self._steps_done is not None
+        done, every = self._steps_done[id(self._layers[0])], self._steps_per_move
+        # A resumed training moves them at the same steps.
+        if every is None or done % every >= steps:
+            return self._count_steps(number)
+        since = max(steps, every)
+        return self._begin_steps(tf.constant(since, tf.int64), number)
 
     def _check_optimizers_step(self) -> None:
         """Warns once if steps were counted but an optimizer has taken none."""
@@ -495,17 +506,23 @@ def _chooses_every_step(layer: PrunableLayer) -> bool:
 
 # These are traced once for each tuple of layers.
 @tf.function
-def _begin_steps(layers: tuple[PrunableLayer, ...], steps: tf.Tensor) -> tf.Tensor:
+def _begin_steps(
+    layers: tuple[PrunableLayer, ...], since: tf.Tensor, steps: tf.Tensor
+) -> tf.Tensor:
     for layer in layers:
-        layer.move_logits(steps)
-        layer.pruning_step.assign_add(steps)
-    return tf.stack([stored(layer.pruning_step) for layer in layers])
+        layer.move_logits(since)
+    return _counted_steps(layers, steps)
 
 
 @tf.function
-def _count_steps(layers: tuple[PrunableLayer, ...], steps: tf.Tensor) -> None:
+def _count_steps(layers: tuple[PrunableLayer, ...], steps: tf.Tensor) -> tf.Tensor:
+    return _counted_steps(layers, steps)
+
+
+def _counted_steps(layers: tuple[PrunableLayer, ...], steps: tf.Tensor) -> tf.Tensor:
     for layer in layers:
         layer.pruning_step.assign_add(steps)
+    return tf.stack([stored(layer.pruning_step) for layer in layers])
 
 
 @tf.function

@@ -382,6 +382,14 @@ class PrunableLayer(OfEitherKeras):
         return self.importance.logit_rate
 
     @property
+    def steps_per_move(self) -> int | None:
+        """Training steps between two moves of logits with a rate of their own."""
+        end = end_step(self.pruning_schedule)
+        if self._logit_rate is None or end is None:
+            return None
+        return logit_rate.steps_per_move(end)
+
+    @property
     def pruned_kernels(self) -> list[PrunedKernel]:
         """The kernels that are pruned, with their variables. Empty before `build`."""
         return list(self._pruned)
@@ -522,7 +530,7 @@ class PrunableLayer(OfEitherKeras):
         """Moves the logits that have a rate of their own by the last steps' gradient.
 
         Args:
-          steps: int64 scalar, number of steps that one call stands for.
+          steps: int64 scalar, number of steps since the last call.
         """
         rate, end = self._logit_rate, end_step(self.pruning_schedule)
         if rate is None or end is None:
