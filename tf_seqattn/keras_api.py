@@ -695,7 +695,7 @@ def add_to(variable: Variable, value: tf.Tensor) -> None:
     """Adds a value to a variable, in its own dtype."""
     if isinstance(variable, keras3.Variable):
         variable = variable._value
-    variable.assign_add(value)
+    variable.assign_add(value, read_value=False)
 
 
 def change_initial_value(

@@ -19,13 +19,13 @@ from tf_seqattn.keras_api import (
     Optimizer,
     TrainFunction,
     Variable,
+    add_to,
     check_layer,
     check_one_keras,
     compilation_of,
     is_keras3,
     single_step_function,
     steps_per_execution,
-    stored,
     submodules,
 )
 from tf_seqattn.sparsity import optimizer_reset
@@ -49,6 +49,9 @@ logger = logging.getLogger("tf_seqattn")
 
 # A phase of fewer steps only disturbs the training.
 _SENSIBLE_PHASE = 20
+
+# So many counters are faster to count one by one than by a call of a trace.
+_FEW_LAYERS = 8
 
 # What the iterators of Keras 3 raise at the end of their data.
 _NO_MORE_DATA = (StopIteration, tf.errors.OutOfRangeError)
@@ -292,8 +295,8 @@ class UpdatePruningStep(Callback):
         # of the trace itself is three times as fast as looking it up.
         number = tf.TensorSpec((), tf.int64)
         layers = tuple(self._layers)
-        self._begin_steps = _begin_steps.get_concrete_function(layers, number, number)
-        self._count_steps = _count_steps.get_concrete_function(layers, number)
+        self._move_all_logits = _move_logits.get_concrete_function(layers, number)
+        self._count_at_once = _count.get_concrete_function(layers, number)
         # The layers whose logits the optimizer moves have no number.
         numbers = [layer.steps_per_move for layer in layers]
         self._steps_per_move = min(filter(None, numbers), default=None)
@@ -317,11 +320,12 @@ class UpdatePruningStep(Callback):
                 self._continue_learning_rate(self._groups)
         if self._steps_done is None:
             self._steps_done = {id(x): x.steps_begun for x in self._layers}
-        resets = False
+        resets = updates = False
         for group in self._groups:
             done = self._steps_done[id(group.layers[0])]
             for step in range(done + 1, done + steps + 1):
                 sparsity = update_at(group.schedule, step)
+                updates |= sparsity is not None
                 if sparsity is None and group.every_step:
                     sparsity = float(group.schedule(tf.constant(step, tf.int64))[1])
                 if sparsity is not None:
@@ -332,8 +336,11 @@ class UpdatePruningStep(Callback):
             )
             changes = done > 0 and before != now
             resets |= changes and self._resets(group.schedule)
-        begun = self._moved_and_counted(steps).numpy().tolist()
-        self._steps_done = dict(zip(map(id, self._layers), begun, strict=True))
+        self._move_logits(steps)
+        self._count(steps)
+        # To read the variables each time would cost as much as to count.
+        counted = {layer: done + steps for layer, done in self._steps_done.items()}
+        self._steps_done = None if updates else counted
         if resets:
             self._check_optimizers_step()
             for optimizer in self._optimizers:
@@ -341,16 +348,20 @@ class UpdatePruningStep(Callback):
             self._steps_since_check = 0
         self._steps_since_check += steps
 
-    def _moved_and_counted(self, steps: int) -> tf.Tensor:
-        """Moves the logits, where it is time, and counts; returns the layers' steps."""
-        number = self._one_step if steps == 1 else tf.constant(steps, tf.int64)
+    def _move_logits(self, steps: int) -> None:
+        """Moves the logits if it is time; a resumed training does at the same steps."""
         assert self._steps_done is not None
         done, every = self._steps_done[id(self._layers[0])], self._steps_per_move
-        # A resumed training moves them at the same steps.
-        if every is None or done % every >= steps:
-            return self._count_steps(number)
-        since = max(steps, every)
-        return self._begin_steps(tf.constant(since, tf.int64), number)
+        if every is not None and done % every < steps:
+            self._move_all_logits(tf.constant(max(steps, every), tf.int64))
+
+    def _count(self, steps: int) -> None:
+        number = self._one_step if steps == 1 else tf.constant(steps, tf.int64)
+        if len(self._layers) > _FEW_LAYERS:
+            self._count_at_once(number)
+        else:
+            for layer in self._layers:
+                add_to(layer.pruning_step, number)
 
     def _check_optimizers_step(self) -> None:
         """Warns once if steps were counted but an optimizer has taken none."""
@@ -432,7 +443,7 @@ class UpdatePruningStep(Callback):
             # A custom training step may use another optimizer.
             ended = isinstance(sys.exc_info()[1], _NO_MORE_DATA)
             if ran < steps and (ran or ended):
-                self._count_steps(tf.constant(ran - steps, tf.int64))
+                self._count(ran - steps)
                 self._steps_done = None
 
     def _steps_within_phase(self) -> int:
@@ -506,23 +517,15 @@ def _chooses_every_step(layer: PrunableLayer) -> bool:
 
 # These are traced once for each tuple of layers.
 @tf.function
-def _begin_steps(
-    layers: tuple[PrunableLayer, ...], since: tf.Tensor, steps: tf.Tensor
-) -> tf.Tensor:
+def _move_logits(layers: tuple[PrunableLayer, ...], steps: tf.Tensor) -> None:
     for layer in layers:
-        layer.move_logits(since)
-    return _counted_steps(layers, steps)
+        layer.move_logits(steps)
 
 
 @tf.function
-def _count_steps(layers: tuple[PrunableLayer, ...], steps: tf.Tensor) -> tf.Tensor:
-    return _counted_steps(layers, steps)
-
-
-def _counted_steps(layers: tuple[PrunableLayer, ...], steps: tf.Tensor) -> tf.Tensor:
+def _count(layers: tuple[PrunableLayer, ...], steps: tf.Tensor) -> None:
     for layer in layers:
-        layer.pruning_step.assign_add(steps)
-    return tf.stack([stored(layer.pruning_step) for layer in layers])
+        add_to(layer.pruning_step, steps)
 
 
 @tf.function
