@@ -150,7 +150,8 @@ class HiddenLayers(sa.PruningPolicy):
         return layer.name.startswith("hidden")
 
 
-def _optimizer(task: Task) -> keras.optimizers.Optimizer:
+def new_optimizer(task: Task) -> keras.optimizers.Optimizer:
+    """The optimizer of a task; its rate falls to 0 as a cosine."""
     rate = keras.optimizers.schedules.CosineDecay(task.rate, task.steps)
     if task.optimizer == "sgd":
         return keras.optimizers.SGD(rate, momentum=0.9)
@@ -158,7 +159,8 @@ def _optimizer(task: Task) -> keras.optimizers.Optimizer:
     return kinds[task.optimizer](rate)
 
 
-def _batches(rows, labels, task: Task, seed: int) -> tf.data.Dataset:
+def repeated_batches(rows, labels, task: Task, seed: int) -> tf.data.Dataset:
+    """Shuffled batches of a task's training rows, without end."""
     data = tf.data.Dataset.from_tensor_slices((rows, labels))
     shuffled = data.shuffle(min(len(rows), 50_000), seed=seed).repeat()
     return shuffled.batch(task.batch_size).prefetch(2)
@@ -199,10 +201,10 @@ def run_cell(cell: Cell, folder: pathlib.Path) -> None:
     keras.utils.set_random_seed(cell.seed)
     task = TASKS[cell.task]
     rows, labels, held_rows, held_labels = split(task.data)
-    batches = _batches(rows, labels, task, cell.seed)
+    batches = repeated_batches(rows, labels, task, cell.seed)
     model, callbacks = _prepare(cell, task, batches)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(_optimizer(task), loss, metrics=["accuracy"])
+    model.compile(new_optimizer(task), loss, metrics=["accuracy"])
     model.fit(batches, steps_per_epoch=task.steps, verbose=0, callbacks=callbacks)
     if sa.pruned_layers(model):
         model = sa.strip_pruning(model)
