@@ -11,25 +11,27 @@ in turns with the dense product, in one process and on one thread.
 """
 
 import argparse
-import functools
 import json
-import multiprocessing
 import os
 import pathlib
 import platform
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 import tf_keras as keras
 
 import tf_seqattn as sa
 from benchmarks.inference import quartiles, tflite_file
-from benchmarks.quality import TASKS, HiddenLayers, new_optimizer, repeated_batches
-from benchmarks.quality_tasks.data import split
+from benchmarks.quality_tasks.tasks import (
+    TASKS,
+    HiddenLayers,
+    held_out,
+    run_missing,
+    start,
+    train,
+)
 from tf_seqattn.experiments import command_line
 from tf_seqattn.experiments.markdown_table import markdown_table
-from tf_seqattn.experiments.progress import progress_bar
 from tf_seqattn.files import write_json, write_whole
 from tf_seqattn.inference import litert
 from tf_seqattn.inference.latency import time_in_turns
@@ -70,30 +72,17 @@ class Cell(NamedTuple):
         return folder / f"{task}_{steps}_{rows}x{columns}_{self.seed}.json"
 
 
-def train(cell: Cell, folder: pathlib.Path) -> None:
+def run_cell(cell: Cell, folder: pathlib.Path) -> None:
     """Trains a cell and writes its loss (nats) on the rows held out."""
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(cell.seed)
+    start(cell.seed)
     task = TASKS[cell.task]
-    rows, labels, held_rows, held_labels = split(task.data)
     schedule = sa.SequentialAttentionSchedule(SPARSITY, end_step=task.steps)
     model = sa.prune(
         task.network(), schedule, cell.shape, pruning_policy=HiddenLayers()
     )
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(new_optimizer(task), loss)
-    model.fit(
-        repeated_batches(rows, labels, task, cell.seed),
-        steps_per_epoch=task.steps,
-        verbose=0,
-        callbacks=[sa.UpdatePruningStep()],
-    )
-    sparse = sa.strip_pruning(model)
-    sparse.compile(loss=loss)
-    found = sparse.evaluate(held_rows, held_labels, batch_size=1024, verbose=0)
-    write_json(cell.file(folder), {**cell._asdict(), "loss": found})
+    sparse = train(model, task, cell.seed, [sa.UpdatePruningStep()])
+    found = {**cell._asdict(), "loss": held_out(sparse, task)["loss"]}
+    write_json(cell.file(folder), found)
 
 
 def pruned_product(shape: tuple[int, int]) -> keras.Model:
@@ -173,7 +162,6 @@ def main(arguments: list[str] | None = None) -> None:
     add("--seconds", type=float, default=20.0, help="for each area and batch")
     add("--output", type=pathlib.Path, default=pathlib.Path("out/block_shapes"))
     options = parser.parse_args(arguments)
-    options.output.mkdir(parents=True, exist_ok=True)
     every = [
         Cell(task, shape, seed)
         for seed in options.seeds
@@ -181,15 +169,7 @@ def main(arguments: list[str] | None = None) -> None:
         for area in TRAINED_AREAS
         for shape in SHAPES[area]
     ]
-    missing = [cell for cell in every if not cell.file(options.output).exists()]
-    context = multiprocessing.get_context("spawn")
-    with (
-        progress_bar(len(missing), "trainings", "Block shapes") as bar,
-        context.Pool(options.workers, maxtasksperchild=10) as pool,
-    ):
-        run = functools.partial(train, folder=options.output)
-        for _ in pool.imap_unordered(run, missing):
-            bar.update(1)
+    run_missing(every, run_cell, options.output, options.workers)
     results = [json.loads(cell.file(options.output).read_text()) for cell in every]
     speeds = {
         area: {b: measure_speed(area, b, options.seconds) for b in BATCHES}
