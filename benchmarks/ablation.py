@@ -1,9 +1,9 @@
 """What each part of the recipes is worth: one part at a time is left out.
 
-On four cells of `benchmarks/quality.py`, the default and the paper's recipe for ImageNet
-are trained whole, and without their parts. Every arm has the same steps, batches and
-learning rate. Every training is kept in a file, so an interrupted run goes on where it
-stopped.
+On four cells of `benchmarks/quality.py`, the default and the paper's recipe for
+ImageNet are trained whole, and without their parts. Every arm has the same steps,
+batches and learning rate. Every training is kept in a file, so an interrupted run goes
+on where it stopped.
 
     pip install 'tf-seqattn[quality]'
     python -m benchmarks.ablation
