@@ -45,11 +45,12 @@ digits: setup  ## Prune a digit classifier and run it as TFLite.
 test: setup lint  ## Lint, then run the fast tests (including BUILD files).
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-test-all: setup lint  ## Lint, then run every test, including slow ones.
+test-all: setup lint  ## Lint, then run every test, including slow ones, and some chaos.
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m "" $(PYTEST_ARGS)
+	$(BIN)/python -m tools.chaos --kills 3 --damages 4
 
-chaos: setup  ## Kill and starve commands at random; nothing may be lost (hours).
-	$(BIN)/python tools/chaos.py
+chaos: setup  ## Kill and starve commands at random; nothing may be lost (an hour).
+	$(BIN)/python -m tools.chaos --results benchmarks/results/chaos.md
 
 bench: setup  ## Run every benchmark, one after another.
 	@set -e; for file in benchmarks/*.py; do \
@@ -61,6 +62,8 @@ bench-criteo: setup  ## Train the grid of the paper's table 2 (hours; can be res
 bench-inference: setup  ## Time packed and dense models, by layer and whole.
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/inference_models.py
+	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS),peers]"
+	$(BIN)/python -m benchmarks.peers
 
 docs: setup  ## Build the guides and the reference as a site in out/docs.
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"

@@ -81,7 +81,9 @@ def dense_layer(shape, block: int, sparsity: float, balanced=False, seed=0):
     return model, kernel
 
 
-def tflite_file(model, inputs, layout: str, quantization=None) -> bytes:
+def tflite_file(
+    model, inputs, layout: str, quantization=None, num_threads: int = 1
+) -> bytes:
     """The exported model, for batches like `inputs`."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.tflite"
@@ -93,6 +95,7 @@ def tflite_file(model, inputs, layout: str, quantization=None) -> bytes:
             representative_dataset=[inputs] if quantization == "int8" else None,
             batch_size=len(inputs),
             choose="always",
+            num_threads=num_threads,
         )
         return path.read_bytes()
 

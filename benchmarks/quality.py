@@ -12,16 +12,12 @@ cell is kept in a file, so an interrupted run goes on where it stopped.
 """
 
 import argparse
-import functools
 import json
-import multiprocessing
 import os
 import pathlib
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 import tf_keras as keras
 
 import tf_seqattn as sa
@@ -29,8 +25,17 @@ from benchmarks.quality_tasks import networks
 from benchmarks.quality_tasks.data import split
 from benchmarks.quality_tasks.fixed_support import FixedSupport
 from benchmarks.quality_tasks.report import report
+from benchmarks.quality_tasks.tasks import (
+    TASKS,
+    HiddenLayers,
+    Task,
+    held_out,
+    repeated_batches,
+    run_missing,
+    start,
+    train,
+)
 from tf_seqattn.experiments.algorithms import Phases, find_algorithm, pruning_schedule
-from tf_seqattn.experiments.progress import progress_bar
 from tf_seqattn.files import write_json, write_whole
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -49,62 +54,6 @@ ARMS = (
 PHASES = Phases(cycles=7, dense_fraction=0.10, finetune_fraction=0.15)
 
 
-class Task(NamedTuple):
-    """What is learnt, and within which budget.
-
-    Attributes:
-      data: of `data.LOADERS`.
-      network: of `networks`.
-      optimizer: "adam", "sgd", which has a momentum of .9, or "adagrad".
-      rate: first learning rate; it falls to 0 as a cosine.
-      steps: training steps.
-      batch_size: rows of a batch.
-      cells: (sparsity, side of a block) of its pruned arms.
-    """
-
-    data: str
-    network: Callable[..., keras.Model]
-    optimizer: str
-    rate: float
-    steps: int
-    batch_size: int
-    cells: tuple[tuple[float, int], ...]
-
-
-_TWO = ((0.9, 8), (0.97, 16))
-TASKS = {
-    "digits, Adam": Task(
-        "digits", networks.perceptron, "adam", 1e-3, 1200, 64, ((0.7, 8), *_TWO)
-    ),
-    "digits, SGD": Task("digits", networks.perceptron, "sgd", 5e-2, 1200, 64, _TWO),
-    "digits, short": Task(
-        "digits", networks.perceptron, "adam", 1e-3, 300, 64, ((0.9, 8),)
-    ),
-    "digits, long": Task(
-        "digits", networks.perceptron, "adam", 1e-3, 4000, 64, ((0.97, 8),)
-    ),
-    "digits, convolutions": Task(
-        "digits", networks.convolutions, "sgd", 5e-2, 600, 64, ((0.9, 8),)
-    ),
-    "flights": Task(
-        "flights", networks.click_model_of_flights, "adam", 1e-3, 1000, 512, _TWO
-    ),
-    "source code, transformer": Task(
-        "source code", networks.transformer, "adam", 3e-3, 600, 32, ((0.8, 8), (0.9, 8))
-    ),
-    "films": Task(
-        "films",
-        networks.click_model_of_films,
-        "adagrad",
-        5e-2,
-        800,
-        256,
-        ((0.9, 8), (0.97, 16)),
-    ),
-    "English, LSTM": Task(
-        "English", networks.lstm, "adam", 4e-3, 500, 32, ((0.8, 8), (0.9, 16))
-    ),
-}
 HELD_BACK = ("films", "English, LSTM")
 
 
@@ -143,29 +92,8 @@ def cells(seeds: list[int], arms: list[str]) -> list[Cell]:
     return found
 
 
-class HiddenLayers(sa.PruningPolicy):
-    """Prunes the hidden layers."""
-
-    def allow_pruning(self, layer) -> bool:
-        return layer.name.startswith("hidden")
-
-
-def _optimizer(task: Task) -> keras.optimizers.Optimizer:
-    rate = keras.optimizers.schedules.CosineDecay(task.rate, task.steps)
-    if task.optimizer == "sgd":
-        return keras.optimizers.SGD(rate, momentum=0.9)
-    kinds = {"adam": keras.optimizers.Adam, "adagrad": keras.optimizers.Adagrad}
-    return kinds[task.optimizer](rate)
-
-
-def _batches(rows, labels, task: Task, seed: int) -> tf.data.Dataset:
-    data = tf.data.Dataset.from_tensor_slices((rows, labels))
-    shuffled = data.shuffle(min(len(rows), 50_000), seed=seed).repeat()
-    return shuffled.batch(task.batch_size).prefetch(2)
-
-
 def _prepare(
-    cell: Cell, task: Task, batches: tf.data.Dataset
+    cell: Cell, task: Task
 ) -> tuple[keras.Model, list[keras.callbacks.Callback]]:
     """The network of a cell, and the callbacks of its arm."""
     if cell.arm == "narrow":
@@ -176,6 +104,8 @@ def _prepare(
     if cell.arm == "dense":
         return model, []
     if cell.arm in ("random", "regrowth"):
+        rows, labels, *_ = split(task.data)
+        batches = repeated_batches(rows, labels, task, cell.seed)
         data = batches if cell.arm == "regrowth" else None
         support = FixedSupport(
             cell.sparsity, cell.block_size, task.steps, data, cell.seed
@@ -193,25 +123,13 @@ def _prepare(
 
 def run_cell(cell: Cell, folder: pathlib.Path) -> None:
     """Trains a cell and writes its loss (nats) and accuracy on the rows held out."""
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(cell.seed)
+    start(cell.seed)
     task = TASKS[cell.task]
-    rows, labels, held_rows, held_labels = split(task.data)
-    batches = _batches(rows, labels, task, cell.seed)
-    model, callbacks = _prepare(cell, task, batches)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(_optimizer(task), loss, metrics=["accuracy"])
-    model.fit(batches, steps_per_epoch=task.steps, verbose=0, callbacks=callbacks)
-    if sa.pruned_layers(model):
-        model = sa.strip_pruning(model)
-        model.compile(loss=loss, metrics=["accuracy"])
-    found = model.evaluate(
-        held_rows, held_labels, batch_size=1024, verbose=0, return_dict=True
-    )
+    model, callbacks = _prepare(cell, task)
+    model = train(model, task, cell.seed, callbacks)
     kept = sum(int(np.count_nonzero(w)) for w in model.get_weights())
-    write_json(cell.file(folder), {**cell._asdict(), **found, "weights": kept})
+    found = {**cell._asdict(), **held_out(model, task), "weights": kept}
+    write_json(cell.file(folder), found)
 
 
 def main() -> None:
@@ -223,17 +141,8 @@ def main() -> None:
     add("--workers", type=int, default=os.cpu_count(), help="cells at a time")
     add("--output", type=pathlib.Path, default=pathlib.Path("out/quality"))
     options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
     every = cells(options.seeds, options.arms)
-    missing = [cell for cell in every if not cell.file(options.output).exists()]
-    context = multiprocessing.get_context("spawn")
-    with (
-        progress_bar(len(missing), "cells", "Quality") as bar,
-        context.Pool(options.workers, maxtasksperchild=10) as pool,
-    ):
-        train = functools.partial(run_cell, folder=options.output)
-        for _ in pool.imap_unordered(train, missing):
-            bar.update(1)
+    run_missing(every, run_cell, options.output, options.workers)
     results = [json.loads(cell.file(options.output).read_text()) for cell in every]
     columns = [(name, *cell) for name, task in TASKS.items() for cell in task.cells]
     seeds = " ".join(map(str, options.seeds))

@@ -1,8 +1,14 @@
-"""Time of a training step: dense, and packed with `sa.pack(model, trainable=True)`.
+"""Time of a training step: dense, masked, and on the kept blocks alone.
 
-Each case is a perceptron of two pruned hidden layers and one output, trained by Adam.
-Both models train in turns in one process on the same batch, as Keras compiles them by
-default except for XLA, which is off. A round gives one ratio.
+Each case is a perceptron of two pruned hidden layers and one output, trained by Adam:
+
+- dense: not pruned at all;
+- masked: pruned, in its last phase, with `sa.UpdatePruningStep`;
+- skipping: the same with `sa.SkipPrunedBlocks`;
+- packed: `sa.pack(model, trainable=True)`.
+
+All train in turns in one process on the same batch, as Keras compiles them by default
+except for XLA, which is off. A round gives one ratio.
 
     python benchmarks/sparse_training.py
 """
@@ -55,13 +61,40 @@ def masked_model(width: int, block: int, sparsity: float) -> keras.Sequential:
     return model
 
 
-def step(model, x, y):
-    """A function without arguments that runs one training step."""
+def compile_to_train(model):
+    """Compiles a model for Adam."""
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(1e-3), loss, jit_compile=False)
+
+
+def step(model, x, y):
+    """A function without arguments that runs one training step."""
+    compile_to_train(model)
     batches = iter(tf.data.Dataset.from_tensors((x, y)).repeat())
     function = model.make_train_function()
     return lambda: function(batches)
+
+
+def pruning_step(width: int, block: int, sparsity: float, pruning, x, y):
+    """One training step of a pruned model in its last phase, with its callback."""
+    schedule = sa.OneShotSchedule(sparsity, prune_step=1)
+    policy = sa.MinimumBlocks((block, block))
+    model = sa.prune(
+        masked_model(width, block, 0.0),
+        schedule,
+        block_size=(block, block),
+        pruning_policy=policy,
+    )
+    compile_to_train(model)
+    batches = iter(tf.data.Dataset.from_tensors((x, y)).repeat())
+    pruning.set_model(model)
+    pruning.on_train_begin()
+
+    def run():
+        pruning.on_train_batch_begin(0)
+        model.train_function(batches)
+
+    return run
 
 
 def slot_bytes(model) -> int:
@@ -77,12 +110,18 @@ def measure(case, seconds: float) -> dict:
     y = (x[:, :20].sum(1) > 0).astype("float32")
     dense = masked_model(width, block, sparsity)
     packed = sa.pack(dense, batch_size=batch, choose="always", trainable=True)
-    calls = {"dense": step(dense, x, y), "packed": step(packed, x, y)}
+    skipping = sa.SkipPrunedBlocks(batch_size=batch)
+    calls = {
+        "dense": step(dense, x, y),
+        "masked": pruning_step(width, block, sparsity, sa.UpdatePruningStep(), x, y),
+        "skipping": pruning_step(width, block, sparsity, skipping, x, y),
+        "packed": step(packed, x, y),
+    }
     times = time_in_turns(calls, seconds, rounds=5, calls_a_turn=2)
     return {
         "case": list(case),
         "milliseconds": {n: 1e3 * float(np.median(t)) for n, t in times.items()},
-        "speedup": quartiles(times["dense"] / times["packed"]),
+        "speedup": {n: quartiles(times["dense"] / times[n]) for n in times},
         "slot_bytes": {"dense": slot_bytes(dense), "packed": slot_bytes(packed)},
     }
 
@@ -91,11 +130,13 @@ def row(result: dict) -> str:
     """One Markdown row."""
     width, block, batch, sparsity = result["case"]
     milliseconds, slots = result["milliseconds"], result["slot_bytes"]
-    median, low, high = result["speedup"]
+    ratios = [
+        "{:.2f} ({:.2f} to {:.2f})".format(*result["speedup"][name])
+        for name in ("masked", "skipping", "packed")
+    ]
     return (
         f"| {width} | {block} x {block} | {batch} | {sparsity:.0%} | "
-        f"{milliseconds['dense']:.0f} | {milliseconds['packed']:.0f} | "
-        f"{median:.2f} ({low:.2f} to {high:.2f}) | "
+        f"{milliseconds['dense']:.0f} | {' | '.join(ratios)} | "
         f"{slots['packed'] / slots['dense']:.2f} |"
     )
 
@@ -113,12 +154,14 @@ def main():
         "# A training step on the kept blocks alone",
         "",
         f"`python benchmarks/sparse_training.py --seconds {seconds:g}` on "
-        f"{platform.machine()}, {os.cpu_count()} cores. Adam; time of the dense step "
-        "over that of the packed one: median (quartiles) of rounds in turns.",
+        f"{platform.machine()}, {os.cpu_count()} cores. Adam. Time of the dense step "
+        "over that of the other: median (quartiles) of rounds in turns. Slots are "
+        "those of the packed model, as a share of the dense one; the masked and the "
+        "skipping model have those of the dense one.",
         "",
-        "| width | block | batch | blocks removed | dense, ms | packed, ms | ratio | "
-        "slots of the optimizer, share of dense |",
-        "|---" * 8 + "|",
+        "| width | block | batch | blocks removed | dense, ms | masked | "
+        "`sa.SkipPrunedBlocks` | `sa.pack(trainable=True)` | slots |",
+        "|---" * 9 + "|",
         *map(row, results),
     ]
     (RESULTS / "sparse_training.md").write_text("\n".join(lines) + "\n")

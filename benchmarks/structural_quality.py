@@ -1,14 +1,17 @@
-"""Accuracy of residual networks whose channels are pruned, at equal multiply-adds.
+"""Loss of residual networks whose channels are pruned, at equal multiply-adds.
 
-Every training of a task has the same images, steps, batches and learning rates. Pruned
-in training: sequential attention, the L2 norm of each unit over all its slices with the
+Every training of a task has the same images, batches and learning rates. Pruned in
+training: sequential attention, the L2 norm of each unit over all its slices with the
 same schedule, and random units. Beside them stand the dense network and one with fewer
-channels everywhere, trained from random weights for the same steps ("Rethinking the
-value of network pruning" calls that Scratch-E). Without training afterwards: the dense
-network pruned at once, plain and after `sa.reconstruct` with data of the task, with
-data of the other task, and without data.
+channels everywhere, trained from random weights: for the same steps, and for as many
+multiply-adds as the dense one ("Rethinking the value of network pruning" calls these
+Scratch-E and Scratch-B). Without training afterwards: the dense network pruned at once,
+plain and after `sa.reconstruct` with data of the task, with data of another task, and
+without data. The results of a task and seed are kept in a file, so an interrupted run
+goes on where it stopped.
 
-    python benchmarks/structural_quality.py
+    pip install 'tf-seqattn[quality]'
+    python -m benchmarks.structural_quality
 """
 
 import argparse
@@ -21,9 +24,11 @@ import tensorflow as tf
 import tf_keras as keras
 
 import tf_seqattn as sa
+from benchmarks.quality_tasks.data import split
 from tf_seqattn.digits.data import load_digits
+from tf_seqattn.experiments import command_line
 from tf_seqattn.experiments.markdown_table import markdown_table
-from tf_seqattn.files import write_whole
+from tf_seqattn.files import write_json, write_whole
 from tf_seqattn.imagenet.synthetic import make_images
 from tf_seqattn.keras_api import register
 
@@ -31,6 +36,7 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 KEPT_FLOPS = 0.1
 ONE_SHOT_SHARES = (0.25, 0.5)
 CALIBRATION_IMAGES = 256
+OURS = "sequential attention"
 
 
 class Task(NamedTuple):
@@ -45,8 +51,11 @@ class Task(NamedTuple):
 
 TASKS = {
     "digits": Task(8, 1, 10, 400, 32),
+    "handwriting": Task(28, 1, 10, 400, 32),
     "textures": Task(16, 3, 20, 300, 64),
 }
+# Whose images stand in for those of a task.
+OTHER = {"digits": "textures", "handwriting": "digits", "textures": "digits"}
 
 
 @register
@@ -59,7 +68,7 @@ class RandomUnits(sa.Importance):
 
 
 METHODS = {
-    "sequential attention": sa.SoftmaxAttention(),
+    OURS: sa.SoftmaxAttention(),
     "L2 norm": sa.Magnitude(),
     "random": RandomUnits(),
 }
@@ -70,6 +79,10 @@ def load(name: str) -> tuple[np.ndarray, ...]:
     if name == "digits":
         return tuple(load_digits())
     task = TASKS[name]
+    if name == "handwriting":
+        images, labels, held_images, held_labels = split("digits")
+        shape = (-1, task.size, task.size, 1)
+        return images.reshape(shape), labels, held_images.reshape(shape), held_labels
     train = make_images("train", 0, 4000, task.size, task.classes, 2.5)
     test = make_images("validation", 0, 1000, task.size, task.classes, 2.5)
     return (
@@ -116,6 +129,7 @@ def narrow(task: Task) -> keras.Model:
 
 def train(model, task: Task, images, labels, seed: int) -> None:
     """Trains with Adam and a cosine decay of the learning rate."""
+    keras.utils.set_random_seed(seed)
     rate = keras.optimizers.schedules.CosineDecay(3e-3, task.steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(rate), loss)
@@ -130,12 +144,17 @@ def train(model, task: Task, images, labels, seed: int) -> None:
     )
 
 
-def accuracy(model, images, labels) -> float:
-    """Share of images that are told right."""
-    return float(np.mean(model.predict(images, verbose=0).argmax(axis=1) == labels))
+def quality(model, images, labels) -> dict[str, float]:
+    """Log loss (nats) of the labels, and the share of images that are told right."""
+    logits = model.predict(images, verbose=0).astype("float64")
+    logits -= logits.max(axis=1, keepdims=True)
+    of_labels = logits[np.arange(len(labels)), labels]
+    losses = np.log(np.exp(logits).sum(axis=1)) - of_labels
+    right = logits.argmax(axis=1) == labels
+    return {"loss": float(losses.mean()), "accuracy": float(right.mean())}
 
 
-def run(name: str, other: str, seed: int) -> list[dict]:
+def run(name: str, seed: int) -> list[dict]:
     """All rows of a task and a seed."""
     task = TASKS[name]
     images, labels, *test = load(name)
@@ -148,7 +167,7 @@ def run(name: str, other: str, seed: int) -> list[dict]:
                 "seed": seed,
                 "method": method,
                 "share": share,
-                "accuracy": accuracy(model, *test),
+                **quality(model, *test),
                 "flops": multiply_adds(model) / dense,
             }
         )
@@ -159,10 +178,13 @@ def run(name: str, other: str, seed: int) -> list[dict]:
     work = multiply_adds(dense)
     train(dense, task, images, labels, seed)
     add("dense", None, dense, work)
-    keras.utils.set_random_seed(seed)
-    small = narrow(task)
-    train(small, task, images, labels, seed)
-    add("narrow from scratch", None, small, work)
+    for method, longer in (("narrow", 1.0), ("narrow, as long as dense", None)):
+        keras.utils.set_random_seed(seed)
+        small = narrow(task)
+        longer = longer or work / multiply_adds(small)
+        steps = round(task.steps * longer)
+        train(small, task._replace(steps=steps), images, labels, seed)
+        add(method, None, small, work)
     for method, importance in METHODS.items():
         keras.utils.set_random_seed(seed)
         pruned = sa.prune(
@@ -175,7 +197,7 @@ def run(name: str, other: str, seed: int) -> list[dict]:
         )
         train(pruned, task, images, labels, seed)
         add(method, None, sa.shrink(pruned), work)
-    add_one_shot(add, dense, work, task, images, load(other)[0])
+    add_one_shot(add, dense, work, task, images, load(OTHER[name])[0])
     return rows
 
 
@@ -206,48 +228,64 @@ def add_one_shot(add, dense, work, task: Task, images, others) -> None:
             add(method, share, sa.shrink(model), work)
 
 
+def _mean_and_error(values: np.ndarray) -> str:
+    error = values.std(ddof=1) / np.sqrt(len(values))
+    return f"{values.mean():+.4f} ± {error:.4f}"
+
+
 def table(rows: list[dict]) -> str:
-    """Mean and range of the accuracy over seeds."""
-    keys = dict.fromkeys((r["task"], r["method"], r["share"]) for r in rows)
+    """Means over the seeds, and the loss less that of sequential attention."""
+    found: dict = {}
+    for row in sorted(rows, key=lambda r: r["seed"]):
+        found.setdefault((row["task"], row["share"], row["method"]), []).append(row)
     cells = []
-    for task, method, share in keys:
-        found = [
-            r
-            for r in rows
-            if (r["task"], r["method"], r["share"]) == (task, method, share)
-        ]
-        scores = [r["accuracy"] for r in found]
+    for (task, share, method), same in found.items():
+        losses = np.array([r["loss"] for r in same])
+        ours = np.array([r["loss"] for r in found[task, None, OURS]])
         cells.append(
             [
                 task,
                 method,
                 "" if share is None else f"{share:.0%} at once",
-                f"{np.mean([r['flops'] for r in found]):.1%}",
-                f"{np.mean(scores):.1%}",
-                f"{min(scores):.1%} to {max(scores):.1%}",
+                f"{np.mean([r['flops'] for r in same]):.1%}",
+                f"{np.mean([r['accuracy'] for r in same]):.1%}",
+                f"{losses.mean():.4f}",
+                None if method == OURS else _mean_and_error(losses - ours),
             ]
         )
-    titles = ["task", "method", "channels removed", "MACs", "accuracy", "over seeds"]
-    return markdown_table(titles, cells)
+    titles = ["task", "method", "channels removed", "MACs", "accuracy", "loss"]
+    return markdown_table([*titles, "loss less ours"], cells)
 
 
-def main():
-    """Trains, writes the results and prints the table."""
+def main(arguments: list[str] | None = None) -> None:
+    """Trains what is missing, writes the results and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
-    arguments = parser.parse_args()
+    add = parser.add_argument
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="two or more")
+    add("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    folder = pathlib.Path("out/structural_quality")
+    add("--output", type=pathlib.Path, default=folder, help="what is trained already")
+    options = parser.parse_args(arguments)
+    options.output.mkdir(parents=True, exist_ok=True)
     rows = []
-    for seed in range(arguments.seeds):
-        for name in arguments.tasks:
-            other = next(task for task in TASKS if task != name)
-            rows += run(name, other, seed)
-            text = f"Seeds: {seed + 1}. Steps as in the script.\n\n{table(rows)}\n"
-            write_whole(
-                RESULTS / "structural_quality.json", json.dumps(rows, indent=1) + "\n"
-            )
-            write_whole(RESULTS / "structural_quality.md", text)
-    print(table(rows))
+    for seed in options.seeds:
+        for name in options.tasks:
+            file = options.output / f"{name}_{TASKS[name].steps}_{seed}.json"
+            if not file.exists():
+                write_json(file, run(name, seed))
+            rows += json.loads(file.read_text())
+    rows.sort(key=lambda row: options.tasks.index(row["task"]))
+    text = (
+        "# Channels removed, at equal multiply-adds\n\n"
+        f"`{command_line.command_text('benchmarks.structural_quality', arguments)}`: "
+        f"{len(options.seeds)} seeds. Losses in nats; differences are taken seed by "
+        "seed, with their standard error. `narrow` is trained for the same steps, "
+        "`narrow, as long as dense` for as many multiply-adds as the dense network.\n\n"
+        f"{table(rows)}"
+    )
+    write_whole(RESULTS / "structural_quality.md", text)
+    write_json(RESULTS / "structural_quality.json", rows)
+    print(text)
 
 
 if __name__ == "__main__":

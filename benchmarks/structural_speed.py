@@ -26,6 +26,7 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 SHARES = (0.25, 0.5)
 SIZE = 224
 HEAD = (
+    "# Speed of removed channels\n\n"
     "LiteRT, batch 1, 224 x 224, random weights: speed only. Removed is the share of "
     "the units of every group of coupled channels, rounded to 8. Speed-up over dense, "
     "median (quartiles) of turns in one process."

@@ -3,10 +3,8 @@
 The three models train in turns, in rotating order, in one process, so that a change
 of the machine's speed meets all of them; each round gives one ratio to the dense
 model of that round. Both wrappers prune the same layer with the same blocks. Ours
-follows SequentialAttention++ through all its phases, with a mask update every step of
-the sparsification phase, and tfmot's its own PolynomialDecay with one every 100
-steps: the defaults of both. Ours has one cycle, since in so few steps the phases of
-more would be shorter than any real ones.
+follows the default schedule, which updates the mask two hundred times, and tfmot's its
+own PolynomialDecay with an update every 100 steps: the defaults of both.
 
     python benchmarks/training_cost.py
 """
@@ -28,6 +26,7 @@ import tf_seqattn as sa
 RESULTS = pathlib.Path(__file__).parent / "results"
 # Name: (input width, hidden widths, block, batch, steps a round).
 CASES = {
+    "small, 64-256-256-1": (64, (256, 256), (8, 8), 64, 200),
     "Criteo DNN, 390-400-400-400-1": (390, (400, 400, 400), (20, 20), 4096, 40),
     "2048 wide, 2048-2048-2048-1": (2048, (2048, 2048), (32, 32), 4096, 6),
 }
@@ -55,7 +54,7 @@ def with_first_layer(model, wrap):
 
 def arms(inputs: int, widths, block, steps: int) -> dict:
     """(model, callbacks) of the three cases, compiled."""
-    ours = sa.SequentialAttentionSchedule(0.9, end_step=steps, cycles=1)
+    ours = sa.SequentialAttentionSchedule(0.9, end_step=steps)
     theirs = tfmot.PolynomialDecay(0.0, 0.9, begin_step=1, end_step=steps)
     models = {
         "dense": (dense_model(inputs, widths), []),
@@ -129,7 +128,7 @@ def row(name: str, measured: dict) -> list[str]:
         ratio = np.array(values) / dense
         low, middle, high = np.quantile(ratio, [0.25, 0.5, 0.75])
         lines.append(
-            f"| {name} | {arm} | {np.median(values):.1f} | {middle:.3f} "
+            f"| {name} | {arm} | {np.median(values):.2f} | {middle:.3f} "
             f"({low:.3f} to {high:.3f}) | {measured['extra_bytes'][arm] / 1024:.1f} |"
         )
     return lines

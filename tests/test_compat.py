@@ -71,3 +71,19 @@ def test_two_of_four(keras):
 def test_an_unknown_pooling_is_refused():
     with pytest.raises(ValueError, match="block_pooling_type='MEAN'"):
         prune_low_magnitude(small_model(tf_keras), block_pooling_type="MEAN")
+
+
+def test_a_layer_without_a_kernel_is_wrapped_as_tfmot_does():
+    wrapped = prune_low_magnitude(tf_keras.layers.Dropout(0.4), input_shape=(8,))
+    assert isinstance(wrapped, sa.PrunableLayer)
+    assert tf_keras.Sequential([wrapped]).input_shape == (None, 8)
+
+
+def test_pruned_weights_are_zero_in_training_as_in_tfmot():
+    model = prune_low_magnitude(small_model(tf_keras), tfmot.ConstantSparsity(0.5, 0))
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(0).normal(size=(32, 12)).astype("float32")
+    model.fit(x, x, 4, 15, verbose=0, callbacks=[sa.UpdatePruningStep()])
+    for layer in sa.sparsity.pruned_layers(model):
+        kernel = layer.layer.get_weights()[0]
+        assert np.mean(kernel == 0) == pytest.approx(0.5, abs=0.03)

@@ -59,6 +59,23 @@ assert tf.keras.layers.Dense.__module__.startswith("keras.src")
     run(imports + USE + check)
 
 
+def test_only_linear_models_need_scikit_learn():
+    run(
+        """
+import sys
+sys.modules["sklearn"] = None
+import tf_seqattn as sa
+assert not hasattr(sa, "quadratic")
+try:
+    sa.linear
+except ImportError as error:
+    assert "pip install 'tf-seqattn[linear]'" in str(error)
+else:
+    raise AssertionError
+"""
+    )
+
+
 def test_whoever_asked_for_keras_2_gets_it():
     """The user's choice in the environment holds, and both Keras versions work."""
     check = """

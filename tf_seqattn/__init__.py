@@ -12,18 +12,40 @@ sa.export_tflite(sparse, "model.tflite")
 ```
 """
 
+import importlib
+from typing import Any
+
 from tf_seqattn.experiments.quiet_start import start_quietly
 
 # Before anything imports TensorFlow.
 start_quietly()
 
-from tf_seqattn import inference, renamed_modules, sparsity  # noqa: E402
+from tf_seqattn import inference, renamed_modules, sparsity, training  # noqa: E402
+from tf_seqattn.comparison import Frontier, frontier  # noqa: E402
 from tf_seqattn.inference import *  # noqa: E402, F403
 from tf_seqattn.reporting import report  # noqa: E402
 from tf_seqattn.sparsity import *  # noqa: E402, F403
+from tf_seqattn.training import *  # noqa: E402, F403
 
 del start_quietly
 renamed_modules.install()
 
 __version__ = "0.1.0"
-__all__ = ["inference", "report", "sparsity", *inference.__all__, *sparsity.__all__]
+__all__ = [
+    "Frontier",
+    "frontier",
+    "inference",
+    "report",
+    "sparsity",
+    "training",
+    *inference.__all__,
+    *sparsity.__all__,
+    *training.__all__,
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports `sa.linear` when it is first used: it needs scikit-learn."""
+    if name == "linear":
+        return importlib.import_module("tf_seqattn.linear")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_seqattn import tfmot_api
-from tf_seqattn.keras_api import Layer, register
+from tf_seqattn.keras_api import LAYERS, MODELS, Layer, register
 from tf_seqattn.kernels import blocks
 from tf_seqattn.sparsity import Importance, PruningPolicy, prune
 from tf_seqattn.tfmot_api import Schedule
@@ -104,11 +104,15 @@ def prune_low_magnitude(
     if sparsity_m_by_n is not None:
         zeros, group = sparsity_m_by_n
         kwargs["pattern"] = f"{group - zeros}:{group}"
+    # tfmot keeps no weights that are pruned.
+    kwargs.setdefault("zero_pruned_weights", True)
+    # One layer is pruned whatever its size.
+    is_one = isinstance(to_prune, LAYERS) and not isinstance(to_prune, MODELS)
     return prune(
         to_prune,
         pruning_schedule,
         block_size=block_size,
         importance=PooledMagnitude(block_pooling_type),
-        pruning_policy=pruning_policy or PruningPolicy(),
+        pruning_policy=pruning_policy or (None if is_one else PruningPolicy()),
         **kwargs,
     )

@@ -276,11 +276,47 @@ def sublayers(layer: Layer) -> list[Layer]:
     return list({id(found): found for found in layer._flatten_layers()}.values())
 
 
-def submodules(layer: Layer) -> list[Layer]:
-    """`sublayers`; in Keras 2 also the layers that plain `tf.Module`s hold."""
-    if is_keras3(layer):
-        return sublayers(layer)
-    return [layer, *layer.submodules]
+def submodules(module: Layer | tf.Module) -> list[Layer | tf.Module]:
+    """`sublayers`, also those that plain `tf.Module`s hold, and the modules themselves.
+
+    A Keras 3 layer is searched for layers alone.
+    """
+    found: dict[int, Layer | tf.Module] = {}
+    waiting = [module]
+    for one in waiting:  # It grows.
+        reached = [one] if _is_plain_module(one) else sublayers(one)
+        new = {id(m): m for m in reached if id(m) not in found}
+        found |= new
+        for m in new.values():
+            waiting += [held for held in _modules_held(m) if id(held) not in found]
+    return list(found.values())
+
+
+def _modules_held(module: Layer | tf.Module) -> list[Layer | tf.Module]:
+    """The plain modules among the attributes, and the layers of what is no layer."""
+    # `module.submodules` would fail: some layers have caches with odd keys.
+    parts = [] if is_keras3(module) else list(_parts(vars(module).values()))
+    layers = isinstance(module, LAYERS)
+    return [
+        p
+        for p in parts
+        if _is_plain_module(p) or (not layers and isinstance(p, LAYERS))
+    ]
+
+
+def _is_plain_module(value: Any) -> bool:
+    return isinstance(value, tf.Module) and not isinstance(value, LAYERS)
+
+
+def _parts(values: Iterable[Any]) -> Iterator[Any]:
+    """The values, and those in lists and dictionaries among them."""
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from _parts(value)
+        elif isinstance(value, dict):
+            yield from _parts(value.values())
+        else:
+            yield value
 
 
 def named_in_scope(scope: str, names: Set[str]) -> list[str]:
@@ -660,7 +696,7 @@ def add_to(variable: Variable, value: tf.Tensor) -> None:
     """Adds a value to a variable, in its own dtype."""
     if isinstance(variable, keras3.Variable):
         variable = variable._value
-    variable.assign_add(value)
+    variable.assign_add(value, read_value=False)
 
 
 def change_initial_value(

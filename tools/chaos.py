@@ -1,6 +1,6 @@
 """Kills and starves commands at random, and checks that nothing is lost.
 
-    python tools/chaos.py --kills 20
+    python -m tools.chaos --kills 20
 
 Each subject is run once undisturbed, and then again and again in one folder, killed by
 SIGKILL at random moments until it ends by itself. It must end with the same rows,
@@ -29,11 +29,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tf_seqattn.experiments.command_line import command_text
 from tf_seqattn.experiments.markdown_table import markdown_table
-from tf_seqattn.files import write_whole
+from tf_seqattn.files import write_json, write_whole
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-_LARGEST_FILE = 100_000
+# The first stops small files too, the second only large ones.
+_LARGEST_FILES = (2_000, 100_000)
 
 CONVERSION = """
 import sys
@@ -50,11 +52,11 @@ keras, folder = importlib.import_module(sys.argv[1]), sys.argv[2]
 keras.utils.set_random_seed(0)
 model = keras.Sequential([
     keras.Input((64,)), keras.layers.Dense(256, "relu"), keras.layers.Dense(1)])
-schedule = sa.GradualSchedule(0.9, end_step=1500)
+schedule = sa.GradualSchedule(0.9, end_step=600)
 model = sa.prune(model, schedule, block_size=(8, 8))
 model.compile(keras.optimizers.Adam(1e-3), "mse")
 x = np.random.default_rng(0).normal(size=(640, 64)).astype("float32")
-model.fit(x, x.sum(1), batch_size=32, epochs=100, shuffle=False, verbose=0, callbacks=[
+model.fit(x, x.sum(1), batch_size=32, epochs=40, shuffle=False, verbose=0, callbacks=[
     sa.UpdatePruningStep(), sa.BackupAndRestore(f"{folder}/backup")])
 stripped = sa.strip_pruning(model)
 np.savez(f"{folder}/weights.npz", *stripped.get_weights())
@@ -222,8 +224,13 @@ def disturb(
     return hits
 
 
-def starve(subject: Subject, expected: Any) -> bool:
+def starve(subject: Subject, expected: Any, largest_file: int) -> bool:
     """Runs a subject with a limit on the size of its files, and then without.
+
+    Args:
+      subject: what is run.
+      expected: its outcome, undisturbed.
+      largest_file: bytes that a file may have.
 
     Returns:
       Whether the limit stopped it.
@@ -233,7 +240,7 @@ def starve(subject: Subject, expected: Any) -> bool:
     """
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        process = _start(subject.command(folder), _LARGEST_FILE)
+        process = _start(subject.command(folder), largest_file)
         process.communicate()
         stopped = process.returncode != 0
         _finish(_start(subject.command(folder)))
@@ -329,31 +336,48 @@ def disturbed_in_every_way(
     """Returns a row of the table: name, seconds, kills, full disk, damages."""
     expected, seconds = undisturbed(subject)
     hits = disturb(subject, expected, seconds, kills, rng)
-    stopped = "stopped, went on" if starve(subject, expected) else "not reached"
+    stopped = sum(starve(subject, expected, largest) for largest in _LARGEST_FILES)
     mended, named = tamper(subject, expected, seconds, damages, rng)
-    return [subject.name, f"{seconds:.0f}", str(hits), stopped, str(mended), str(named)]
+    counts = [hits, stopped, mended, named]
+    return [subject.name, f"{seconds:.0f}", *map(str, counts)]
 
 
 _TITLES = [
     "subject",
     "seconds undisturbed",
     "kills at work, all resumed to the same end",
-    "full disk",
+    "stopped by a full disk, resumed to the same end",
     "damaged files mended",
     "damaged files named by an error",
 ]
 
 
+def _known(results: pathlib.Path | None) -> dict[str, list[str]]:
+    path = results.with_suffix(".json") if results else None
+    return json.loads(path.read_text()) if path and path.exists() else {}
+
+
+def _page(rows: list[list[str]]) -> str:
+    kills = sum(int(row[2]) for row in rows)
+    text = f"{kills} kills in all. Made by `{command_text('tools.chaos', None)}`."
+    return f"# Disturbed runs\n\n{text}\n\n{markdown_table(_TITLES, rows)}"
+
+
 def main() -> None:
-    """Disturbs every subject, prints a table and writes it beside the benchmarks."""
+    """Disturbs every subject and prints a table of what happened."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20, help="at least, of each")
     parser.add_argument("--damages", type=int, default=12, help="at most, of each")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--subjects", nargs="+", help="names; all by default")
+    parser.add_argument(
+        "--results",
+        type=pathlib.Path,
+        help="Markdown file for the table; subjects that it has are not repeated",
+    )
     options = parser.parse_args()
-    rng = random.Random(options.seed)
-    rows = []
+    # What an interrupted run has found, by subject.
+    rows = _known(options.results)
     with tempfile.TemporaryDirectory() as name:
         log = pathlib.Path(name) / "clicks.txt"
         made = (
@@ -363,18 +387,18 @@ def main() -> None:
         )
         _finish(_start(["-c", made, str(log)]))
         for subject in subjects(log):
-            if options.subjects and subject.name not in options.subjects:
+            chosen = options.subjects is None or subject.name in options.subjects
+            if not chosen or subject.name in rows:
                 continue
-            rows.append(
-                disturbed_in_every_way(subject, options.kills, options.damages, rng)
+            rng = random.Random(f"{options.seed} {subject.name}")
+            rows[subject.name] = disturbed_in_every_way(
+                subject, options.kills, options.damages, rng
             )
-            print(" | ".join(rows[-1]), flush=True)
-    table = markdown_table(_TITLES, rows)
-    print(f"\n{table}")
-    if options.subjects is None:
-        command = f"python tools/chaos.py --kills {options.kills}"
-        text = f"# Disturbed runs\n\n`{command}` (`make chaos`):\n\n{table}"
-        write_whole(ROOT / "benchmarks" / "results" / "chaos.md", text)
+            print(" | ".join(rows[subject.name]), flush=True)
+            if options.results:
+                write_json(options.results.with_suffix(".json"), rows)
+                write_whole(options.results, _page(list(rows.values())))
+    print(f"\n{markdown_table(_TITLES, rows.values())}")
 
 
 if __name__ == "__main__":

@@ -118,7 +118,22 @@ def networks() -> str:
     return _table([[row[i] for i in columns] for row in [head, *rows]])
 
 
-_MAKERS = {"quality": quality, "break_even": break_even, "networks": networks}
+def peers() -> str:
+    """Packed products beside the fastest dense runtime, on one thread."""
+    head, *rows = _table_after(RESULTS / "peers.md", "beside other runtimes")
+    threads = head.index("threads")
+    names = "product|batch|packed to own dense|packed to the fastest dense"
+    columns = [head.index(name) for name in names.split("|")]
+    shown = [row for row in rows if row[threads] == "1"]
+    return _table([[row[i] for i in columns] for row in [head, *shown]])
+
+
+_MAKERS = {
+    "quality": quality,
+    "break_even": break_even,
+    "networks": networks,
+    "peers": peers,
+}
 
 
 def render(text: str) -> str:

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import tf_keras as keras
 
+from tf_seqattn.criteo import click_frontier
 from tf_seqattn.criteo.__main__ import main
 from tf_seqattn.criteo.models import deploy
 from tf_seqattn.inference import litert
 
 OUTPUTS = (
+    "frontier/frontier.md",
+    "frontier/frontier.png",
     "results.md",
     "results.json",
     "curves.png",
@@ -30,7 +33,9 @@ OUTPUTS = (
 def output(tmp_path_factory):
     folder = tmp_path_factory.mktemp("output")
     arguments = "--rows 3000 --steps 60 --batch-size 64 --table-size 64".split()
-    rows = main([*arguments, "--output", str(folder)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(click_frontier, "_WIDTHS", (1.0, 0.5))
+        rows = main([*arguments, "--output", str(folder)])
     dense, narrow, gradual, ours = [row.blocks for row in rows[2:]]
     assert (dense, gradual, ours) == ("400 of 400", "40 of 400", "40 of 400")
     assert narrow == "240 of 240"
@@ -55,7 +60,11 @@ def test_the_results_are_complete(output):
     assert sparse["weights"] < 0.75 * dense["weights"]
     assert set(sparse["latencies"]) == {"1", "64"}
     assert results["runs"]["recommended"]["curve_steps"][-1] == 60
+    frontier = json.loads((output / "frontier" / "frontier.json").read_text())
+    assert frontier["left_out"] == {}
+    assert len(frontier["points"]) == 10
     text = (output / "results.md").read_text()
+    assert "Fastest at the quality of dense, width 1, float32" in text
     assert "best possible" in text and "40 of 400" in text
     assert any((output / "logs" / "recommended").rglob("events*"))
 

@@ -106,6 +106,19 @@ def test_a_damaged_backup_gives_way_to_the_one_before(tmp_path, damage, caplog, 
     assert_same(resumed, undisturbed)
 
 
+@pytest.mark.parametrize("name", ["*.index", "*.data-*"])
+def test_a_damaged_checkpoint_of_keras_2_is_named(tmp_path, keras, name):
+    if keras.__name__ == "keras":
+        pytest.skip("Keras 3 writes other files")
+    train(tmp_path / "backup", kill_at=2)
+    (path,) = (tmp_path / "backup").rglob(name)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(
+        ValueError, match="The backup in '.*backup' is damaged .*Delete"
+    ):
+        train(tmp_path / "backup")
+
+
 def test_no_whole_backup_is_an_error(tmp_path, keras):
     if keras.__name__ == "tf_keras":
         pytest.skip("Keras 2 writes TensorFlow checkpoints")

@@ -214,3 +214,28 @@ def test_scaled_slices_have_the_gradients_of_the_plain_product():
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, tf.convert_to_tensor(other), rtol=1e-5)
     np.testing.assert_allclose(seen[0], tf.convert_to_tensor(expected[1]), rtol=1e-5)
+
+
+def test_a_model_of_its_own_class_may_hold_the_graph(keras):
+    inputs = keras.Input((16,))
+    hidden = keras.layers.Dense(32, activation="relu")(inputs)
+    graph = keras.Model(inputs, keras.layers.Dense(2)(hidden))
+    schedule = sa.OneShotSchedule(0.5, prune_step=1)
+    pruned = sa.prune(graph, schedule, block_size="channels")
+
+    class Task(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.network = pruned
+
+        def call(self, values):
+            return self.network(values)
+
+    task = Task()
+    task.compile("sgd", "mse")
+    x = np.ones((8, 16), "float32")
+    task.fit(x, x[:, :2], verbose=0, callbacks=[sa.UpdatePruningStep()])
+    lines = []
+    sa.summary(task, print_fn=lines.append)
+    assert "sa.shrink leaves 288 of 576 multiply-adds" in "\n".join(lines)
+    assert sa.shrink(pruned).layers[1].units == 16

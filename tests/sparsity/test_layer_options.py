@@ -67,7 +67,9 @@ def test_schedule_pattern_and_none():
     )
     assert set(found) == {"dense_a", "dense_b"}
     assert found["dense_a"].pruning_schedule == own
-    assert found["dense_b"].pattern == "2:4" and found["dense_b"].block_size == (1, 1)
+    assert found["dense_b"].pattern == sa.NofM("2:4") and found[
+        "dense_b"
+    ].block_size == (1, 1)
     found = wrappers(
         prune(
             block_size=(16, 16), pattern="2:4", layers={"conv": {"block_size": (4, 4)}}

@@ -1,5 +1,7 @@
 """The logits' own learning rate."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -168,3 +170,45 @@ def test_a_backward_pass_outside_of_training_raises_and_adds_nothing(keras):
 def test_a_bad_rate_is_refused(rate):
     with pytest.raises(ValueError, match="logit_rate"):
         sa.SoftmaxAttention(logit_rate=rate)
+
+
+@pytest.mark.filterwarnings("ignore:Training ended")
+def test_logits_of_a_long_training_move_every_few_steps(keras):
+    """All gradients since the last move count, whether a `fit` ended in between."""
+    model = pruned_model(sa.GradualSchedule(0.75, end_step=1000))
+    kept = sa.pruned_layers(model)[0].pruned_kernels[0]
+    x, y = data()
+    seen, sums = [], []
+
+    class Record(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(np.array(stored(kept.logits)))
+            sums.append(np.abs(stored(kept.scale_gradient)).sum())
+
+    for rows in (slice(0, 12), slice(12, 40)):
+        callbacks = [sa.UpdatePruningStep(), Record()]
+        model.fit(x[rows], y[rows], 4, verbose=0, shuffle=False, callbacks=callbacks)
+    moved = [bool((now != before).any()) for before, now in itertools.pairwise(seen)]
+    assert moved == [False, False, False, True, False, False, False, True, False]
+    assert sums[3] > 1.5 * sums[4] and sums[7] > 1.5 * sums[8]
+
+
+def test_fewer_moves_move_logits_about_as_far():
+    random = np.random.default_rng(0)
+    gradients = tf.constant(random.normal(0.3, 1.0, (1000, 64)), tf.float32)
+    moved = {}
+    for every in (1, 4):
+        logits, mean_square = tf.zeros(64), tf.constant(0.0)
+        for step in range(every, 1001, every):
+            gradient = tf.reduce_sum(gradients[step - every : step], 0)
+            mean_square = logit_rate.mean_square_after(
+                mean_square, gradient, tf.constant(float(every))
+            )
+            logits -= logit_rate.logit_step(
+                gradient, mean_square, 1.0, tf.constant(float(step)), 1000
+            )
+        moved[every] = logits.numpy()
+    # The sum of a steady part grows faster than that of the noise: 4 against 2.
+    ratio = moved[4].mean() / moved[1].mean()
+    assert 0.85 < ratio < 1.0, ratio
+    assert np.corrcoef(moved[1], moved[4])[0, 1] > 0.99

@@ -413,3 +413,26 @@ def test_safe_mode_is_never_switched_off():
         text = path.read_text()
         assert "safe_mode=False" not in text, path
         assert "enable_unsafe_deserialization" not in text, path
+
+
+def test_a_recurrent_layer_that_has_a_cache_of_dropout_masks(keras):
+    cell = keras.layers.LSTMCell(4, dropout=0.5, recurrent_dropout=0.5)
+    model = keras.Sequential([keras.Input((None, 4)), keras.layers.RNN(cell)])
+    if keras.__name__ == "tf_keras":
+        # The cache's keys are graphs, which TensorFlow cannot sort.
+        with pytest.raises(ValueError, match="_dropout_mask_cache"):
+            _ = model.submodules
+    schedule = sa.OneShotSchedule(0.5, prune_step=0)
+    policy = sa.PruningPolicy()
+    pruned = sa.prune(model, schedule, block_size=(1, 1), pruning_policy=policy)
+    kernel = sa.strip_pruning(pruned).get_weights()[0]
+    assert np.count_nonzero(kernel) == kernel.size // 2
+
+
+def test_pruned_layers_in_plain_modules(keras):
+    schedule = sa.OneShotSchedule(0.5, prune_step=0)
+    wrapped = sa.PrunableLayer(keras.layers.Dense(4), schedule, (1, 1))
+    outer, inner = tf.Module(), tf.Module()
+    outer.parts = {"inner": [inner]}
+    inner.model = keras.Sequential([keras.Input((4,)), wrapped])
+    assert sa.pruned_layers(outer) == [wrapped]

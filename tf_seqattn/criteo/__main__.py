@@ -9,6 +9,7 @@ converted rows are deleted at the end; models, pictures, logs and tables stay.
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import logging
 import pathlib
@@ -20,6 +21,7 @@ import tf_keras as keras
 import tf_seqattn as sa
 from tf_seqattn.criteo import pictures, report
 from tf_seqattn.criteo.arguments import check_rows
+from tf_seqattn.criteo.click_frontier import click_frontier
 from tf_seqattn.criteo.conversion import convert
 from tf_seqattn.criteo.log.encoding import Encoding
 from tf_seqattn.criteo.log.in_memory import Clicks, load_clicks
@@ -290,6 +292,17 @@ def main(arguments: list[str] | None = None) -> list[report.Row]:
             loss = log_loss_of_logits(validation_rows.labels, logits)
             trained[name].result["log_loss"] = loss
     save_models(networks, output)
+    # Half of the steps, so that the whole demonstration stays short.
+    on_frontier = click_frontier(
+        training_rows,
+        validation_rows,
+        dataclasses.replace(training, steps=max(1, options.steps // 2)),
+        options.sparsity,
+        options.block_size,
+        output / "frontier",
+        options.seed,
+        print_fn=_say_nothing,
+    )
     facts, compared = compare_files(networks, validation_rows, output)
 
     removed_share = f"{options.sparsity:.0%} of blocks removed"
@@ -303,6 +316,8 @@ def main(arguments: list[str] | None = None) -> list[report.Row]:
     command = command_line.command_text(_MODULE, arguments)
     notes = _notes(options, command, trained["dense"], trained[_OURS], compared)
     text = report.table(rows)
+    gain = report.frontier_text(on_frontier, max(1, options.steps // 2))
+    text = f"{gain}\n\n{text}"
     write_whole(output / "results.md", f"# Click models\n\n{text}\n{notes}")
     results = {
         "command": command,
@@ -337,6 +352,7 @@ def main(arguments: list[str] | None = None) -> list[report.Row]:
         title,
         {
             "Results": f"{text}\n{notes}",
+            "Loss against latency and bytes": output / "frontier" / "frontier.png",
             "Validation loss while training": output / "curves.png",
             "What the first layer reads": output / "mask.png",
         },
@@ -348,6 +364,10 @@ def main(arguments: list[str] | None = None) -> list[report.Row]:
         f"{removed / 1e6:.0f} MB of rows."
     )
     return rows
+
+
+def _say_nothing(_: str) -> None:
+    """The table of the frontier comes later, with the others."""
 
 
 def _remove_rows(output: pathlib.Path, synthetic: bool) -> int:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from tf_seqattn import TFLiteReport
+from tf_seqattn import Frontier, TFLiteReport
 from tf_seqattn.criteo.models.deploy import Latency
 from tf_seqattn.experiments.markdown_table import markdown_table
 
@@ -67,6 +67,21 @@ def table(rows: list[Row]) -> str:
         cells += [_latency((row.latencies or {}).get(b)) for b in batches]
         lines.append(cells)
     return markdown_table(titles, lines)
+
+
+def frontier_text(found: Frontier, steps: int) -> str:
+    """What the frontier shows, as Markdown.
+
+    Args:
+      found: whole click models, timed on calls of 64 rows.
+      steps: training steps of each.
+    """
+    return (
+        f"{found.headline()}\n\nWhole models with their tables, every hidden layer "
+        f"pruned, {steps:,} steps each, one seed, calls of 64 rows on one thread "
+        f"(`frontier/frontier.png` draws them):\n\n{found.table()}\n"
+        "The models below are trained for all steps, with only the first layer pruned."
+    )
 
 
 def exported_text(name: str, layout: str, exported: TFLiteReport) -> str:

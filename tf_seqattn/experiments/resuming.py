@@ -99,9 +99,7 @@ def resumable_callbacks(model: keras.Model, folder: pathlib.Path | None) -> list
         summaries = sa.PruningSummaries if pruned else keras.callbacks.TensorBoard
         callbacks += [
             summaries(log_dir=str(folder / "logs")),
-            keras.callbacks.BackupAndRestore(
-                str(folder / _BACKUP), delete_checkpoint=False
-            ),
+            sa.BackupAndRestore(folder / _BACKUP, delete_checkpoint=False),
         ]
     return callbacks
 

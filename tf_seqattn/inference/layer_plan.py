@@ -84,10 +84,14 @@ def product_kernel(layer: Any) -> Any:
 
 def kernel_matrix(layer: Any) -> np.ndarray:
     """The kernel of a Dense, convolution or EinsumDense layer, inputs by outputs."""
-    kernel = stored(product_kernel(layer))
+    return to_matrix(stored(product_kernel(layer)), _grid(layer)).numpy()
+
+
+def _grid(layer: Any) -> BlockGrid:
+    """How the kernel of a layer is read as a matrix."""
     is_einsum = isinstance(layer, classes("EinsumDense"))
     axes = kernel_axes(layer.equation) if is_einsum else {}
-    return to_matrix(kernel, BlockGrid(tuple(kernel.shape), (1, 1), **axes)).numpy()
+    return BlockGrid(tuple(product_kernel(layer).shape), (1, 1), **axes)
 
 
 def is_packable_kind(layer: Any) -> bool:
@@ -231,25 +235,55 @@ def plan_kernel(
             size or whole for size, whole in zip(block_size, matrix.shape, strict=True)
         )
         plan.block_size = (math.gcd(rows, divisor), columns)
+    plan.precision, plan.num_threads = precision, num_threads
+    support = block_support(matrix, plan.block_size)
+    return plan_support(layer, plan, support, trainable)
+
+
+def plan_support(
+    layer: Any, plan: LayerPlan, support: np.ndarray, trainable: bool = False
+) -> LayerPlan:
+    """Completes the plan of a layer whose kept blocks are known.
+
+    Args:
+      layer: a Dense, convolution or EinsumDense layer.
+      plan: has the block size, the samples, the precision and the threads.
+      support: bool `(block rows, block columns)`, true for the blocks kept.
+      trainable: whether the layer is to train on.
+
+    Returns:
+      `plan`, with the layout that the cost model prefers.
+    """
+    plan.reason = _why_not(layer)
+    if plan.reason:
+        return plan
+    assert plan.block_size is not None
+    divisor = _row_divisor(layer)
+    matrix_shape = _grid(layer).matrix_shape
+    height, width = plan.block_size
+    if divisor and divisor % height:
+        # A block of a packed convolution lies within one position of the window.
+        whole, height = height, math.gcd(height, divisor)
+        plan.block_size = (height, width)
+        support = support.repeat(whole // height, 0)[: matrix_shape[0] // height]
     groups = getattr(layer, "groups", 1)
-    if groups > 1 and (matrix.shape[1] // groups) % plan.block_size[1]:
+    if groups > 1 and (matrix_shape[1] // groups) % width:
         plan.reason = f"blocks of {plan.block_size} cross its {groups} groups"
         return plan
-    plan.precision, plan.num_threads = precision, num_threads
-    height, width = plan.block_size
-    support = block_support(matrix, plan.block_size)
-    row_bytes = plan.samples * height * bytes_of_entry(precision)
+    row_bytes = plan.samples * height * bytes_of_entry(plan.precision)
     is_large = support.sum() * row_bytes > _CHAINED_BYTES
-    window = matrix.shape[0] // divisor if divisor else 1
-    cost = Cost(plan.samples, "training" if trainable else precision, num_threads)
+    window = matrix_shape[0] // divisor if divisor else 1
+    cost = Cost(
+        plan.samples, "training" if trainable else plan.precision, plan.num_threads
+    )
     plan.pattern = find_pattern(
         support,
-        matrix.shape,
+        matrix_shape,
         plan.block_size,
         cost_of_slice=cost.slice_in_blocks(plan.block_size),
         max_blocks=max(1, _CACHE_BYTES // row_bytes) if is_large else None,
     )
-    plan.density = plan.pattern.num_stored * height * width / matrix.size
+    plan.density = plan.pattern.num_stored * height * width / math.prod(matrix_shape)
     plan.predicted = cost.speedup(plan.pattern, window)
     if plan.predicted > 1:
         plan.layout = "packed"
@@ -273,6 +307,41 @@ def _counterpart(layer: Any) -> tuple[type, dict[str, Any]]:
     return PackedConv, {**config, "groups": layer.groups}
 
 
+def packed_counterpart(
+    layer: Any, plan: LayerPlan, form: str, bias_shape: tuple[int, ...] | None
+) -> Any:
+    """The packed counterpart of a layer, not built.
+
+    Args:
+      layer: a Dense, convolution or EinsumDense layer.
+      plan: its `LayerPlan`.
+      form: see `packed_layers.FORMS`.
+      bias_shape: shape of its bias, or None.
+    """
+    is_alike = plan.pattern is not None and plan.pattern.reads_alike
+    if is_alike and form != "training":
+        # One product of all columns is faster than blocks, with any compiler.
+        form = "slices"
+    kind, own_config = _counterpart(layer)
+    if form == "training":
+        regularizers = keras_of(layer).regularizers
+        own_config |= {
+            "kernel_regularizer": regularizers.serialize(_regularizer(layer)),
+            "bias_regularizer": regularizers.serialize(layer.bias_regularizer),
+            "activity_regularizer": layer.activity_regularizer,
+        }
+    return KINDS[kind][keras_of(layer)](
+        name=layer.name,
+        dtype=layer.get_config()["dtype"],
+        trainable=layer.trainable,
+        pattern=plan.pattern,
+        form=form,
+        activation=layer.activation,
+        bias_shape=bias_shape,
+        **own_config,
+    )
+
+
 def packed_layer(
     layer: Any, plan: LayerPlan, form: str, norm: Any = None
 ) -> tuple[Any, list[np.ndarray]]:
@@ -290,28 +359,7 @@ def packed_layer(
     if norm is not None:
         matrix, bias = fold(matrix, bias, norm)
         bias_shape = bias.shape
-    is_alike = plan.pattern is not None and plan.pattern.reads_alike
-    if is_alike and form != "training":
-        # One product of all columns is faster than blocks, with any compiler.
-        form = "slices"
-    kind, own_config = _counterpart(layer)
-    if form == "training":
-        regularizers = keras_of(layer).regularizers
-        own_config |= {
-            "kernel_regularizer": regularizers.serialize(_regularizer(layer)),
-            "bias_regularizer": regularizers.serialize(layer.bias_regularizer),
-            "activity_regularizer": layer.activity_regularizer,
-        }
-    packed = KINDS[kind][keras_of(layer)](
-        name=layer.name,
-        dtype=layer.get_config()["dtype"],
-        trainable=layer.trainable,
-        pattern=plan.pattern,
-        form=form,
-        activation=layer.activation,
-        bias_shape=bias_shape,
-        **own_config,
-    )
+    packed = packed_counterpart(layer, plan, form, bias_shape)
     weights = packed.weights_from(matrix, bias)
     if isinstance(layer, _SEPARABLE):
         weights = [layer.depthwise_kernel.numpy(), *weights]

@@ -39,8 +39,8 @@ FORMS = ("slices", "blocks", "training")
 _FUSED = ("linear", "relu", "relu6")
 
 
-def _positions(pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
-    """Block rows and columns of the kept blocks, sorted by column."""
+def positions_of(pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
+    """Block rows and block columns `(kept,)` of the kept blocks, sorted by column."""
     height, width = pattern.block_size
     empty = [
         np.broadcast_to(
@@ -149,7 +149,7 @@ class PackedLayer(_Mixin):
         (height, width), grid_shape = self.pattern.block_size, self.pattern.grid_shape
         blocks = np.zeros((*grid_shape, height, width), np.float32)
         for kernel in self.kernels:
-            blocks[_positions(self.pattern)] = np.asarray(kernel)
+            blocks[positions_of(self.pattern)] = np.asarray(kernel)
         matrix = blocks.swapaxes(1, 2).reshape(grid_shape[0] * height, -1)
         return matrix[: self.pattern.matrix_shape[0], : self.pattern.matrix_shape[1]]
 
@@ -174,7 +174,7 @@ class PackedLayer(_Mixin):
             return tf.zeros((samples, self.pattern.matrix_shape[1]), rows.dtype)
         kernels = [tf.cast(kernel, rows.dtype) for kernel in self.kernels]
         if self.form == "blocks":
-            block_rows, columns = _positions(self.pattern)
+            block_rows, columns = positions_of(self.pattern)
             offsets = offset_of_row(block_rows, columns)
             read = tf.gather(rows, offsets[:, None] + base[None, :])
             return multiply_blocks(read, columns, kernels[0], self.pattern)
@@ -226,7 +226,7 @@ class PackedLayer(_Mixin):
           rows: `(block rows, block height, samples)`.
           read_rows: the row that each kept block reads. By default it is the block's.
         """
-        block_rows, columns = _positions(self.pattern)
+        block_rows, columns = positions_of(self.pattern)
         if read_rows is not None:
             block_rows = read_rows
         count = self.pattern.grid_shape[1]
@@ -256,7 +256,7 @@ class PackedLayer(_Mixin):
             return self._multiply_in_training(rows)
         if self.form == "blocks" and self.pattern.num_kept:
             # After a transposition the inputs of a block are one long run.
-            block_rows, columns = _positions(self.pattern)
+            block_rows, columns = positions_of(self.pattern)
             rows = tf.transpose(tf.reshape(matrix, (-1, count, height)), (1, 0, 2))
             gathered = tf.gather(rows, block_rows)
             kernel = tf.cast(self.kernels[0], rows.dtype)
@@ -441,7 +441,7 @@ class PackedConv(PackedLayer):
         unfolded = tf.concat(
             [tf.reshape(p, (per_position, height, samples)) for p in positions], 0
         )
-        block_rows, columns = _positions(self.pattern)
+        block_rows, columns = positions_of(self.pattern)
         per_group = per_position // self.groups
         position, within = np.divmod(block_rows, per_group)
         group = columns // (self.pattern.grid_shape[1] // self.groups)

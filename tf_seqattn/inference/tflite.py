@@ -240,6 +240,8 @@ def _converted(
         with warnings.catch_warnings():
             # The converter warns so for every file with float inputs.
             warnings.filterwarnings("ignore", message="Statistics for quantized")
+            # Its own, for the ranges of int8.
+            warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is depr")
             return converter.convert()
     except Exception as error:
         raise ValueError(_why_not_converted(original, str(error))) from error

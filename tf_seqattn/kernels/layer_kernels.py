@@ -342,6 +342,30 @@ def find_entries(layer: Layer) -> list[Kernel]:
     return _plain(layer, name, row_axes=window, column_axes=outputs)
 
 
+def entries_side_by_side(kernel: Kernel, grid: BlockGrid) -> int:
+    """Rows of a matrix of entries that lie at one place: the channels of a convolution.
+
+    Args:
+      kernel: of `find_entries`.
+      grid: its grid.
+
+    Returns:
+      A divisor of the number of rows. All rows, the entries of the window, for a
+      depthwise convolution.
+
+    Example:
+
+    >>> layer = keras.layers.Conv2D(8, 3)
+    >>> layer.build((None, 6, 6, 5))
+    >>> [kernel] = find_entries(layer)
+    >>> entries_side_by_side(kernel, kernel.grid((1, 1)))
+    5
+    """
+    if isinstance(kernel.owner, _DEPTHWISE):
+        return grid.matrix_shape[0]
+    return grid.kernel_shape[grid.row_axes[-1]]
+
+
 def holds_no_kernel(layer: Layer) -> bool:
     """Whether a built-in layer of Keras, such as MaxPooling2D, has nothing to prune.
 

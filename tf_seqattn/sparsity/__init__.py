@@ -27,6 +27,7 @@ from tf_seqattn.sparsity.importance import (
 )
 from tf_seqattn.sparsity.layer_sensitivity import Sensitivity, sensitivity
 from tf_seqattn.sparsity.layer_summary import summary
+from tf_seqattn.sparsity.n_of_m import NofM
 from tf_seqattn.sparsity.policies import MinimumBlocks, PruningPolicy
 from tf_seqattn.sparsity.pruning import prune, prune_scope
 from tf_seqattn.sparsity.pruning_warning import PruningWarning
@@ -55,6 +56,7 @@ __all__ = [
     "Importance",
     "Magnitude",
     "MinimumBlocks",
+    "NofM",
     "OneShotSchedule",
     "Phase",
     "PowerPropagation",

@@ -8,6 +8,8 @@ import pathlib
 import shutil
 from typing import Any
 
+import tensorflow as tf
+
 from tf_seqattn.keras_api import Callback, Logs, Model, keras3, keras_of
 
 logger = logging.getLogger("tf_seqattn")
@@ -23,7 +25,7 @@ class BackupAndRestore(Callback):
     and no way to resume. This callback writes a new backup beside the last one, keeps
     two, checks what it reads, and falls back to the older one with a line in the log.
     In Keras 2 it uses Keras's own callback, which writes checkpoints of TensorFlow.
-    These are safe.
+    A kill does not damage these, but there is only one.
 
     Args:
       backup_dir: folder for the backups of one training run, and nothing else.
@@ -31,7 +33,8 @@ class BackupAndRestore(Callback):
       delete_checkpoint: whether to delete the backups when training ends.
 
     Raises:
-      ValueError: when training begins, if no backup in the folder is intact.
+      ValueError: when training begins, if no backup in the folder is intact. It names
+        the folder.
 
     Example:
 
@@ -63,7 +66,14 @@ class BackupAndRestore(Callback):
         self._backup.set_model(model)
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        self._backup.on_train_begin(logs)
+        try:
+            self._backup.on_train_begin(logs)
+        except tf.errors.OpError as error:
+            # TensorFlow does not say which file of a checkpoint it cannot read.
+            raise ValueError(
+                f"The backup in {self.backup_dir!r} is damaged ({error.message}). "
+                "Delete the folder to start the training again."
+            ) from error
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._backup.on_epoch_begin(epoch, logs)

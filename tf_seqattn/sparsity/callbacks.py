@@ -19,6 +19,7 @@ from tf_seqattn.keras_api import (
     Optimizer,
     TrainFunction,
     Variable,
+    add_to,
     check_layer,
     check_one_keras,
     compilation_of,
@@ -48,6 +49,9 @@ logger = logging.getLogger("tf_seqattn")
 
 # A phase of fewer steps only disturbs the training.
 _SENSIBLE_PHASE = 20
+
+# So many counters are faster to count one by one than by a call of a trace.
+_FEW_LAYERS = 8
 
 # What the iterators of Keras 3 raise at the end of their data.
 _NO_MORE_DATA = (StopIteration, tf.errors.OutOfRangeError)
@@ -153,6 +157,10 @@ class UpdatePruningStep(Callback):
         self.optimizer = optimizer
         self._layers: list[PrunableLayer] = []
         self._groups: list[_Group] | None = None
+        # Steps begun by each layer after the last step, or None to read the variables.
+        self._steps_done: dict[int, int] | None = None
+        self._one_step = tf.constant(1, tf.int64)
+        self._steps_per_move: int | None = None
         self._optimizers: list[_Optimizer] = []
         self._executed_steps = 1
         self._whole_function: TrainFunction | None = None
@@ -188,6 +196,8 @@ class UpdatePruningStep(Callback):
             after each. Masks are updated once for all of them, as with
             `steps_per_execution`; see `steps_to_phase_change`.
         """
+        # The loop may have restored a checkpoint.
+        self._steps_done = None
         self._advance(steps)
 
     def steps_to_phase_change(self) -> float:
@@ -219,6 +229,8 @@ class UpdatePruningStep(Callback):
             self.model.train_function = self._train_in_parts(self._whole_function)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        # A callback may have restored other weights.
+        self._steps_done = None
         self._end_execution_at_phase_change()
 
     def on_epoch_end(
@@ -229,7 +241,9 @@ class UpdatePruningStep(Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         if self._whole_function is None:
-            self._advance(steps_per_execution(self.model))
+            # To read the number takes as long as a part of a small step.
+            one = self._executed_steps == 1
+            self._advance(1 if one else steps_per_execution(self.model))
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         self._end_execution_at_phase_change()
@@ -255,6 +269,7 @@ class UpdatePruningStep(Callback):
     def _begin(self) -> None:
         self._layers = check_prunable(self.model)
         self._groups = None
+        self._steps_done = None
         given = self.optimizer or getattr(self.model, "optimizer", None)
         optimizers = list(given) if isinstance(given, (list, tuple)) else [given]
         # TFRS's `CompositeOptimizer` consists of several.
@@ -280,8 +295,11 @@ class UpdatePruningStep(Callback):
         # of the trace itself is three times as fast as looking it up.
         number = tf.TensorSpec((), tf.int64)
         layers = tuple(self._layers)
-        self._begin_steps = _begin_steps.get_concrete_function(layers, number)
-        self._count_steps = _count_steps.get_concrete_function(layers, number)
+        self._move_all_logits = _move_logits.get_concrete_function(layers, number)
+        self._count_at_once = _count.get_concrete_function(layers, number)
+        # The layers whose logits the optimizer moves have no number.
+        numbers = [layer.steps_per_move for layer in layers]
+        self._steps_per_move = min(filter(None, numbers), default=None)
         _group_by_schedule(self._layers)
 
     def _resets(self, schedule: Schedule) -> bool:
@@ -300,11 +318,16 @@ class UpdatePruningStep(Callback):
             self._groups = _group_by_schedule(self._layers)
             if self._any_resets():
                 self._continue_learning_rate(self._groups)
-        resets = False
+        if self._steps_done is None:
+            self._steps_done = {id(x): x.steps_begun for x in self._layers}
+        resets = updates = False
         for group in self._groups:
-            done = group.layers[0].steps_begun
+            done = self._steps_done[id(group.layers[0])]
             for step in range(done + 1, done + steps + 1):
                 sparsity = update_at(group.schedule, step)
+                updates |= sparsity is not None
+                if sparsity is None and group.every_step:
+                    sparsity = float(group.schedule(tf.constant(step, tf.int64))[1])
                 if sparsity is not None:
                     group.update_masks(tf.constant(sparsity, tf.float32))
             before, now = (
@@ -313,13 +336,32 @@ class UpdatePruningStep(Callback):
             )
             changes = done > 0 and before != now
             resets |= changes and self._resets(group.schedule)
-        self._begin_steps(tf.constant(steps, tf.int64))
+        self._move_logits(steps)
+        self._count(steps)
+        # To read the variables each time would cost as much as to count.
+        counted = {layer: done + steps for layer, done in self._steps_done.items()}
+        self._steps_done = None if updates else counted
         if resets:
             self._check_optimizers_step()
             for optimizer in self._optimizers:
                 optimizer.reset(self.model.variables)
             self._steps_since_check = 0
         self._steps_since_check += steps
+
+    def _move_logits(self, steps: int) -> None:
+        """Moves the logits if it is time; a resumed training does at the same steps."""
+        assert self._steps_done is not None
+        done, every = self._steps_done[id(self._layers[0])], self._steps_per_move
+        if every is not None and done % every < steps:
+            self._move_all_logits(tf.constant(max(steps, every), tf.int64))
+
+    def _count(self, steps: int) -> None:
+        number = self._one_step if steps == 1 else tf.constant(steps, tf.int64)
+        if len(self._layers) > _FEW_LAYERS:
+            self._count_at_once(number)
+        else:
+            for layer in self._layers:
+                add_to(layer.pruning_step, number)
 
     def _check_optimizers_step(self) -> None:
         """Warns once if steps were counted but an optimizer has taken none."""
@@ -401,7 +443,8 @@ class UpdatePruningStep(Callback):
             # A custom training step may use another optimizer.
             ended = isinstance(sys.exc_info()[1], _NO_MORE_DATA)
             if ran < steps and (ran or ended):
-                self._count_steps(tf.constant(ran - steps, tf.int64))
+                self._count(ran - steps)
+                self._steps_done = None
 
     def _steps_within_phase(self) -> int:
         """How many steps of the next execution belong to the phase it begins in."""
@@ -442,32 +485,47 @@ class _Group(NamedTuple):
     schedule: Schedule
     layers: tuple[PrunableLayer, ...]
     update_masks: Callable[[tf.Tensor], None]  # of the sparsity, a float32 scalar
+    every_step: bool  # whether the masks follow the scores between updates too
 
 
 def _group_by_schedule(layers: Sequence[PrunableLayer]) -> list[_Group]:
     groups: dict[str, list[PrunableLayer]] = {}
     for layer in layers:
-        key = repr((layer.pruning_schedule.get_config(), layer.steps_begun))
+        key = repr(
+            (
+                layer.pruning_schedule.get_config(),
+                layer.steps_begun,
+                _chooses_every_step(layer),
+            )
+        )
         groups.setdefault(key, []).append(layer)
     scalar = tf.TensorSpec((), tf.float32)
     return [
-        _Group(g[0].pruning_schedule, g, _update_masks.get_concrete_function(g, scalar))
+        _Group(
+            g[0].pruning_schedule,
+            g,
+            _update_masks.get_concrete_function(g, scalar),
+            _chooses_every_step(g[0]),
+        )
         for g in map(tuple, groups.values())
     ]
 
 
+def _chooses_every_step(layer: PrunableLayer) -> bool:
+    return layer.pattern is not None and layer.pattern.every_step
+
+
 # These are traced once for each tuple of layers.
 @tf.function
-def _begin_steps(layers: tuple[PrunableLayer, ...], steps: tf.Tensor) -> None:
+def _move_logits(layers: tuple[PrunableLayer, ...], steps: tf.Tensor) -> None:
     for layer in layers:
         layer.move_logits(steps)
-        layer.pruning_step.assign_add(steps)
 
 
 @tf.function
-def _count_steps(layers: tuple[PrunableLayer, ...], steps: tf.Tensor) -> None:
+def _count(layers: tuple[PrunableLayer, ...], steps: tf.Tensor) -> None:
     for layer in layers:
-        layer.pruning_step.assign_add(steps)
+        add_to(layer.pruning_step, steps)
 
 
 @tf.function

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tf_seqattn.keras_api import Model, sublayers
+from tf_seqattn.keras_api import Model, is_graph_model, sublayers
 from tf_seqattn.kernels.channel_cost import entries_left, multiply_adds
 from tf_seqattn.kernels.channel_groups import channel_groups
 from tf_seqattn.sparsity.channel_layer import ChannelLayer
@@ -40,16 +40,32 @@ class Savings(NamedTuple):
         )
 
 
+def _channel_layers(model: Model) -> list[ChannelLayer]:
+    return [m for m in sublayers(model) if isinstance(m, ChannelLayer)]
+
+
+def _graph_with_channels(model: Model) -> Model | None:
+    """The outermost graph that holds all layers whose channels are pruned.
+
+    A subclassed model, such as one of TFRS, may hold it.
+    """
+    number = len(_channel_layers(model))
+    graphs = [m for m in sublayers(model) if is_graph_model(m)]
+    holding = [m for m in graphs if number and len(_channel_layers(m)) == number]
+    return holding[0] if holding else None
+
+
 def channel_savings(model: Model) -> Savings | None:
-    """What the masks of the channels of a model save; None if it has none.
+    """What the masks of the channels of a model save; None if no graph has any.
 
     Args:
       model: a model, or a layer.
     """
-    wrappers = [m for m in sublayers(model) if isinstance(m, ChannelLayer)]
-    if not wrappers:
+    graph = _graph_with_channels(model)
+    if graph is None:
         return None
-    groups = channel_groups(model)
+    wrappers = _channel_layers(graph)
+    groups = channel_groups(graph)
     trace = groups.trace
     live = np.ones(trace.units.size, bool)
     for wrapper in wrappers:
@@ -60,11 +76,11 @@ def channel_savings(model: Model) -> Savings | None:
             live[trace.units.find(gone)] = False
     own = {
         id(weight)
-        for group in pruned_layers(model)
+        for group in pruned_layers(graph)
         if isinstance(group.layer, ChannelUnits)
         for weight in group.weights
     }
-    weights = [w for w in model.weights if id(w) not in own]
+    weights = [w for w in graph.weights if id(w) not in own]
     return Savings(
         multiply_adds(trace),
         multiply_adds(trace, live),

@@ -73,6 +73,10 @@ class LayerOptions(PruningPolicy):
         arguments.setdefault("min_blocks", getattr(policy, "min_blocks", 1))
         return arguments
 
+    def pattern(self, layer: Layer) -> str | None:
+        """Returns the "N:M" of a layer, or None if its blocks are pruned."""
+        return self._merged(layer).get("pattern")
+
     def allow_pruning(self, layer: Layer) -> bool:
         """Returns whether a layer with a kernel is pruned."""
         return self._why_left_alone(layer) is None

@@ -14,6 +14,26 @@ from tf_seqattn.sparsity.importance import Importance
 
 # Of the running mean of squared gradients, per training step.
 _DECAY = 0.999
+# A short training moves the logits at least so often, and a long one as seldom as
+# leaves the typical size of a gradient what it is in single steps.
+_MOVES = 250
+_MOST_STEPS_PER_MOVE = 8
+
+
+def steps_per_move(end_step: int) -> int:
+    """Number of training steps whose gradients move the logits at once, at least 1.
+
+    To move them costs as much as a good part of a small network's step.
+
+    Args:
+      end_step: last training step of the schedule.
+
+    Example:
+
+    >>> steps_per_move(300), steps_per_move(30_000)
+    (1, 8)
+    """
+    return min(max(1, end_step // _MOVES), _MOST_STEPS_PER_MOVE)
 
 
 def logit_gradient(

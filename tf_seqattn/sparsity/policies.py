@@ -127,11 +127,12 @@ def why_too_small(grid: BlockGrid, min_blocks: int) -> str | None:
     return None
 
 
-def why_unprunable(layer: Layer) -> str | None:
+def why_unprunable(layer: Layer, pattern: str | None = None) -> str | None:
     """Returns why a layer has nothing to prune, or None if it has a kernel.
 
     Args:
       layer: any layer. An unbuilt one of a known class counts as one with a kernel.
+      pattern: "N:M" if single entries are pruned in place of blocks.
     """
     kind = type(layer).__name__
     try:
@@ -139,6 +140,8 @@ def why_unprunable(layer: Layer) -> str | None:
     except ValueError as error:
         return str(error)
     if isinstance(layer, classes("DepthwiseConv1D", "DepthwiseConv2D")):
+        if pattern is not None:
+            return None
         return f"{kind} contracts no channels: there are no blocks to remove"
     if layer_kernels.is_supported(layer):
         if not layer.built:

@@ -89,7 +89,7 @@ class _Pruning:
         if isinstance(layer, MODELS):
             replace_sublayers(layer, self)
             return layer
-        reason = why_unprunable(layer)
+        reason = why_unprunable(layer, self.options.pattern(layer))
         if reason is None:
             return self._wrap(layer)
         if len(sublayers(layer)) > 1 and not isinstance(layer, classes("Wrapper")):
@@ -254,7 +254,8 @@ def prune(
     is_model = isinstance(to_prune, MODELS)
     if isinstance(to_prune, PrunableLayer):
         return to_prune
-    is_one = not is_list and not is_model and why_unprunable(to_prune) is None
+    is_one = not is_list and not is_model
+    is_one = is_one and why_unprunable(to_prune, kwargs.get("pattern")) is None
     options = LayerOptions(arguments, pruning_policy, layers, is_single=is_one)
     if layers is not None:
         check_layers(layers, to_prune, options)
@@ -264,9 +265,8 @@ def prune(
     if is_leaf and not is_one and pruning_policy is None:
         # Nothing to prune: a wrapper that says so, or an error if the class is unknown.
         wrapper = PrunableLayer(to_prune, **arguments)
-        if not kwargs.get("pattern"):
-            reason = why_unprunable(to_prune)
-            logger.warning("Nothing is pruned by sa.prune: %s", reason)
+        reason = why_unprunable(to_prune)
+        logger.warning("Nothing is pruned by sa.prune: %s", reason)
         return wrapper
     pruning = _Pruning(options)
     if is_list:

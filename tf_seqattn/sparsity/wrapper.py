@@ -2,9 +2,10 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,10 @@ from tf_seqattn.sparsity import logit_rate, n_of_m, support
 from tf_seqattn.sparsity.calling import CallingLikeItsLayer2, CallingLikeItsLayer3
 from tf_seqattn.sparsity.channel_units import ChannelUnits
 from tf_seqattn.sparsity.importance import Importance, SoftmaxAttention
+from tf_seqattn.sparsity.n_of_m import NofM
 from tf_seqattn.sparsity.policies import why_too_small, why_unprunable
 from tf_seqattn.sparsity.schedules import (
+    PruningSchedule,
     SequentialAttentionSchedule,
     end_step,
     final_sparsity,
@@ -77,6 +80,9 @@ class PrunedKernel:
         None where the optimizer trains the logits.
       mean_square: float32 scalar variable: running mean of the squared logit gradient,
         or None likewise.
+      kept_call: computes the layer that holds the kernel from its kept blocks, while a
+        step of `sa.SkipPrunedBlocks` is traced. Its arguments are the kernel, `A *
+        mask`, what sums the gradient of that, and the inputs of the layer.
 
     In Keras 3 the variables are `keras.Variable`s.
     """
@@ -87,6 +93,7 @@ class PrunedKernel:
     logits: Variable | None
     scale_gradient: Variable | None = None
     mean_square: Variable | None = None
+    kept_call: Callable[..., tf.Tensor] | None = None
 
     @property
     def name(self) -> str:
@@ -105,21 +112,27 @@ def _check_schedule(schedule: Schedule) -> Schedule:
 
 
 def _check_pattern(
-    pattern: str, block_size: BlockSize, balanced: bool, schedule: Schedule
+    pattern: NofM, block_size: BlockSize, balanced: bool, schedule: Schedule
 ) -> tuple[int, int]:
     """Returns the blocks of a pattern: single entries."""
-    kept, group = n_of_m.check_pattern(pattern)
     if tuple(block_size) not in (DEFAULT_BLOCK_SIZE, (1, 1)) or balanced:
         raise ValueError(
-            f"`pattern` {pattern!r} chooses single entries: leave out `block_size` and "
-            f"`balanced`. Received: block_size={block_size!r}, balanced={balanced!r}"
+            f"`pattern` {pattern.pattern!r} chooses single entries: leave out "
+            f"`block_size` and `balanced`. Received: block_size={block_size!r}, "
+            f"balanced={balanced!r}"
+        )
+    if pattern.every_step and not isinstance(schedule, PruningSchedule):
+        raise ValueError(
+            "`every_step` of a pattern needs a schedule of tf_seqattn, which says the "
+            "sparsity between updates, such as sa.GradualSchedule. Received: "
+            f"pruning_schedule={schedule!r}"
         )
     target = final_sparsity(schedule)
-    if target is not None and abs(target - (1 - kept / group)) > 1e-6:
+    if target is not None and abs(target - pattern.sparsity) > 1e-6:
         raise ValueError(
-            f"`pattern` {pattern!r} removes {1 - kept / group:g} of each layer, so the "
-            f"schedule must end there: use target_sparsity={1 - kept / group:g}. "
-            f"Received: pruning_schedule={schedule!r}"
+            f"`pattern` {pattern.pattern!r} removes {pattern.sparsity:g} of each "
+            "layer, so the schedule must end there: use target_sparsity="
+            f"{pattern.sparsity:g}. Received: pruning_schedule={schedule!r}"
         )
     return 1, 1
 
@@ -202,8 +215,9 @@ class PrunableLayer(OfEitherKeras):
         of an output, the N of highest importance stay. The mask of the others decays
         from 1 to 0 as the sparsity rises to its target, which must be 1 - N / M. The
         mask then has the size of the kernel. Inputs are the rows of the matrix: the
-        channels in a convolution, which M should divide, and the entries of the window
-        in a depthwise convolution.
+        channels at one place of the window in a convolution, where the last group is
+        smaller if M does not divide them, and the entries of the window in a depthwise
+        convolution. `sa.NofM` has other ways to the pattern.
       **kwargs: passed to `keras.layers.Layer`.
 
     Raises:
@@ -235,7 +249,7 @@ class PrunableLayer(OfEitherKeras):
         min_blocks: int = 1,
         zero_pruned_weights: bool = False,
         balanced: bool = False,
-        pattern: str | None = None,
+        pattern: str | NofM | Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         check_layer(layer, "layer")
@@ -260,9 +274,11 @@ class PrunableLayer(OfEitherKeras):
         kwargs.setdefault("trainable", layer.trainable)
         super().__init__(layer, autocast=False, **kwargs)
         self.pruning_schedule = _check_schedule(pruning_schedule)
-        if pattern is not None:
-            block_size = _check_pattern(pattern, block_size, balanced, pruning_schedule)
-        self.pattern = pattern
+        self.pattern = None if pattern is None else NofM.of(pattern)
+        if self.pattern is not None:
+            block_size = _check_pattern(
+                self.pattern, block_size, balanced, pruning_schedule
+            )
         self.block_size = layer_kernels.check_block_size_or_heads(block_size)
         self.importance = _check_importance(importance, pruning_schedule)
         self.min_blocks = int(min_blocks)
@@ -366,6 +382,14 @@ class PrunableLayer(OfEitherKeras):
         return self.importance.logit_rate
 
     @property
+    def steps_per_move(self) -> int | None:
+        """Training steps between two moves of logits with a rate of their own."""
+        end = end_step(self.pruning_schedule)
+        if self._logit_rate is None or end is None:
+            return None
+        return logit_rate.steps_per_move(end)
+
+    @property
     def pruned_kernels(self) -> list[PrunedKernel]:
         """The kernels that are pruned, with their variables. Empty before `build`."""
         return list(self._pruned)
@@ -405,12 +429,15 @@ class PrunableLayer(OfEitherKeras):
 
     def effective_kernel(self, pruned: PrunedKernel) -> tf.Tensor:
         """`W * A * mask` of one kernel, in the kernel's shape and stored dtype."""
-        return blocks.scale_blocks(
-            stored(pruned.kernel.variable),
-            self.block_multipliers(pruned),
-            pruned.grid,
-            self.gradient_adder(pruned),
-        )
+        kernel, adder = stored(pruned.kernel.variable), self.gradient_adder(pruned)
+        if self.pattern is None or self.pattern.gradient == "damped":
+            multipliers = self.block_multipliers(pruned)
+            return blocks.scale_blocks(kernel, multipliers, pruned.grid, adder)
+        multipliers = self.importance_multipliers(pruned)
+        if multipliers is not None:
+            kernel = blocks.scale_blocks(kernel, multipliers, pruned.grid, adder)
+        mask = blocks.expand_blocks(stored(pruned.mask), pruned.grid)
+        return n_of_m.apply_mask(kernel, mask, self.pattern.gradient)
 
     def gradient_adder(
         self, pruned: PrunedKernel
@@ -457,13 +484,34 @@ class PrunableLayer(OfEitherKeras):
 
     @contextlib.contextmanager
     def _effective_kernels(self) -> Iterator[None]:
-        """Context in which the layer's kernels are the effective ones."""
+        """Context in which the layer computes with the effective kernels."""
         with contextlib.ExitStack() as undo:
             for pruned in self._pruned:
+                if pruned.kept_call is not None:
+                    undo.callback(self._replace_call(pruned, pruned.kept_call))
+                    continue
                 kernel = self._require_counted_steps(self.effective_kernel(pruned))
                 dtype = pruned.kernel.owner.compute_dtype
                 undo.callback(pruned.kernel.replace(tf.cast(kernel, dtype)))
             yield
+
+    def _replace_call(
+        self, pruned: PrunedKernel, kept_call: Callable[..., tf.Tensor]
+    ) -> Callable[[], object]:
+        """Lets the layer that holds a kernel compute from kept blocks.
+
+        Returns:
+          What undoes it.
+        """
+        call = functools.partial(
+            kept_call,
+            self._require_counted_steps(stored(pruned.kernel.variable)),
+            self.block_multipliers(pruned),
+            self.gradient_adder(pruned),
+        )
+        attributes = pruned.kernel.owner.__dict__
+        attributes["call"] = call
+        return lambda: attributes.pop("call")
 
     def _call_layer(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the layer with its effective kernels."""
@@ -482,7 +530,7 @@ class PrunableLayer(OfEitherKeras):
         """Moves the logits that have a rate of their own by the last steps' gradient.
 
         Args:
-          steps: int64 scalar, number of steps that one call stands for.
+          steps: int64 scalar, number of steps since the last call.
         """
         rate, end = self._logit_rate, end_step(self.pruning_schedule)
         if rate is None or end is None:
@@ -517,7 +565,7 @@ class PrunableLayer(OfEitherKeras):
         for pruned in self._pruned:
             kernel = stored(pruned.kernel.variable)
             scores = self.importance.scores(kernel, _stored_logits(pruned), pruned.grid)
-            mask = self._new_mask(stored(pruned.mask), scores, sparsity)
+            mask = self._new_mask(pruned, stored(pruned.mask), scores, sparsity)
             pruned.mask.assign(mask)
             if self.zero_pruned_weights:
                 kept = tf.cast(mask > 0, tf.float32)
@@ -527,15 +575,18 @@ class PrunableLayer(OfEitherKeras):
                 )
 
     def _new_mask(
-        self, mask: tf.Tensor, scores: tf.Tensor, sparsity: float | tf.Tensor
+        self,
+        pruned: PrunedKernel,
+        mask: tf.Tensor,
+        scores: tf.Tensor,
+        sparsity: float | tf.Tensor,
     ) -> tf.Tensor:
         if isinstance(self.layer, ChannelUnits):
             sparsity = self.layer.rounded(sparsity)
         if self.pattern is None:
             return support.update_mask(mask, scores, sparsity, self.balanced)
-        kept, group = n_of_m.check_pattern(self.pattern)
-        best = n_of_m.keep_n_of_m(scores, kept, group)
-        return n_of_m.decaying_mask(best, sparsity, 1 - kept / group)
+        run = layer_kernels.entries_side_by_side(pruned.kernel, pruned.grid)
+        return self.pattern.mask(scores, sparsity, run)
 
     def is_at_target(self, pruned: PrunedKernel) -> bool:
         """Whether the mask of one kernel has reached the final sparsity.
@@ -547,7 +598,10 @@ class PrunableLayer(OfEitherKeras):
             return True
         mask = stored(pruned.mask)
         wanted = self._new_mask(
-            tf.ones_like(mask), tf.zeros_like(mask), tf.constant(final, tf.float32)
+            pruned,
+            tf.ones_like(mask),
+            tf.zeros_like(mask),
+            tf.constant(final, tf.float32),
         )
         return bool(np.count_nonzero(mask) <= np.count_nonzero(wanted))
 
@@ -575,7 +629,7 @@ class PrunableLayer(OfEitherKeras):
             "min_blocks": self.min_blocks,
             "zero_pruned_weights": self.zero_pruned_weights,
             "balanced": self.balanced,
-            "pattern": self.pattern,
+            "pattern": self.pattern and dataclasses.asdict(self.pattern),
         }
 
     @classmethod

@@ -1,0 +1,176 @@
+"""What each part of the recipes is worth: one part at a time is left out.
+
+On four cells of `benchmarks/quality.py`, the default and the paper's recipe for
+ImageNet are trained whole, and without their parts. Every arm has the same steps,
+batches and learning rate. Every training is kept in a file, so an interrupted run goes
+on where it stopped.
+
+    pip install 'tf-seqattn[quality]'
+    python -m benchmarks.ablation
+"""
+
+import argparse
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+import tf_seqattn as sa
+from benchmarks.quality import PHASES
+from benchmarks.quality_tasks.tasks import (
+    TASKS,
+    HiddenLayers,
+    held_out,
+    run_missing,
+    start,
+    train,
+)
+from tf_seqattn.experiments.algorithms import pruning_schedule
+from tf_seqattn.experiments.markdown_table import markdown_table
+from tf_seqattn.files import write_json, write_whole
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+# (task, sparsity, side of a block).
+COLUMNS = (
+    ("digits, Adam", 0.9, 8),
+    ("digits, SGD", 0.97, 16),
+    ("flights", 0.9, 8),
+    ("source code, transformer", 0.8, 8),
+)
+DEFAULT, PAPER = "our default", "the paper's recipe"
+
+
+class Recipe(NamedTuple):
+    """A way to prune.
+
+    Attributes:
+      whole: the recipe of which a part is left out or replaced.
+      schedule: name of the algorithm whose schedule it follows.
+      importance: makes what scores the blocks.
+      reset: as in `sa.UpdatePruningStep`.
+    """
+
+    whole: str
+    schedule: str
+    importance: Callable[[], sa.Importance]
+    reset: bool | None = None
+
+
+def _ours(**changed) -> Callable[[], sa.Importance]:
+    return lambda: sa.SoftmaxAttention(**changed)
+
+
+def _papers(**changed) -> Callable[[], sa.Importance]:
+    return lambda: sa.SoftmaxAttention(rank="attention", logit_rate=None, **changed)
+
+
+RECIPES = {
+    DEFAULT: Recipe(DEFAULT, "recommended", _ours()),
+    "norm alone, without attention": Recipe(DEFAULT, "recommended", sa.Magnitude),
+    "ranked by attention alone": Recipe(
+        DEFAULT, "recommended", _ours(rank="attention")
+    ),
+    "logits moved by the optimizer": Recipe(
+        DEFAULT, "recommended", _ours(logit_rate=None)
+    ),
+    "without the clip": Recipe(DEFAULT, "recommended", _ours(clip=None)),
+    "optimizer reset at phases": Recipe(DEFAULT, "recommended", _ours(), True),
+    "in the paper's cycles": Recipe(DEFAULT, "seqattn", _ours(), False),
+    PAPER: Recipe(PAPER, "seqattn", _papers(), True),
+    "without the reset": Recipe(PAPER, "seqattn", _papers(), False),
+    "without its clip": Recipe(PAPER, "seqattn", _papers(clip=None), True),
+    "without sparsification phases (ACDC's)": Recipe(PAPER, "acdc", _papers(), True),
+    "without cycles": Recipe(PAPER, "recommended", _papers(), True),
+}
+
+
+class Cell(NamedTuple):
+    """One training: of `RECIPES`, on a cell of `COLUMNS`."""
+
+    recipe: str
+    task: str
+    sparsity: float
+    block_size: int
+    seed: int
+
+    def file(self, folder: pathlib.Path) -> pathlib.Path:
+        """Where its result is kept; the name tells the budget too."""
+        steps = TASKS[self.task].steps
+        parts = [self.recipe, self.task, steps, *self[2:]]
+        name = "_".join("".join(c for c in str(p) if c.isalnum()) for p in parts)
+        return folder / f"{name}.json"
+
+
+def run_cell(cell: Cell, folder: pathlib.Path) -> None:
+    """Trains a cell and writes its loss (nats) on the rows held out."""
+    start(cell.seed)
+    task, recipe = TASKS[cell.task], RECIPES[cell.recipe]
+    model = sa.prune(
+        task.network(),
+        pruning_schedule(recipe.schedule, cell.sparsity, task.steps, PHASES),
+        block_size=(cell.block_size, cell.block_size),
+        importance=recipe.importance(),
+        pruning_policy=HiddenLayers(),
+    )
+    callbacks = [sa.UpdatePruningStep(reset_optimizer=recipe.reset)]
+    sparse = train(model, task, cell.seed, callbacks)
+    found = {**cell._asdict(), "loss": held_out(sparse, task)["loss"]}
+    write_json(cell.file(folder), found)
+
+
+def table(results: list[dict]) -> str:
+    """Losses of the whole recipes; of the others the difference, seed by seed."""
+    losses: dict = {}
+    for r in sorted(results, key=lambda r: r["seed"]):
+        key = (r["recipe"], (r["task"], r["sparsity"], r["block_size"]))
+        losses.setdefault(key, []).append(r["loss"])
+    lines = []
+    for name, recipe in RECIPES.items():
+        cells = []
+        for column in COLUMNS:
+            own = np.array(losses[name, column])
+            if name == recipe.whole:
+                cells.append(f"{own.mean():.4f}")
+                continue
+            more = own - losses[recipe.whole, column]
+            error = more.std(ddof=1) / np.sqrt(len(more))
+            cells.append(f"{more.mean():+.4f} ± {error:.4f}")
+        lines.append([f"**{name}**" if name == recipe.whole else name, *cells])
+    titles = [f"{task}, {sparsity:.0%}, {b} x {b}" for task, sparsity, b in COLUMNS]
+    return markdown_table(["recipe", *titles], lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Trains what is missing and writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="two or more")
+    add("--workers", type=int, default=os.cpu_count(), help="trainings at a time")
+    add("--output", type=pathlib.Path, default=pathlib.Path("out/ablation"))
+    options = parser.parse_args(arguments)
+    every = [
+        Cell(recipe, *column, seed)
+        for seed in options.seeds
+        for column in COLUMNS
+        for recipe in RECIPES
+    ]
+    run_missing(every, run_cell, options.output, options.workers)
+    results = [json.loads(cell.file(options.output).read_text()) for cell in every]
+    seeds = " ".join(map(str, options.seeds))
+    text = (
+        "# Parts of the recipes\n\n"
+        f"`python -m benchmarks.ablation --seeds {seeds}`: {len(options.seeds)} seeds. "
+        "Log loss on rows held out; below each whole recipe the difference that a "
+        "change makes, taken seed by seed, with its standard error. Above 0 the part "
+        f"helps.\n\n{table(results)}"
+    )
+    write_whole(RESULTS / "ablation.md", text)
+    write_json(RESULTS / "ablation.json", results)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The networks that are compared: dense ones of several widths, and pruned ones."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from tf_seqattn.keras_api import Callback, Model
+from tf_seqattn.sparsity import (
+    GradualSchedule,
+    Magnitude,
+    SequentialAttentionSchedule,
+    UpdatePruningStep,
+    prune,
+    pruned_layers,
+    shrink,
+    strip_pruning,
+)
+
+DENSE = "dense"
+GRADUAL = "gradual magnitude, blocks"
+BLOCKS = "SequentialAttention++, blocks"
+CHANNELS = "SequentialAttention++, channels"
+FAMILIES = (DENSE, GRADUAL, BLOCKS, CHANNELS)
+
+
+class Candidate(NamedTuple):
+    """A network to train.
+
+    Attributes:
+      family: one of `FAMILIES`.
+      amount: width of a dense network relative to the first one, or share removed.
+    """
+
+    family: str
+    amount: float
+
+    @property
+    def name(self) -> str:
+        """Such as "dense, width 0.5"."""
+        how = f"width {self.amount:g}" if self.family == DENSE else f"{self.amount:.0%}"
+        return f"{self.family}, {how}"
+
+    @property
+    def file_name(self) -> str:
+        """The name with nothing but letters, digits and underscores."""
+        return re.sub(r"\W+", "_", f"{self.family}_{self.amount:g}").lower()
+
+
+def candidates(
+    widths: Sequence[float], sparsities: Sequence[float], channels: Sequence[float]
+) -> list[Candidate]:
+    """All candidates. The families take turns, as a budget may end before all.
+
+    Example:
+
+    >>> [c.name for c in candidates([1, 0.5], [0.9], [])][1:3]
+    ['gradual magnitude, blocks, 90%', 'SequentialAttention++, blocks, 90%']
+    """
+    amounts = {
+        DENSE: widths,
+        GRADUAL: sparsities,
+        BLOCKS: sparsities,
+        CHANNELS: channels,
+    }
+    longest = max(map(len, amounts.values()))
+    return [
+        Candidate(family, values[place])
+        for place in range(longest)
+        for family, values in amounts.items()
+        if place < len(values)
+    ]
+
+
+def trained(
+    candidate: Candidate,
+    build_model: Callable[[float], Model],
+    train: Callable[[Model, list[Callback]], object],
+    steps: int,
+    block_size: tuple[int, int],
+) -> Any:
+    """Trains a candidate; returns it without pruning.
+
+    Args:
+      candidate: what to train.
+      build_model: from a width to a model.
+      train: compiles and fits a model, with callbacks.
+      steps: training steps of `train`.
+      block_size: (rows, columns) of a block.
+
+    Raises:
+      ValueError: if nothing of the model can be pruned so.
+    """
+    if candidate.family == DENSE:
+        model = build_model(candidate.amount)
+        train(model, [])
+        return model
+    model = build_model(1.0)
+    if candidate.family == GRADUAL:
+        # The mask is fixed as long as in the other families.
+        schedule: Any = GradualSchedule(candidate.amount, end_step=3 * steps // 4)
+        pruned = prune(model, schedule, block_size, importance=Magnitude())
+    else:
+        schedule = SequentialAttentionSchedule(candidate.amount, end_step=steps)
+        by_channels = candidate.family == CHANNELS
+        pruned = prune(model, schedule, "channels" if by_channels else block_size)
+    if not pruned_layers(pruned):
+        raise ValueError(f"no kernel has 100 blocks of {block_size}")
+    train(pruned, [UpdatePruningStep()])
+    return shrink(pruned) if candidate.family == CHANNELS else strip_pruning(pruned)

@@ -1,0 +1,89 @@
+"""The frontier as a picture: quality against latency, and against bytes."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from tf_seqattn.comparison.candidates import FAMILIES
+from tf_seqattn.comparison.result import Point, beaten
+
+# Okabe and Ito's colours, with markers that differ in grey.
+_COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73")
+_MARKERS = ("o", "s", "D", "^")
+
+
+def save_picture(points: Sequence[Point], path: pathlib.Path) -> None:
+    """Draws the points; the line joins those that no other point beats.
+
+    Args:
+      points: what was measured.
+      path: PNG file.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    panels: Any = figure.subplots(1, 2, sharey=True)
+    precisions = list(dict.fromkeys(point.precision for point in points))
+    scales = (
+        ("microseconds a call", lambda p: p.latency.median),
+        ("kilobytes", lambda p: p.bytes / 1000),
+    )
+    for axes, (label, cost) in zip(panels, scales, strict=True):
+        best = [p for p in points if not beaten(p, points, cost)]
+        best.sort(key=cost)
+        axes.plot(
+            [cost(p) for p in best],
+            [p.quality for p in best],
+            color="#bbbbbb",
+            zorder=1,
+            drawstyle="steps-post",
+        )
+        for point in points:
+            index = FAMILIES.index(point.family)
+            axes.errorbar(
+                cost(point),
+                point.quality,
+                yerr=point.spread or None,
+                marker=_MARKERS[index],
+                markersize=7,
+                color=_COLOURS[index],
+                markerfacecolor=_COLOURS[index]
+                if point.precision == precisions[0]
+                else "white",
+                linestyle="none",
+            )
+            if point.precision != precisions[0]:
+                continue
+            axes.annotate(
+                f"{point.amount:g}",
+                (cost(point), point.quality),
+                textcoords="offset points",
+                xytext=(6, 4),
+                fontsize=7,
+                color="#555555",
+            )
+        axes.set(xlabel=label, xscale="log")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("quality, smaller is better")
+    handles = [
+        Line2D([], [], color=c, marker=m, linestyle="none", label=family)
+        for family, c, m in zip(FAMILIES, _COLOURS, _MARKERS, strict=True)
+        if any(point.family == family for point in points)
+    ]
+    for precision in precisions:
+        face = "#555555" if precision == precisions[0] else "white"
+        handles.append(
+            Line2D(
+                [],
+                [],
+                color="#555555",
+                marker="o",
+                markerfacecolor=face,
+                linestyle="none",
+                label=precision,
+            )
+        )
+    handles.append(Line2D([], [], color="#bbbbbb", label="no other is better"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(path, dpi=130)

@@ -1,0 +1,1 @@
+"""Studies of pruning on the small digits: python -m tf_seqattn.study."""

@@ -1,0 +1,146 @@
+"""The map of the three regimes, as a picture and as tables."""
+
+import pathlib
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from tf_seqattn.experiments.markdown_table import markdown_table
+from tf_seqattn.study.rule import regime, score_rule, threshold
+
+_COLOURS = {"I": "#cc6677", "II-A": "#ddcc77", "II-B": "#44aa99"}
+_KNOBS = {"epochs": "epochs before pruning", "batch": "batch size before pruning"}
+
+
+def _parts(results: Sequence[dict]) -> dict[tuple[str, str], list[dict]]:
+    """The results of each method and knob."""
+    keys = dict.fromkeys((r["method"], r["knob"]) for r in results)
+    return {
+        key: [r for r in results if (r["method"], r["knob"]) == key] for key in keys
+    }
+
+
+def draw(results: Sequence[dict], path: pathlib.Path) -> None:
+    """Draws a map for each method and knob, with the test error in each cell.
+
+    The regimes differ in their letters too, so that the picture is legible in grey.
+    """
+    parts = _parts(results)
+    figure, every = plt.subplots(
+        1, len(parts), figsize=(5 * len(parts), 3.6), squeeze=False
+    )
+    for ((method, knob), part), axes in zip(parts.items(), every[0], strict=True):
+        alike = threshold(part)
+        settings = sorted({r["setting"] for r in part})
+        densities = sorted({r["density"] for r in part})
+        for result in part:
+            x = densities.index(result["density"])
+            y = settings.index(result["setting"])
+            name = regime(result, alike)
+            axes.add_patch(plt.Rectangle((x, y), 1, 1, color=_COLOURS[name], alpha=0.6))
+            label = f"{name}\n{100 * result['error']:.1f}"
+            axes.text(x + 0.5, y + 0.5, label, ha="center", va="center", fontsize=8)
+        axes.set_xlim(0, len(densities))
+        axes.set_ylim(0, len(settings))
+        axes.set_xticks(np.arange(len(densities)) + 0.5, densities)
+        axes.set_yticks(np.arange(len(settings)) + 0.5, settings)
+        axes.set_xlabel("density")
+        axes.set_ylabel(f"{_KNOBS[knob]} (colder upwards)")
+        axes.set_title(method)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def report(
+    results: Sequence[dict], seeds: int, command: str, picture: pathlib.Path
+) -> str:
+    """The page: the map, the measures and how the rule did."""
+    parts = _parts(results)
+    rules = []
+    for (method, knob), part in parts.items():
+        counts = score_rule(part)
+        regimes = [regime(r, threshold(part)) for r in part]
+        rules.append(
+            [
+                f"{method}, {knob}",
+                *(str(regimes.count(name)) for name in _COLOURS),
+                f"{counts['right']} / {counts['wrong']} / {counts['equal']}",
+                f"{counts['colder_right']} / {counts['colder_wrong']}",
+                _choice(part),
+            ]
+        )
+    tables = []
+    for (method, knob), part in parts.items():
+        densities = sorted({r["density"] for r in part})
+        rows = []
+        for setting in sorted({r["setting"] for r in part}):
+            row = sorted(
+                (r for r in part if r["setting"] == setting), key=lambda r: r["density"]
+            )
+            rows.append(
+                [
+                    str(setting),
+                    *(
+                        f"{100 * r['error']:.1f} ± {_spread(r):.1f}, "
+                        f"{100 * r['barrier']:.1f}, {r['cka']:.3f}"
+                        for r in row
+                    ),
+                ]
+            )
+        titles = [_KNOBS[knob], *(f"density {d:g}" for d in densities)]
+        tables.append(f"## {method}, {knob}\n\n{markdown_table(titles, rows)}")
+    return (
+        "# Three regimes of pruning\n\n"
+        f"`{command}`: the 1,797 digits of scikit-learn, two hidden layers of 128, "
+        f"blocks of 4 x 4 pruned once, {seeds} retrainings a cell and all their pairs. "
+        "The regimes are I (not connected: a barrier above 1 % of training error), "
+        "II-A (connected; outputs less alike than the median connected cell) and II-B "
+        "(connected and alike).\n\n"
+        f"![The maps, with test errors in per cent]({picture.name})\n\n"
+        "The rule (in I raise the temperature, in II-A lower it) is tested on every "
+        "other density, with the threshold of the rest: one step in its direction "
+        "makes the test error lower (right), higher (wrong) or leaves it. Which of the "
+        "networks to prune is chosen at each density by connection and similarity, or "
+        "by the least error at density "
+        f"{max(r['density'] for r in results):g}; the test error of the choice is "
+        "averaged over the densities.\n\n"
+        + markdown_table(
+            [
+                "method, knob",
+                "I",
+                "II-A",
+                "II-B",
+                "rule: right / wrong / equal",
+                "always colder: right / wrong",
+                "error, chosen by the measures / nearly dense error / best",
+            ],
+            rules,
+        )
+        + "\n\nThe cells below are test error ± standard error (%), barrier (%) and "
+        "similarity.\n\n" + "\n".join(tables)
+    )
+
+
+def _spread(result: dict) -> float:
+    errors = np.array(result["errors"])
+    return float(100 * errors.std(ddof=1) / np.sqrt(len(errors)))
+
+
+def _choice(part: Sequence[dict]) -> str:
+    """Mean errors of the networks chosen by measures, by the densest, by hindsight."""
+    densest = max(r["density"] for r in part)
+    nearly_dense = min(
+        (r for r in part if r["density"] == densest), key=lambda r: r["error"]
+    )
+    chosen, usual, best = [], [], []
+    for density in sorted({r["density"] for r in part} - {densest}):
+        row = [r for r in part if r["density"] == density]
+        chosen.append(min(row, key=lambda r: (regime(r, 2.0) == "I", -r["cka"])))
+        usual += [r for r in row if r["setting"] == nearly_dense["setting"]]
+        best.append(min(row, key=lambda r: r["error"]))
+    means = (
+        100 * np.mean([r["error"] for r in rows]) for rows in (chosen, usual, best)
+    )
+    return " / ".join(f"{mean:.1f}" for mean in means)
