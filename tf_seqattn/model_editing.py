@@ -135,9 +135,9 @@ def _pairs(value: Any, other: Any, owner: Layer) -> Iterator[tuple[Layer, Layer]
             )
         yield value, other
     elif isinstance(value, dict):
-        others = other if isinstance(other, dict) else {}
+        named = other if isinstance(other, dict) else {}
         for key, item in value.items():
-            yield from _pairs(item, others.get(key), owner)
+            yield from _pairs(item, named.get(key), owner)
     elif isinstance(value, (list, tuple)):
         others = list(other) if isinstance(other, (list, tuple)) else []
         others += [None] * (len(value) - len(others))

@@ -53,7 +53,8 @@ def operation_name(operation: Any) -> str:
         path = operation.get_config()["function"]
         return path.rpartition(".")[2].strip("_")
     snake = "".join(f"_{c.lower()}" if c.isupper() else c for c in kind).strip("_")
-    return {"get_item": "getitem", "concatenate": "concat"}.get(snake, snake)
+    others = {"get_item": "getitem", "concatenate": "concat", "re_l_u": "relu"}
+    return others.get(snake, snake)
 
 
 def _is_tensorflow(call: Call) -> bool:
@@ -182,7 +183,7 @@ def _getitem(call: Call) -> Any:
         cut = per_axis[varies]
         start, stop, step = cut.indices(source[varies])
         if step != 1:
-            return call.give_up(f"{call.what} takes every {step}th channel")
+            return call.give_up(f"{call.what} reads them with a step of {step}")
         if (start, stop) != (0, source[varies]):
             place = _place_of(plain, varies, len(sizes))
 
@@ -302,7 +303,9 @@ def _stack(call: Call) -> Any:
 
     def grown(tensor: Channels) -> Channels:
         shape = (*tensor.shape[:axis], 1, *tensor.shape[axis:])
-        labels, values = (np.expand_dims(a, axis) for a in (tensor.labels, tensor.values))
+        labels, values = (
+            np.expand_dims(a, axis) for a in (tensor.labels, tensor.values)
+        )
         return channels(shape, labels, values)
 
     return concatenated(call, [grown(tensor) for tensor in call.tensors], axis)
@@ -360,7 +363,8 @@ def _product(call: Call, equation: str, operands: Sequence[Any]) -> Any:
         for term, operand in zip(terms, operands, strict=True)
         if isinstance(operand, Channels)
     ]
-    letters = {term[o.axis()] for term, o in given if o.axis() is not None}
+    axes = [(term, operand.axis()) for term, operand in given]
+    letters = {term[axis] for term, axis in axes if axis is not None}
     passed = next((letter for letter in outputs if letter in letters), None)
     joined, silent = None, np.zeros(1, bool)
     for term, operand in given:

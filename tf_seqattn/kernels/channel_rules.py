@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from tf_seqattn.keras_api import Layer, classes, projections, stored
 from tf_seqattn.kernels.channel_labels import (
@@ -41,7 +42,9 @@ def is_elementwise(function: Any) -> bool:
     before = np.linspace(-2, 2, 16, dtype="float32").reshape(1, 16)
     after = before + np.eye(1, 16, dtype="float32")
     try:
-        first, second = np.asarray(function(before)), np.asarray(function(after))
+        first, second = (
+            np.asarray(function(tf.constant(given))) for given in (before, after)
+        )
     except (TypeError, ValueError):
         return False
     return first.shape == before.shape and bool((first == second)[:, 1:].all())

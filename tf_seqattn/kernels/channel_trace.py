@@ -84,7 +84,7 @@ class Trace:
         self.layers: dict[int, Layer] = {}
         self.work: list[Work] = []
         self.holders: dict[int, Layer] = {}
-        self.inner: dict[int, tuple["Call", GraphCall | None]] = {}
+        self.inner: dict[int, tuple[Call, GraphCall | None]] = {}
         self.left: dict[str, str] = {}
         # The inputs of nested models in their first call.
         self.nested: dict[int, list[Channels]] = {}

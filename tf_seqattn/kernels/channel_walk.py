@@ -18,10 +18,8 @@ from tf_seqattn.keras_api import (
     is_graph_model,
     is_operation,
     is_symbolic,
-    is_variable,
     known_value,
     map_structure,
-    stored,
 )
 from tf_seqattn.kernels.channel_cost import work_of
 from tf_seqattn.kernels.channel_labels import Channels, channels, fixed
@@ -105,9 +103,9 @@ def _walk(
         )
         for output, found in zip(call.outputs, _results(replaced, call), strict=True):
             known[id(output)] = found
-    found = map(lookup, filter(is_symbolic, flat(outputs)))
+    results = map(lookup, filter(is_symbolic, flat(outputs)))
     # A shape, say, is a number already.
-    return [f if isinstance(f, Channels) else fixed(f.shape) for f in found]
+    return [r if isinstance(r, Channels) else fixed(r.shape) for r in results]
 
 
 def _results(call: Call, raw: GraphCall) -> list[Channels]:
