@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Any, NamedTuple, TypeVar
 
 import keras as keras3
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras2
 from keras.src import backend as backend3
@@ -835,18 +836,101 @@ class GraphCall(NamedTuple):
 def graph_calls(model: Model) -> list[GraphCall]:
     """The calls of a graph model in an order in which they can be computed."""
     of_keras3 = is_keras3(model)
-    calls = []
-    for node in _graph_nodes(model):
-        if node.is_input:
-            continue
-        if of_keras3:
-            operation, given = node.operation, node.arguments
-            args, kwargs = given.args, given.kwargs
+    nodes = [node for node in _graph_nodes(model) if not node.is_input]
+    return [_call_of_node(node, of_keras3) for node in nodes]
+
+
+def _call_of_node(node: Any, of_keras3: bool) -> GraphCall:
+    if of_keras3:
+        operation, given = node.operation, node.arguments
+        args, kwargs = given.args, given.kwargs
+    else:
+        operation, args, kwargs = node.layer, node.call_args, node.call_kwargs
+    outputs = tf.nest.flatten(node.outputs)
+    return GraphCall(operation, tuple(args), dict(kwargs), outputs, id(node))
+
+
+def calls_between(inputs: list[Any], outputs: list[Any]) -> list[GraphCall]:
+    """The calls that lead from symbolic inputs to outputs, in order of computation.
+
+    Args:
+      inputs: symbolic tensors.
+      outputs: whatever a function of them returned; constants are left out.
+    """
+    of_keras3 = any(isinstance(i, keras3.KerasTensor) for i in [*inputs, *outputs])
+    known = {id(tensor) for tensor in inputs}
+    # A stack in place of recursion: graphs may be deep.
+    calls: dict[int, GraphCall] = {}
+    waiting = [value for value in reversed(outputs) if is_symbolic(value)]
+    while waiting:
+        tensor = waiting[-1]
+        operation, index = tensor._keras_history[0], tensor._keras_history[1]
+        call = _call_of_node(operation._inbound_nodes[index], of_keras3)
+        open_inputs = [
+            value
+            for value in call.inputs
+            if id(value) not in known and call.key not in calls
+        ]
+        if id(tensor) in known or call.key in calls or not open_inputs:
+            waiting.pop()
+            if id(tensor) not in known:
+                calls.setdefault(call.key, call)
+            known.update(map(id, call.outputs))
         else:
-            operation, args, kwargs = node.layer, node.call_args, node.call_kwargs
-        outputs = tf.nest.flatten(node.outputs)
-        calls.append(GraphCall(operation, tuple(args), dict(kwargs), outputs, id(node)))
-    return calls
+            waiting += reversed(open_inputs)
+    return list(calls.values())
+
+
+@contextlib.contextmanager
+def calls_forgotten(layer: Layer) -> Iterator[None]:
+    """Context in which symbolic calls leave no trace in a layer and those below it."""
+    layers = sublayers(layer)
+    kept = [
+        (nodes, len(nodes))
+        for found in layers
+        for nodes in (found._inbound_nodes, found._outbound_nodes)
+    ]
+    try:
+        yield
+    finally:
+        for nodes, count in kept:
+            # Keras 3's own list would look for layers among the nodes.
+            list.__delitem__(nodes, slice(count, None))
+
+
+@contextlib.contextmanager
+def shapes_from_calls(layers: list[Layer]) -> Iterator[None]:
+    """Context in which custom layers of Keras 3 find their outputs by their `call`.
+
+    A method that they inherit from a class of Keras may take other arguments.
+    """
+    custom = [la for la in layers if is_keras3(la) and not is_keras_class(type(la))]
+    for layer in custom:
+        compute = functools.partial(backend3.compute_output_spec, layer.call)
+        object.__setattr__(layer, "compute_output_spec", compute)
+    try:
+        yield
+    finally:
+        for layer in custom:
+            object.__delattr__(layer, "compute_output_spec")
+
+
+def symbolic_input(library: Library, shape: tuple[int | None, ...], dtype: Any) -> Any:
+    """A symbolic tensor of a shape with the batch."""
+    return library.Input(batch_shape=shape, dtype=dtype)
+
+
+def known_value(value: Any) -> Any:
+    """The value of a symbolic tensor that Keras 2 knows, such as a shape, or itself."""
+    inferred = getattr(value, "_inferred_value", None)
+    if isinstance(value, KerasTensor2) and inferred and None not in inferred:
+        return np.array(inferred).reshape(value.shape)
+    return value
+
+
+def is_operation(layer: Any) -> bool:
+    """Whether it is one operation of TensorFlow that Keras 2 keeps in a layer."""
+    return type(layer).__module__.endswith("tf_op_layer")
 
 
 def graph_ends(model: Model) -> tuple[Any, Any]:

@@ -1,6 +1,6 @@
 """Replacing the layers of a model: pruning, stripping and packing share this."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tf_seqattn.keras_api import (
@@ -23,12 +23,13 @@ Replace = Callable[[Layer], Layer]
 def copy_layer(layer: Layer) -> Layer | None:
     """A new layer of the same configuration, or None if there can be no copy.
 
-    There is no copy without a configuration, or if Keras refuses to read it, as for a
-    `Lambda` with a Python function. The caller shares the layer itself then.
+    There is no copy without a configuration, if Keras refuses to read it, as for a
+    `Lambda` with a Python function, or if the layer fails to give it. The caller shares
+    the layer itself then.
     """
     try:
         return layer.__class__.from_config(layer.get_config())
-    except (NotImplementedError, TypeError):
+    except (NotImplementedError, TypeError, AttributeError):
         return None
     except ValueError:
         if layer.weights:
@@ -109,6 +110,39 @@ def replace_sublayers(owner: Layer, replace: Replace) -> None:
             if replaced is not value:
                 setattr(owner, attribute, replaced)
         replace_in_graph(owner, replace_one)
+
+
+def held_pairs(layer: Layer, copy: Layer) -> Iterator[tuple[Layer, Layer]]:
+    """The layers that attributes of a layer hold, each with that of a copy.
+
+    Raises:
+      ValueError: if the copy does not hold the same.
+    """
+    for attribute, value in layer.__dict__.items():
+        if not _is_private(layer, attribute):
+            yield from _pairs(value, copy.__dict__.get(attribute), layer)
+
+
+def _pairs(value: Any, other: Any, owner: Layer) -> Iterator[tuple[Layer, Layer]]:
+    if isinstance(value, METRICS):
+        return
+    if isinstance(value, LAYERS):
+        if type(value) is not type(other):
+            raise ValueError(
+                f"A copy of layer {owner.name!r} from its configuration lacks the "
+                f"layer {value.name!r} that it holds. Let get_config() describe all "
+                "layers inside, or give the class a method `channel_rule`."
+            )
+        yield value, other
+    elif isinstance(value, dict):
+        named = other if isinstance(other, dict) else {}
+        for key, item in value.items():
+            yield from _pairs(item, named.get(key), owner)
+    elif isinstance(value, (list, tuple)):
+        others = list(other) if isinstance(other, (list, tuple)) else []
+        others += [None] * (len(value) - len(others))
+        for item, found in zip(value, others, strict=False):
+            yield from _pairs(item, found, owner)
 
 
 def set_layer(owner: Layer, attribute: str, layer: Layer) -> None:

@@ -1,5 +1,6 @@
 """Multiply-adds of a model: before channels are removed, and after."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tf_seqattn.keras_api import classes, projections
-from tf_seqattn.kernels.channel_labels import known
+from tf_seqattn.kernels.channel_labels import fixed, known
 from tf_seqattn.kernels.channel_rules import channel_axis
 from tf_seqattn.kernels.channel_trace import Call, Trace, Work
 from tf_seqattn.kernels.einsum import kernel_axes
@@ -36,6 +37,14 @@ def work_of(call: Call) -> list[Work]:
     scores of attention are left out.
     """
     layer = call.layer
+    if type(layer) in classes("TimeDistributed"):
+        steps = call.shape[1] or 1
+        shape = (call.shape[0], *call.shape[2:])
+        inside = (call.input.shape[0], *call.input.shape[2:])
+        one = dataclasses.replace(
+            call, layer=layer.layer, args=(fixed(inside),), kwargs={}, shapes=[shape]
+        )
+        return [Work(w.variable, steps * w.times) for w in work_of(one)]
     kernels = [w for w in getattr(layer, "weights", ()) if len(w.shape) > 1]
     if not kernels:
         return []

@@ -9,7 +9,7 @@ from tf_seqattn.keras_api import Model, check_layer
 from tf_seqattn.kernels.channel_cost import multiply_adds
 from tf_seqattn.kernels.channel_labels import FROZEN, Labels
 from tf_seqattn.kernels.channel_trace import Place, Trace
-from tf_seqattn.kernels.channel_walk import has_graph, trace_channels
+from tf_seqattn.kernels.channel_walk import trace_channels
 from tf_seqattn.text_table import print_table
 
 # How many layers a line names.
@@ -39,7 +39,7 @@ class ChannelGroup:
     @property
     def layers(self) -> list[str]:
         """Names of the layers that get smaller, in the order of computation."""
-        return list(dict.fromkeys(place.layer.name for place in self.places))
+        return list(dict.fromkeys(place.name for place in self.places))
 
     @property
     def readers(self) -> list[Place]:
@@ -120,7 +120,8 @@ def groups_of(trace: Trace) -> ChannelGroups:
         )
         for indices, roots in by_places.items()
     ]
-    return ChannelGroups(tuple(groups), trace.units.frozen(), trace)
+    frozen = {**trace.left, **trace.units.frozen()}
+    return ChannelGroups(tuple(groups), frozen, trace)
 
 
 def channel_groups(model: Model) -> ChannelGroups:
@@ -131,14 +132,19 @@ def channel_groups(model: Model) -> ChannelGroups:
     and shared layers say which labels go together (Structurally Prune Anything, arXiv
     2403.18955, calls the results units and groups).
 
+    A custom layer, or a subclassed model, is followed by running its `call` on symbolic
+    tensors: what it calls inside has rules. Where that fails, the layer is frozen, with
+    the error as the reason. It can give a rule of its own: a method
+    `channel_rule(call)`, see `tf_seqattn.kernels.channel_trace.Call`.
+
     Channels stay if they are an output of the model, if a normalization over channels
-    (LayerNormalization) or a softmax reads them, since its statistics would change, or
-    if a layer of an unknown class does. A custom layer can give a rule of its own:
-    a method `channel_rule(call)`, see `tf_seqattn.kernels.channel_trace.Call`.
+    (LayerNormalization) or a softmax reads them, since its statistics would change, if
+    a custom layer multiplies them by weights of its own or reshapes them to a size that
+    it holds as a number, or if an operation without a rule reads them.
 
     Args:
-      model: a built Sequential or functional model of Keras 2 or Keras 3. One without a
-        graph has no groups, and a reason for that.
+      model: a built model of Keras 2 or Keras 3. A subclassed one must have been called
+        on a batch.
 
     Returns:
       A sequence of `ChannelGroup`, which `print` shows with the reasons for all layers
@@ -158,9 +164,6 @@ def channel_groups(model: Model) -> ChannelGroups:
     [('stem', 16, ['stem', 'inner', 'head'])]
     """
     check_layer(model, "model")
-    if not has_graph(model):
-        why = "a subclassed model has no graph to follow"
-        return ChannelGroups((), {model.name: why}, Trace())
     if not model.built:
         raise ValueError(
             f"Model {model.name!r} is not built, so its kernels have no shapes yet. "

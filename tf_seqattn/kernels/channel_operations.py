@@ -4,11 +4,23 @@ An operation of Keras 3 has its arguments as attributes; one of TensorFlow, whic
 Keras 2 keeps in a layer, has them in its call.
 """
 
+import dataclasses
+import string
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
-from tf_seqattn.kernels.channel_labels import Channels, alike, at_axis, channels, known
+from tf_seqattn.keras_api import is_variable, map_structure, stored
+from tf_seqattn.kernels.channel_labels import (
+    FROZEN,
+    Channels,
+    alike,
+    at_axis,
+    channels,
+    known,
+)
 from tf_seqattn.kernels.channel_rules import (
     Rule,
     concatenated,
@@ -41,7 +53,8 @@ def operation_name(operation: Any) -> str:
         path = operation.get_config()["function"]
         return path.rpartition(".")[2].strip("_")
     snake = "".join(f"_{c.lower()}" if c.isupper() else c for c in kind).strip("_")
-    return {"get_item": "getitem", "concatenate": "concat"}.get(snake, snake)
+    others = {"get_item": "getitem", "concatenate": "concat", "re_l_u": "relu"}
+    return others.get(snake, snake)
 
 
 def _is_tensorflow(call: Call) -> bool:
@@ -83,24 +96,21 @@ def _is_operand(value: Any) -> bool:
 
 
 def _elementwise(call: Call) -> Any:
-    given = [*call.args, *call.kwargs.values()]
-    operands = [o for o in given if _is_operand(o)]
-    if any(_is_tensor_like(o) for o in given):
-        return call.give_up(f"{call.what} has a constant for each channel")
+    args = map_structure(_as_array, call.args)
+    kwargs = map_structure(_as_array, call.kwargs)
+    call = dataclasses.replace(call, args=args, kwargs=kwargs)
+    operands = [o for o in (*call.args, *call.kwargs.values()) if _is_operand(o)]
     found = merged(call, operands, _compute(call))
     if operation_name(call.layer) in _PRODUCTS:
         found = zero_if_any(call, found, operands)
     return found
 
 
-def _is_tensor_like(value: Any) -> bool:
-    """Whether an argument is a tensor or variable with more than one entry."""
-    shape = getattr(value, "shape", None)
-    return (
-        shape is not None
-        and not isinstance(value, (Channels, np.ndarray))
-        and any(size != 1 for size in shape)
-    )
+def _as_array(value: Any) -> Any:
+    """The value of a variable or an eager tensor; anything else as it is."""
+    if is_variable(value):
+        return np.asarray(stored(value))
+    return np.asarray(value) if isinstance(value, tf.Tensor) else value
 
 
 def _reshape(call: Call) -> Any:
@@ -173,7 +183,7 @@ def _getitem(call: Call) -> Any:
         cut = per_axis[varies]
         start, stop, step = cut.indices(source[varies])
         if step != 1:
-            return call.give_up(f"{call.what} takes every {step}th channel")
+            return call.give_up(f"{call.what} reads them with a step of {step}")
         if (start, stop) != (0, source[varies]):
             place = _place_of(plain, varies, len(sizes))
 
@@ -264,7 +274,9 @@ def _split(call: Call) -> Any:
             stays = alive(before)
             return [int(stays[a:b].sum()) for a, b in zip(starts, ends, strict=True)]
 
-        if _is_tensorflow(call):
+        if call.holders:
+            call.units.freeze(before, f"{call.what} has fixed sizes")
+        elif _is_tensorflow(call):
             call.edit(num_or_size_splits=counts)
         else:
             call.edit(
@@ -274,6 +286,122 @@ def _split(call: Call) -> Any:
         call.trace.settled(channels(shape, own, value))
         for shape, own, value in zip(call.shapes, labels, values, strict=True)
     ]
+
+
+def _moveaxis(call: Call) -> Any:
+    rank = len(call.shape)
+    given = _argument(call, 1, "source"), _argument(call, 2, "destination")
+    source, destination = ([int(a) % rank for a in np.atleast_1d(g)] for g in given)
+    order = [axis for axis in range(rank) if axis not in source]
+    for at, axis in sorted(zip(destination, source, strict=True)):
+        order.insert(at, axis)
+    return transposed(call, tuple(order))
+
+
+def _stack(call: Call) -> Any:
+    axis = int(_argument(call, 1, "axis", default=0)) % len(call.shape)
+
+    def grown(tensor: Channels) -> Channels:
+        shape = (*tensor.shape[:axis], 1, *tensor.shape[axis:])
+        labels, values = (
+            np.expand_dims(a, axis) for a in (tensor.labels, tensor.values)
+        )
+        return channels(shape, labels, values)
+
+    return concatenated(call, [grown(tensor) for tensor in call.tensors], axis)
+
+
+def _repeat(call: Call) -> Any:
+    times, axis = _argument(call, 1, "repeats"), _argument(call, 2, "axis")
+    if axis is None or np.ndim(times) > 0 or isinstance(times, Channels):
+        return call.give_up(f"{call.what} repeats them by different numbers")
+    axis = int(axis) % len(call.shape)
+
+    def repeated(array: np.ndarray) -> np.ndarray:
+        return array if array.shape[axis] == 1 else np.repeat(array, int(times), axis)
+
+    labels, values = repeated(call.input.labels), repeated(call.input.values)
+    return channels(call.shape, labels, values)
+
+
+def _pad(call: Call) -> Any:
+    widths = np.asarray(_argument(call, 1, "pad_width", "paddings"))
+    varies = call.input.axis()
+    whole = np.broadcast_to(widths, (len(call.shape), 2))
+    if varies is not None and whole[varies].any():
+        return call.give_up(f"{call.what} adds channels")
+    zero = np.where(call.input.values == 0, 0.0, np.nan)
+    if _argument(call, 3, "constant_values"):
+        zero = np.full_like(zero, np.nan)
+    return channels(call.shape, call.input.labels, zero)
+
+
+def _einsum(call: Call) -> Any:
+    equation = str(_argument(call, 0, "subscripts", "equation")).replace(" ", "")
+    operands = [o for o in call.args if not isinstance(o, str)]
+    return _product(call, equation, operands)
+
+
+def _matmul(call: Call) -> Any:
+    first, second = (_argument(call, 0, "x1", "a"), _argument(call, 1, "x2", "b"))
+    ranks = [len(operand.shape) for operand in (first, second)]
+    turned = any(_argument(call, 9, f"transpose_{n}") for n in "ab")
+    if ranks[0] < 2 or ranks[0] != ranks[1] or turned:
+        return call.give_up()
+    batch = string.ascii_lowercase[: ranks[0] - 2]
+    return _product(call, f"{batch}xy,{batch}yz->{batch}xz", [first, second])
+
+
+def _product(call: Call, equation: str, operands: Sequence[Any]) -> Any:
+    """A sum of products; a channel passes on an axis that is not summed over."""
+    inputs, outputs = equation.split("->") if "->" in equation else (equation, "")
+    terms = inputs.split(",")
+    if "." in equation or len(terms) != len(operands) or not outputs:
+        return call.give_up()
+    given = [
+        (term, operand)
+        for term, operand in zip(terms, operands, strict=True)
+        if isinstance(operand, Channels)
+    ]
+    axes = [(term, operand.axis()) for term, operand in given]
+    letters = {term[axis] for term, axis in axes if axis is not None}
+    passed = next((letter for letter in outputs if letter in letters), None)
+    joined, silent = None, np.zeros(1, bool)
+    for term, operand in given:
+        if passed is None or passed not in term:
+            call.units.freeze(operand.labels, f"{call.what} sums over them")
+            continue
+        labels, values = call.along(operand, term.index(passed))
+        if joined is not None:
+            call.units.join(joined, labels, f"{call.what} ties it to one that stays")
+        joined, silent = call.units.find(labels), silent | (values == 0)
+    if passed is None or joined is None:
+        return alike(call.shape, FROZEN)
+    if len(given) < len(operands):
+        call.units.freeze(joined, f"{call.what} has a constant for each channel")
+    zero = np.where(silent, 0.0, np.nan)
+    return at_axis(call.shape, outputs.index(passed), call.units.find(joined), zero)
+
+
+# The axis of the heads of a query, key or value: (batch, position, head, size).
+_HEADS = 2
+
+
+def _dot_product_attention(call: Call) -> Any:
+    names = ("query", "key", "value")
+    found = [_argument(call, place, name) for place, name in enumerate(names)]
+    heads = [call.along(tensor, _HEADS) for tensor in found]
+    queries = heads[0][0]
+    for labels, _ in heads[1:]:
+        shared = np.repeat(labels, len(queries) // len(labels))
+        call.units.join(queries, shared, call.what)
+    values = np.repeat(heads[2][1], len(queries) // len(heads[2][1]))
+    others = [t for t in call.tensors if all(t is not own for own in found)]
+    if any(tensor.labels.shape[1:2] != (1,) for tensor in others):
+        return call.give_up(f"{call.what} has a mask for each head")
+    zero = np.where(values == 0, 0.0, np.nan)
+    shape = (*call.shape[:_HEADS], len(queries), *call.shape[_HEADS + 1 :])
+    return at_axis(shape, _HEADS, call.units.find(queries), zero)
 
 
 def _softmax(call: Call) -> Any:
@@ -298,6 +426,13 @@ _RULES: dict[str, Rule] = {
     "split": _split,
     "softmax": _softmax,
     "resize": _resize,
+    "moveaxis": _moveaxis,
+    "stack": _stack,
+    "repeat": _repeat,
+    "pad": _pad,
+    "einsum": _einsum,
+    "matmul": _matmul,
+    "dot_product_attention": _dot_product_attention,
 }
 
 

@@ -4,12 +4,14 @@ A rule takes a `Call`, marks the weights of the layer and returns the `Channels`
 outputs. A custom layer has a rule of its own in a method `channel_rule(call)`.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from tf_seqattn.keras_api import Layer, classes, projections, stored
 from tf_seqattn.kernels.channel_labels import (
@@ -27,13 +29,25 @@ from tf_seqattn.kernels.einsum import kernel_axes
 
 Rule = Callable[[Call], Any]
 
-# Softmax is missing: it makes channels depend on each other.
-ELEMENTWISE = frozenset(
-    "linear relu relu6 elu selu gelu tanh sigmoid hard_sigmoid swish silu softplus "
-    "softsign exponential mish leaky_relu hard_swish hard_silu celu squareplus "
-    "tanh_shrink hard_tanh hard_shrink soft_shrink sparse_plus log_sigmoid "
-    "sparse_sigmoid".split()
-)
+
+@functools.cache
+def is_elementwise(function: Any) -> bool:
+    """Whether an activation maps each entry by itself, as softmax does not.
+
+    Example:
+
+    >>> is_elementwise(keras.activations.gelu), is_elementwise(tf.nn.softmax)
+    (True, False)
+    """
+    before = np.linspace(-2, 2, 16, dtype="float32").reshape(1, 16)
+    after = before + np.eye(1, 16, dtype="float32")
+    try:
+        first, second = (
+            np.asarray(function(tf.constant(given))) for given in (before, after)
+        )
+    except (TypeError, ValueError):
+        return False
+    return first.shape == before.shape and bool((first == second)[:, 1:].all())
 
 
 def channel_axis(layer: Layer, rank: int) -> int:
@@ -49,7 +63,7 @@ def activated(call: Call, found: Channels) -> Channels:
     if function is None:
         return found
     name = getattr(function, "__name__", getattr(function, "name", ""))
-    if name not in ELEMENTWISE:
+    if not is_elementwise(function):
         call.units.freeze(found.labels, f"activation {name!r} of {call.name}")
         return channels(found.shape, call.units.find(found.labels))
     return merged(call, [found], function)
@@ -223,23 +237,29 @@ def _einsum_dense(call: Call) -> Any:
             return call.give_up(f"{call.what} does not contract the channels")
         labels, values = call.along(call.input, varying)
         call.read(layer.kernel, kernel.index(letter), labels, values)
-    # The last axis of the outputs that the kernel makes has units of its own.
-    letter = kernel[columns[-1]]
-    if outputs[-1] != letter:
-        return _frozen_outputs(call)
-    new = call.new(layer.kernel.shape[columns[-1]])
-    call.mark(layer.kernel, columns[-1], new)
-    constants: Values | None = None
+    # The first axis of the outputs that the kernel makes has units: heads, say.
+    letter = min((kernel[axis] for axis in columns), key=outputs.index)
+    axis = outputs.index(letter)
+    new = call.new(layer.kernel.shape[kernel.index(letter)])
+    call.mark(layer.kernel, kernel.index(letter), new)
+    zero = ~np.asarray(stored(layer.kernel)).any(
+        axis=tuple(a for a in range(len(kernel)) if kernel[a] != letter)
+    )
     if layer.bias is not None:
-        bias_axes = layer.bias_axes
-        if letter in bias_axes:
-            call.mark(layer.bias, bias_axes.index(letter) - len(bias_axes), new)
-    elif len(columns) == 1:
-        zero = ~np.asarray(stored(layer.kernel)).any(axis=tuple(rows))
-        constants = np.where(zero, 0.0, np.nan)
+        if letter in layer.bias_axes:
+            # A bias has the axes of the outputs from the first one that it names.
+            first = min(map(outputs.index, layer.bias_axes))
+            call.mark(layer.bias, axis - first, new)
+        zero &= False
     shape = tuple(layer.get_config()["output_shape"])
-    call.resize(output_shape=lambda alive: (*shape[:-1], int(alive(new).sum())))
-    return activated(call, at_axis(call.shape, -1, new, constants))
+
+    def size(alive: Alive) -> tuple[int | None, ...]:
+        left = int(alive(new).sum())
+        return (*shape[: axis - 1], left, *shape[axis:])
+
+    call.resize(output_shape=size)
+    constants = np.where(zero, 0.0, np.nan)
+    return activated(call, at_axis(call.shape, axis, new, constants))
 
 
 def _frozen_outputs(call: Call) -> list[Channels]:
@@ -479,6 +499,31 @@ def transposed(call: Call, order: tuple[int, ...]) -> Channels:
     return channels(call.shape, labels.transpose(order), values.transpose(order))
 
 
+def _time_distributed(call: Call) -> Any:
+    """The layer inside, on one step: steps are like another batch."""
+    layer, given = call.layer.layer, call.input
+    rule = rule_of(layer)
+    if rule is None or given.axis() == 1 or len(call.shapes) > 1:
+        return call.give_up()
+
+    def one(shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return (shape[0], *shape[2:])
+
+    def step(array: np.ndarray) -> np.ndarray:
+        return array.take(0, axis=1)
+
+    inside = channels(one(given.shape), step(given.labels), step(given.values))
+    call.trace.holders[id(call.layer)] = call.layer
+    holders = (*call.holders, call.layer)
+    shapes = [one(call.shape)]
+    inner = Call(call.trace, layer, (inside,), {}, shapes, call.key, holders)
+    call.trace.inner[id(layer)] = inner, None
+    found = rule(inner)
+    (found,) = found if isinstance(found, (list, tuple)) else [found]
+    labels, values = (np.expand_dims(a, 1) for a in (found.labels, found.values))
+    return channels(call.shape, labels, values)
+
+
 def _permute(call: Call) -> Channels:
     return transposed(call, (0, *call.layer.dims))
 
@@ -611,8 +656,8 @@ def _recurrent(call: Call) -> Any:
 
 def _check_cell_activations(call: Call, cell: Any, labels: Labels) -> None:
     for function in (cell.activation, getattr(cell, "recurrent_activation", None)):
-        name = getattr(function, "__name__", "linear")
-        if name not in ELEMENTWISE:
+        if function is not None and not is_elementwise(function):
+            name = getattr(function, "__name__", function)
             call.units.freeze(labels, f"activation {name!r} of {call.name}")
 
 
@@ -715,6 +760,7 @@ _RULES: list[tuple[tuple[Any, ...], Rule]] = [
     (classes("Permute"), _permute),
     (classes("RepeatVector"), _repeat_vector),
     (classes("MultiHeadAttention", "GroupQueryAttention"), _attention),
+    (classes("TimeDistributed"), _time_distributed),
     (classes("Bidirectional"), _bidirectional),
     (classes("LSTM", "GRU", "SimpleRNN", "RNN"), _recurrent),
 ]

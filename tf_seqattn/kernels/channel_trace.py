@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tf_seqattn.keras_api import Layer, Variable, flat
+from tf_seqattn.keras_api import GraphCall, Layer, Variable, flat
 from tf_seqattn.kernels.channel_labels import (
     FROZEN,
     Array,
@@ -43,6 +43,7 @@ class Place:
       reads: whether the entries multiply channels, in a sum over them.
       values: `(size,)`, the constant that each channel read has, or NaN.
       folds: whether constants that are read may go into the bias of the layer.
+      name: of the layer, behind those of the layers that it is in.
     """
 
     layer: Layer
@@ -52,6 +53,7 @@ class Place:
     reads: bool = False
     values: Values | None = None
     folds: bool = False
+    name: str = ""
 
 
 class Work(NamedTuple):
@@ -70,6 +72,9 @@ class Trace:
       sizes: for the id of a layer, or the key of a call of an operation, how its
         arguments follow from the channels that stay.
       work: the products with kernels, call by call.
+      holders: layers that were followed through the layers that they hold, by id.
+      inner: the last call of each layer that another one holds, by id.
+      left: the reason for each layer with weights that has no rule, by name.
     """
 
     def __init__(self) -> None:
@@ -78,6 +83,9 @@ class Trace:
         self.sizes: dict[int, dict[str, Edit]] = {}
         self.layers: dict[int, Layer] = {}
         self.work: list[Work] = []
+        self.holders: dict[int, Layer] = {}
+        self.inner: dict[int, tuple[Call, GraphCall | None]] = {}
+        self.left: dict[str, str] = {}
         # The inputs of nested models in their first call.
         self.nested: dict[int, list[Channels]] = {}
 
@@ -90,6 +98,7 @@ class Trace:
         reads: bool = False,
         values: Values | None = None,
         folds: bool = False,
+        name: str = "",
     ) -> None:
         """Says whose channels the entries along an axis of a weight belong to.
 
@@ -101,7 +110,7 @@ class Trace:
         before = self.places.get(key)
         if before is None:
             self.places[key] = Place(
-                layer, variable, axis % rank, labels, reads, values, folds
+                layer, variable, axis % rank, labels, reads, values, folds, name
             )
             return
         self.units.join(before.labels, labels, f"{layer.name} is shared")
@@ -147,6 +156,7 @@ class Call:
       kwargs: keyword arguments.
       shapes: shape of each output.
       key: of the call.
+      holders: the custom layers that it is a part of, from the outermost one.
     """
 
     trace: Trace
@@ -155,6 +165,7 @@ class Call:
     kwargs: dict[str, Any]
     shapes: list[tuple[int | None, ...]]
     key: int
+    holders: tuple[Layer, ...] = ()
 
     @property
     def units(self) -> Units:
@@ -162,7 +173,7 @@ class Call:
 
     @property
     def name(self) -> str:
-        return str(self.layer.name)
+        return "/".join(str(layer.name) for layer in (*self.holders, self.layer))
 
     @property
     def tensors(self) -> list[Channels]:
@@ -182,7 +193,7 @@ class Call:
 
     def mark(self, variable: Variable, axis: int, labels: Labels) -> None:
         """`Trace.mark` for a weight of this layer that only goes along."""
-        self.trace.mark(self.layer, variable, axis, labels)
+        self.trace.mark(self.layer, variable, axis, labels, name=self.name)
 
     def read(
         self,
@@ -193,7 +204,11 @@ class Call:
         folds: bool = False,
     ) -> None:
         """`Trace.mark` for a weight of this layer that reads channels."""
-        self.trace.mark(self.layer, variable, axis, labels, True, values, folds)
+        # A custom layer may use the bias of a layer in another way.
+        folds = folds and not self.holders
+        self.trace.mark(
+            self.layer, variable, axis, labels, True, values, folds, self.name
+        )
 
     def resize(self, **sizes: Edit) -> None:
         """Says how arguments of the layer's constructor follow from what stays."""
@@ -201,8 +216,34 @@ class Call:
         self.trace.sizes.setdefault(id(self.layer), {}).update(sizes)
 
     def edit(self, **arguments: Edit) -> None:
-        """Says how arguments of this call of an operation follow from what stays."""
-        self.trace.sizes.setdefault(self.key, {}).update(arguments)
+        """Says how arguments of this call of an operation follow from what stays.
+
+        Inside a custom layer they are a part of its code, which cannot be changed.
+        """
+        if not self.holders:
+            self.trace.sizes.setdefault(self.key, {}).update(arguments)
+        elif any(map(self._is_fixed, arguments.values())):
+            why = f"{self.what} has a fixed size"
+            for tensor in self.tensors:
+                self.units.freeze(tensor.labels, why)
+
+    def _is_fixed(self, edit: Edit) -> bool:
+        """Whether code of a custom layer would have to change.
+
+        A size that it does not hold as a number counts as computed from its inputs.
+        """
+        now = edit(lambda labels: np.ones(np.shape(labels), bool))
+        none = edit(lambda labels: np.zeros(np.shape(labels), bool))
+        if now == none:
+            return False
+        if not all(isinstance(size, int) for size in now):
+            return True
+        changed = {a for a, b in zip(now, none, strict=True) if a != b}
+        attributes = vars(self.holders[-1]).items()
+        # Keras remembers there what the layer was built from.
+        own = [v for name, v in attributes if not name.startswith(("_build", "_self_"))]
+        held = {number for number in flat(own) if type(number) is int}
+        return bool(changed & held)
 
     def along(self, found: Channels, axis: int) -> tuple[Labels, Values]:
         """Labels and values along an axis; labels along another one are frozen."""

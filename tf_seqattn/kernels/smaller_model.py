@@ -6,6 +6,7 @@ import numpy as np
 
 from tf_seqattn.keras_api import (
     LAYERS,
+    GraphCall,
     Layer,
     Model,
     build_attention,
@@ -19,17 +20,23 @@ from tf_seqattn.keras_api import (
     keras_of,
     map_structure,
     stored,
+    symbolic_input,
+    uncompile,
 )
-from tf_seqattn.kernels.channel_labels import Labels
-from tf_seqattn.kernels.channel_trace import Edit, Trace
+from tf_seqattn.kernels.channel_labels import Channels, Labels
+from tf_seqattn.kernels.channel_trace import Call, Edit, Trace
 from tf_seqattn.kernels.channel_walk import has_graph
-from tf_seqattn.model_editing import copy_layer
+from tf_seqattn.kernels.inner_calls import own_weights
+from tf_seqattn.model_editing import copy_layer, held_pairs, replace_sublayers
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def smaller_model(model: Model, trace: Trace, live: Mask) -> Model:
-    """Returns a new model of the same kind, with the channels that are live.
+    """Returns a model of the same kind, with the channels that are live.
+
+    A Sequential or functional model is made anew. A subclassed model is changed in
+    place, and so is a custom layer that has no configuration.
 
     Constants that the removed channels carried are moved into the biases of their
     readers, where `Place.folds` says so.
@@ -40,7 +47,10 @@ def smaller_model(model: Model, trace: Trace, live: Mask) -> Model:
       live: bool array over the labels, by the label that stands for each class.
     """
     building = _Building(trace, live)
-    smaller = building.model(model, None)
+    if has_graph(model):
+        smaller = building.model(model, None)
+    else:
+        smaller = building.in_place(model)
     building.set_weights()
     return smaller
 
@@ -52,6 +62,8 @@ class _Building:
         self._trace = trace
         self._live = live
         self._done: dict[int, tuple[Any, Any]] = {}
+        # What followed layers hold, with what replaces it.
+        self._parts: list[tuple[Any, Any]] = []
         self._biases = self._folded_constants()
 
     def alive(self, labels: Labels) -> Mask:
@@ -80,15 +92,93 @@ class _Building:
 
     def _layer(self, layer: Layer) -> Layer:
         if id(layer) not in self._done:
-            config = self._edits(id(layer))
-            if id(layer) in self._biases:
-                config["use_bias"] = True
-            if config:
-                copy = type(layer).from_config({**layer.get_config(), **config})
+            if id(layer) in self._trace.holders:
+                copy = self._holder(layer)
             else:
-                copy = copy_layer(layer)
-            self._done[id(layer)] = (layer, layer if copy is None else copy)
+                copy = self._copy(layer)
+            self._done[id(layer)] = (layer, copy)
         return self._done[id(layer)][1]
+
+    def _copy(self, layer: Layer) -> Layer:
+        config = self._edits(id(layer))
+        if id(layer) in self._biases:
+            config["use_bias"] = True
+        if config:
+            return type(layer).from_config({**layer.get_config(), **config})
+        copy = copy_layer(layer)
+        return layer if copy is None else copy
+
+    def _holder(self, layer: Layer) -> Layer:
+        """A copy of a layer that was followed, around smaller layers."""
+        copy = copy_layer(layer)
+        if copy is None:
+            return self._with_smaller_parts(layer, layer)
+        if not copy.built and layer.built and layer.get_build_config():
+            # It may make the layers that it holds only now.
+            copy.build_from_config(layer.get_build_config())
+        return self._with_smaller_parts(layer, copy)
+
+    def _with_smaller_parts(self, layer: Layer, copy: Layer) -> Layer:
+        held = {id(new): old for old, new in held_pairs(layer, copy)}
+
+        def replace(new: Layer) -> Layer:
+            old = held[id(new)]
+            if id(old) not in self._done:
+                self._done[id(old)] = (old, self._part(old, new))
+                self._parts.append(self._done[id(old)])
+            return self._done[id(old)][1]
+
+        replace_sublayers(copy, replace)
+        # Built by the layers inside: it must not make them again, and may read less.
+        copy.built = True
+        copy.input_spec = None
+        return copy
+
+    def _part(self, old: Layer, new: Layer) -> Layer:
+        """What replaces a layer that a copy holds."""
+        if id(old) in self._trace.holders:
+            return self._with_smaller_parts(old, new)
+        config = self._edits(id(old))
+        changed = any(
+            not self.alive(place.labels).all()
+            for place in self._trace.places.values()
+            if place.layer is old
+        )
+        if not changed:
+            return new
+        smaller = type(old).from_config({**old.get_config(), **config})
+        self._build(smaller, *self._trace.inner[id(old)])
+        return smaller
+
+    def _build(self, layer: Layer, call: Call, raw: GraphCall | None) -> None:
+        """Builds a layer for the channels that stay, as in a call of another one."""
+
+        def cut(found: Channels) -> tuple[int | None, ...]:
+            axis, shape = found.axis(), list(found.shape)
+            if axis is not None:
+                shape[axis] = int(self.alive(found.along(axis)[0]).sum())
+            return tuple(shape)
+
+        if raw is None:
+            layer.build(cut(call.input))
+            return
+        tensors = iter(flat((call.args, call.kwargs)))
+        library = keras_of(layer)
+
+        def symbolic(value: Any) -> Any:
+            found = next(tensors)
+            if not is_symbolic(value):
+                return value
+            return symbolic_input(library, cut(found), value.dtype)
+
+        args, kwargs = map_structure(symbolic, (raw.args, raw.kwargs))
+        layer(*args, **{k: v for k, v in kwargs.items() if v is not None})
+
+    def in_place(self, model: Model) -> Model:
+        """A subclassed model, with smaller layers in the places of its own."""
+        uncompile(model)
+        self._with_smaller_parts(model, model)
+        return model
 
     def _weights(self, layer: Layer) -> list[np.ndarray]:
         """The weights of the layer that replaces `layer`."""
@@ -114,13 +204,22 @@ class _Building:
 
     def set_weights(self) -> None:
         """Gives the new layers their weights, once the graph has built them."""
+        parts = {id(layer) for layer, _ in self._parts}
         for layer, copy in self._done.values():
             if copy is layer or isinstance(copy, _models(layer)):
                 continue
-            build_like(copy, layer)
+            if id(layer) in self._trace.holders:
+                self._set_own_weights(layer, copy)
+                continue
+            if id(layer) not in parts:
+                build_like(copy, layer)
             build_attention(copy)
             if layer.weights:
                 copy.set_weights(self._weights(layer))
+
+    def _set_own_weights(self, layer: Layer, copy: Layer) -> None:
+        for old, new in zip(own_weights(layer), own_weights(copy), strict=True):
+            new.assign(self._cut(np.asarray(stored(old)), old))
 
     # Graphs.
 

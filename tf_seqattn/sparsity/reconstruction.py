@@ -17,7 +17,7 @@ from tf_seqattn.keras_api import (
     stored,
     sublayers,
 )
-from tf_seqattn.kernels.channel_rules import ELEMENTWISE
+from tf_seqattn.kernels.channel_rules import is_elementwise
 from tf_seqattn.kernels.least_squares import Moments, reconstructed
 from tf_seqattn.sparsity.channel_layer import ChannelLayer
 from tf_seqattn.sparsity.stripping import strip_pruning
@@ -277,8 +277,9 @@ class _Repair:
         if type(layer) in _SUMS:
             mean, variance = np.sum(known, axis=0)
             return mean, variance
-        name = getattr(getattr(layer, "activation", None), "__name__", "linear")
-        if type(layer) not in _BETWEEN or name not in ELEMENTWISE:
+        function = getattr(layer, "activation", None)
+        is_plain = function is None or is_elementwise(function)
+        if type(layer) not in _BETWEEN or not is_plain:
             return None
         if type(layer) in _AVERAGES:
             return known[0]

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from tf_seqattn.keras_api import Model, check_layer
+from tf_seqattn.keras_api import Model, calls_forgotten, check_layer
 from tf_seqattn.kernels.channel_groups import channel_groups
-from tf_seqattn.kernels.channel_walk import has_graph
 from tf_seqattn.kernels.live_channels import live_channels
 from tf_seqattn.kernels.smaller_model import smaller_model
 from tf_seqattn.sparsity.stripping import strip_pruning
@@ -21,17 +20,20 @@ def shrink(model: Model) -> Any:
     an ordinary model of the same kind: train it, prune its blocks, quantize or export
     it. Its weights are copies.
 
+    A custom layer keeps its class, around smaller layers. Its configuration does not
+    know their sizes: save the weights, a SavedModel or a TFLite file of such a model.
+
     Args:
-      model: a built Sequential or functional model, of any tool. If it is still pruned
-        by tf_seqattn, it is stripped first. A functional model whose class has a
-        constructor of its own becomes a plain functional model.
+      model: a built model, of any tool. If it is still pruned by tf_seqattn, it is
+        stripped first. A functional model whose class has a constructor of its own
+        becomes a plain functional model. A subclassed model is changed in place, and so
+        is a custom layer without a configuration.
 
     Returns:
-      The smaller model, not compiled.
+      The smaller model, not compiled; the same object for a subclassed model.
 
     Raises:
-      ValueError: for anything but a model of Keras, a subclassed model (it has no graph
-        to follow), or one that is not built.
+      ValueError: for anything but a model of Keras, or one that is not built.
 
     Example:
 
@@ -45,13 +47,9 @@ def shrink(model: Model) -> Any:
     [(3, 2), (2,), (2, 2), (2,)]
     """
     check_layer(model, "model")
-    if not has_graph(model):
-        raise ValueError(
-            f"Model {model.name!r} has no graph, so nothing says which channels go "
-            "together. Build it as a Sequential or functional model "
-            "(keras.Model(inputs, outputs))."
-        )
     if pruned_layers(model):
         model = strip_pruning(model)
     groups = channel_groups(model)
-    return smaller_model(model, groups.trace, live_channels(groups))
+    live = live_channels(groups)
+    with calls_forgotten(model):
+        return smaller_model(model, groups.trace, live)

@@ -1,0 +1,273 @@
+"""Channels inside custom layers and subclassed models, followed through their calls."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+import tf_seqattn as sa
+from tests import channel_models
+
+keras = layers = None  # Of the Keras under test, by the fixture `keras`.
+
+
+def gated_unit():
+    """A layer that holds two parallel layers and one that reads their product."""
+
+    class Gated(layers.Layer):
+        def __init__(self, width=12, outputs=6, **kwargs):
+            super().__init__(**kwargs)
+            self.width, self.outputs = width, outputs
+            self.gate = layers.Dense(width, "sigmoid", name="gate")
+            self.value = layers.Dense(width, "relu", name="value")
+            self.out = layers.Dense(outputs, name="out")
+
+        def build(self, shape):
+            inner = (*shape[:-1], self.width)
+            self.gate.build(shape)
+            self.value.build(shape)
+            self.out.build(inner)
+            self.built = True
+
+        def call(self, x):
+            return self.out(self.gate(x) * self.value(x))
+
+        def get_config(self):
+            return {
+                **super().get_config(),
+                "width": self.width,
+                "outputs": self.outputs,
+            }
+
+    return Gated
+
+
+def subclassed(kind):
+    """A subclassed model that was called, and a batch of inputs for it."""
+    random = np.random.default_rng(0)
+    images = random.normal(size=(4, 8, 8, 3)).astype("float32")
+    relu = keras.activations.relu
+
+    class Convolutions(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.stem = layers.Conv2D(8, 3, padding="same", name="stem")
+            self.norm = layers.BatchNormalization(name="norm")
+            self.blocks = [
+                layers.Conv2D(8, 3, padding="same", name=f"block_{i}") for i in range(2)
+            ]
+            self.pool = layers.GlobalAveragePooling2D()
+            self.head = layers.Dense(3, name="head")
+
+        def call(self, x):
+            x = relu(self.norm(self.stem(x)))
+            for block in self.blocks:
+                x = x + relu(block(x))
+            return self.head(self.pool(x))
+
+    class UNet(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.down = layers.Conv2D(6, 3, 2, "same", activation="relu", name="down")
+            self.bottom = layers.Conv2D(
+                10, 3, 2, "same", activation="relu", name="bottom"
+            )
+            self.up = layers.Conv2DTranspose(
+                6, 3, 2, "same", activation="relu", name="up"
+            )
+            self.joined = layers.Concatenate()
+            self.out = layers.Conv2DTranspose(2, 3, 2, "same", name="out")
+
+        def call(self, x):
+            down = self.down(x)
+            up = self.up(self.bottom(down))
+            return self.out(self.joined([down, up]))
+
+    class Tagger(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.table = layers.Embedding(20, 6, name="table")
+            self.memory = layers.LSTM(10, return_sequences=True, name="memory")
+            self.tags = layers.Dense(4, name="tags")
+
+        def call(self, x):
+            return self.tags(self.memory(self.table(x)))
+
+    model = {"convolutions": Convolutions, "unet": UNet, "tagger": Tagger}[kind]()
+    batch = images
+    if kind == "tagger":
+        batch = random.integers(0, 20, (4, 7)).astype("int32")
+    model(batch)
+    channel_models.randomize(model)
+    return model, batch
+
+
+UNITS = {"convolutions": [8], "unet": [6, 6, 10], "tagger": [6, 10]}
+
+
+@pytest.mark.parametrize("kind", UNITS)
+def test_a_subclassed_model_shrinks_in_place(keras, kind):
+    model, batch = subclassed(kind)
+    groups = sa.channel_groups(model)
+    assert sorted(group.units for group in groups) == UNITS[kind]
+    left = channel_models.silence(model)
+    before, parameters = np.asarray(model(batch)), model.count_params()
+    smaller = sa.shrink(model)
+    assert smaller is model
+    assert smaller.count_params() < 0.75 * parameters
+    found = sorted((g.name, g.units) for g in sa.channel_groups(smaller))
+    assert found == left
+    after, moved = np.asarray(smaller(batch)), before - before.mean(axis=0)
+    assert np.abs(moved).max() > 1e-3
+    np.testing.assert_allclose(after, before, atol=2e-5 * np.abs(moved).max())
+
+
+def test_a_wrong_removal_in_a_subclassed_model_shows(keras, monkeypatch):
+    from tf_seqattn.sparsity import shrinking
+
+    model, batch = subclassed("convolutions")
+    channel_models.silence(model, share=0.25)
+    before = np.asarray(model(batch))
+    right = shrinking.live_channels
+
+    def wrong(groups):
+        live = right(groups).copy()
+        for group in groups:
+            live[group.labels] = np.roll(live[group.labels], 1)
+        return live
+
+    monkeypatch.setattr(shrinking, "live_channels", wrong)
+    assert np.abs(np.asarray(sa.shrink(model)(batch)) - before).max() > 1e-3
+
+
+def test_a_custom_layer_in_a_graph_becomes_a_smaller_copy(keras):
+    gated = gated_unit()(name="gated")
+    x = keras.Input((5,))
+    model = keras.Model(x, layers.Dense(2)(gated(layers.Dense(7, name="first")(x))))
+    channel_models.randomize(model)
+    groups = {group.name: group for group in sa.channel_groups(model)}
+    assert {name: group.units for name, group in groups.items()} == {
+        "first": 7, "gated/gate": 12, "gated/out": 6,
+    }  # fmt: skip
+    assert groups["gated/gate"].layers == ["gated/gate", "gated/value", "gated/out"]
+    batch = channel_models.inputs(model)
+    channel_models.silence(model)
+    parameters = model.count_params()
+    smaller = sa.shrink(model)
+    assert channel_models.difference(model, smaller, batch) < 1e-5
+    copy = smaller.get_layer("gated")
+    assert copy is not gated and type(copy) is type(gated)
+    assert tuple(copy.gate.kernel.shape) == (4, 6)
+    assert tuple(gated.gate.kernel.shape) == (7, 12)
+    assert model.count_params() == parameters > smaller.count_params()
+
+
+def test_a_size_that_a_layer_holds_as_a_number_stays(keras):
+    class Heads(layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.size = 6
+            self.inner = layers.Dense(12, name="inner")
+
+        def build(self, shape):
+            self.inner.build(shape)
+            self.built = True
+
+        def call(self, x):
+            return tf.reshape(self.inner(x), (-1, 2, self.size))
+
+    if keras.__name__ == "keras":
+        Heads.call = lambda self, x: keras.ops.reshape(
+            self.inner(x), (-1, 2, self.size)
+        )
+    x = keras.Input((5,))
+    y = layers.Dense(3)(Heads(name="heads")(x))
+    groups = sa.channel_groups(keras.Model(x, y))
+    assert not [group for group in groups if "inner" in group.name]
+    assert "fixed size" in groups.frozen["heads/inner"]
+
+
+def test_operations_of_tensorflow_inside_keras_3_give_a_reason():
+    import keras
+
+    class Plain(keras.Model):
+        def __init__(self):
+            super().__init__(name="plain")
+            self.inner = keras.layers.Dense(8, name="inner")
+            self.head = keras.layers.Dense(2, name="head")
+
+        def build(self, shape):
+            self.inner.build(shape)
+            self.head.build((None, 8))
+            self.built = True
+
+        def call(self, x):
+            return self.head(tf.nn.softplus(self.inner(x)))
+
+    model = Plain()
+    model(np.ones((2, 6), "float32"))
+    groups = sa.channel_groups(model)
+    assert not groups
+    assert "Plain (plain) cannot be followed" in groups.frozen["plain"]
+
+
+@pytest.mark.filterwarnings("ignore:Training ended|ignore:The phases")
+def test_a_subclassed_model_is_pruned_by_attention_and_shrunk(keras, tmp_path):
+    model, batch = subclassed("convolutions")
+    pruned = sa.prune(
+        model,
+        sa.SequentialAttentionSchedule(0.5, end_step=8),
+        block_size="channels",
+        round_to=1,
+    )
+    pruned.compile("adam", "mse")
+    x = np.repeat(batch, 4, axis=0)
+    pruned.fit(
+        x, x[:, 0, 0], 4, epochs=2, verbose=0, callbacks=[sa.UpdatePruningStep()]
+    )
+    sparse = sa.strip_pruning(pruned)
+    before, parameters = np.asarray(sparse(batch)), sparse.count_params()
+    smaller = sa.shrink(sparse)
+    assert smaller.count_params() < 0.7 * parameters
+    np.testing.assert_allclose(np.asarray(smaller(batch)), before, atol=1e-4)
+
+
+def test_two_towers_of_a_recommender():
+    tfrs = pytest.importorskip("tensorflow_recommenders")
+
+    class TwoTowers(tfrs.Model):
+        def __init__(self):
+            super().__init__()
+            self.query = self.tower(50)
+            self.candidate = self.tower(30)
+
+        def tower(self, rows):
+            return tf_keras.Sequential(
+                [
+                    tf_keras.layers.Embedding(rows, 8),
+                    tf_keras.layers.Dense(16, "relu"),
+                    tf_keras.layers.Dense(12),
+                ]
+            )
+
+        def call(self, features):
+            query = self.query(features["user"])
+            candidate = self.candidate(features["film"])
+            return tf.reduce_sum(query * candidate, axis=1)
+
+    model = TwoTowers()
+    random = np.random.default_rng(0)
+    batch = {
+        "user": tf.constant(random.integers(0, 50, 16), tf.int32),
+        "film": tf.constant(random.integers(0, 30, 16), tf.int32),
+    }
+    model(batch)
+    channel_models.randomize(model)
+    groups = sa.channel_groups(model)
+    # Each tower's table and hidden units; what is compared stays.
+    assert sorted(group.units for group in groups) == [8, 8, 16, 16]
+    channel_models.silence(model)
+    before = np.asarray(model(batch))
+    smaller = sa.shrink(model)
+    assert np.ptp(before) > 1e-3
+    np.testing.assert_allclose(np.asarray(smaller(batch)), before, atol=1e-5)
