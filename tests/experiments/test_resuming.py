@@ -4,6 +4,7 @@ import argparse
 import pathlib
 
 import pytest
+import tensorflow as tf
 
 from tf_seqattn.experiments.resuming import finished_epochs, unfinished_training
 
@@ -67,3 +68,13 @@ def test_the_backup_goes_with_the_end_of_the_training(tmp_path):
 
 def test_without_a_backup_no_epoch_is_finished(tmp_path):
     assert finished_epochs(tmp_path) == 0
+
+
+def test_a_damaged_backup_is_named(tmp_path):
+    chief = tmp_path / "backup" / "chief"
+    checkpoint = tf.train.Checkpoint(value=tf.Variable(1.0))
+    manager = tf.train.CheckpointManager(checkpoint, str(chief), max_to_keep=1)
+    path = pathlib.Path(manager.save() + ".index")
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="backup is damaged .*Delete it"):
+        finished_epochs(tmp_path)

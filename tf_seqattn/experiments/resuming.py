@@ -112,6 +112,9 @@ def finished_epochs(folder: pathlib.Path | None) -> int:
     Args:
       folder: as for `resumable_callbacks`.
 
+    Raises:
+      ValueError: if the backup cannot be read, with the remedy.
+
     Example:
 
     >>> finished_epochs(None)
@@ -119,7 +122,15 @@ def finished_epochs(folder: pathlib.Path | None) -> int:
     """
     if folder is None:
         return 0
-    checkpoint = tf.train.latest_checkpoint(str(folder / _BACKUP / "chief"))
+    backup = folder / _BACKUP
+    checkpoint = tf.train.latest_checkpoint(str(backup / "chief"))
     if checkpoint is None:
         return 0
-    return int(tf.train.load_variable(checkpoint, _SAVED_EPOCH)) + 1
+    try:
+        return int(tf.train.load_variable(checkpoint, _SAVED_EPOCH)) + 1
+    except tf.errors.OpError as error:
+        # TensorFlow does not say which file it cannot read.
+        raise ValueError(
+            f"The backup in {backup} is damaged ({error.message}). Delete it to start "
+            "the training again."
+        ) from error
