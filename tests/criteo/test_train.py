@@ -11,6 +11,8 @@ import tf_seqattn as sa
 from tf_seqattn.criteo import train
 from tf_seqattn.criteo.log.in_memory import load_clicks
 from tf_seqattn.criteo.models import deploy
+from tf_seqattn.criteo.models.best_weights import BestWeights
+from tf_seqattn.criteo.models.click_model import ClickModel, build_network
 from tf_seqattn.criteo.models.recipes import RECIPES, Recipe
 from tf_seqattn.criteo.models.serving import raw_features
 from tf_seqattn.inference import litert
@@ -79,6 +81,100 @@ def test_the_recipe_of_the_paper_is_named():
     )
     chosen = train.chosen_recipe(options)
     assert chosen == Recipe(100, epochs=25, first_rate=0.01, last_rate=3e-4)
+
+
+BARS = "--recipe bars --algorithm recommended --steps 48 --validations 8".split()
+
+
+def test_the_recipe_of_bars_keeps_the_best_sparse_weights(
+    clicks_file, tmp_path, monkeypatch
+):
+    seen = []
+    end = BestWeights.on_epoch_end
+
+    def recorded(self, epoch, logs=None):
+        seen.append((epoch, logs["val_auc"]))
+        end(self, epoch, logs)
+
+    monkeypatch.setattr(BestWeights, "on_epoch_end", recorded)
+    result = run(clicks_file, tmp_path, *BARS)
+    # The sparsity rises in 36 of 48 steps; no validation before that counts.
+    assert seen[0][0] >= 5
+    epoch, auc = max(seen, key=lambda pair: pair[1])
+    assert result["steps"] == 6 * (epoch + 1)
+    assert result["auc"] == pytest.approx(auc, abs=5e-3)
+    network = keras.models.load_model(tmp_path / "model.keras")
+    kernel = network.get_layer("hidden_1").kernel.numpy()
+    assert np.mean(kernel == 0) == pytest.approx(0.9, abs=0.01)
+    assert any(isinstance(la, keras.layers.Dropout) for la in network.layers)
+    assert network.get_layer("fields").l2 == 1e-5
+    assert not (tmp_path / "backup").exists()
+
+
+def test_bars_wants_a_network_with_dropout(capsys):
+    with pytest.raises(SystemExit):
+        train.parse_arguments("--recipe bars --model dlrm".split())
+    assert "use --model dnn" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_bars_ends_where_it_would_have(clicks_file, tmp_path, monkeypatch):
+    expected = run(clicks_file, tmp_path / "whole", *BARS)
+    end, broken = BestWeights.on_epoch_end, []
+
+    def breaks(self, epoch, logs=None):
+        end(self, epoch, logs)
+        if epoch == 6 and not broken:
+            broken.append(epoch)
+            raise PowerFailure
+
+    monkeypatch.setattr(BestWeights, "on_epoch_end", breaks)
+    with pytest.raises(PowerFailure):
+        run(clicks_file, tmp_path / "broken", *BARS)
+    result = run(clicks_file, tmp_path / "broken", *BARS)
+    assert result["steps"] == expected["steps"]
+    assert result["log_loss"] == expected["log_loss"]
+    pairs = zip(weights(tmp_path / "broken"), weights(tmp_path / "whole"), strict=True)
+    for one, other in pairs:
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.fixture
+def small():
+    model = keras.Sequential([keras.layers.Dense(1, input_shape=(2,))])
+    model.stop_training = False
+    return model
+
+
+def test_best_weights_stop_and_are_restored_by_another_process(small, tmp_path):
+    def after(best, epoch, auc):
+        best.set_model(small)
+        small.set_weights([np.full((2, 1), epoch), np.zeros(1)])
+        best.on_epoch_end(epoch, {"val_auc": auc})
+        return small.stop_training
+
+    best = BestWeights(tmp_path, patience=2)
+    assert not after(best, 0, 0.6)
+    assert not after(best, 1, 0.7)
+    assert not after(best, 2, 0.65)
+    # Killed, and epoch 2 again.
+    best = BestWeights(tmp_path, patience=2)
+    assert not after(best, 2, 0.65)
+    assert after(best, 3, 0.7)
+    again = BestWeights(tmp_path, patience=2)
+    assert again.state == {"epoch": 1, "auc": 0.7, "stopped": True}
+    again.restore(small)
+    np.testing.assert_array_equal(small.get_weights()[0], np.ones((2, 1)))
+    assert [p.name for p in tmp_path.glob("*.h5")] == ["best-1.weights.h5"]
+
+
+def test_tables_are_held_small_by_l2():
+    model = ClickModel(build_network(table_size=8, l2=0.5))
+    few = {"numeric": tf.ones((2, 13)), "categorical": tf.zeros((2, 26), tf.int32)}
+    model(few)
+    fields = model.network.get_layer("fields")
+    squares = sum(np.sum(np.square(w)) for w in (fields.tables, fields.directions))
+    assert float(sum(model.losses)) == pytest.approx(0.25 * squares, rel=1e-5)
 
 
 def test_more_rows_in_a_batch_than_there_are_is_named(clicks_file, tmp_path):

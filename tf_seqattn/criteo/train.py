@@ -9,6 +9,7 @@ would have ended (with other options that is an error).
 """
 
 import argparse
+import dataclasses
 import logging
 import pathlib
 import time
@@ -26,6 +27,7 @@ from tf_seqattn.criteo.log.manifest import MANIFEST_FILE, Manifest
 from tf_seqattn.criteo.log.streaming import read_batches
 from tf_seqattn.criteo.log.synthetic import ClickSource, make_synthetic
 from tf_seqattn.criteo.models import deploy
+from tf_seqattn.criteo.models.best_weights import BestWeights
 from tf_seqattn.criteo.models.click_model import (
     ClickModel,
     build_network,
@@ -134,7 +136,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="prune the tables of dlrm or dcn by so many rows",
     )
     add("--strategy", default="none", choices=STRATEGIES, help="of tf.distribute")
-    add("--validations", type=positive_int, default=10, help="backups and validations")
+    add(
+        "--validations",
+        type=positive_int,
+        help="backups and validations; 10, or one an epoch for bars",
+    )
     add(
         "--seed",
         type=command_line.seed,
@@ -166,6 +172,17 @@ def check_options(options: argparse.Namespace) -> None:
         raise ValueError(
             "--table-rows prunes the tables of dlrm and dcn. Received: "
             f"--table-rows {options.table_rows} --model dnn"
+        )
+    if options.model != "dnn" and recipe.dropout:
+        raise ValueError(
+            f"--recipe {options.recipe} has dropout, which the networks of TFRS have "
+            "not: use --model dnn, or another --recipe. Received: "
+            f"--model {options.model}"
+        )
+    if recipe.patience and options.strategy == "parameter_server":
+        raise ValueError(
+            f"--recipe {options.recipe} stops after a validation, and there is none "
+            "under a parameter server: use another --recipe or --strategy."
         )
     if options.model != "dnn" and options.numeric == "bucket":
         raise ValueError(
@@ -201,12 +218,13 @@ def open_rows(options: argparse.Namespace) -> Manifest:
 def chosen_recipe(options: argparse.Namespace) -> Recipe:
     """Returns the named recipe with what the command line puts in its place."""
     recipe = RECIPES[options.recipe]
-    return Recipe(
-        options.batch_size or recipe.batch_size,
-        None if options.steps else recipe.epochs,
-        options.steps or recipe.steps,
-        options.first_rate or recipe.first_rate,
-        options.last_rate or recipe.last_rate,
+    return dataclasses.replace(
+        recipe,
+        batch_size=options.batch_size or recipe.batch_size,
+        epochs=None if options.steps else recipe.epochs,
+        steps=options.steps or recipe.steps,
+        first_rate=options.first_rate or recipe.first_rate,
+        last_rate=options.last_rate or recipe.last_rate,
     )
 
 
@@ -226,7 +244,13 @@ def build(options: argparse.Namespace, manifest: Manifest, steps: int) -> keras.
     schedule = pruning_schedule(options.algorithm, options.sparsity, steps)
     scores = importance(options.algorithm)
     if options.model == "dnn":
-        network = build_network(sizes, num_numeric=counts)
+        recipe = chosen_recipe(options)
+        network = build_network(
+            sizes,
+            num_numeric=counts,
+            dropout=recipe.dropout,
+            l2=recipe.table_l2,
+        )
         if schedule is not None:
             size = options.block_size or 20
             network = prune_first_layer(network, schedule, size, scores)
@@ -288,7 +312,8 @@ def train(
     """Trains the model of the options.
 
     Returns:
-      The model, still pruned, and `steps` and `seconds` of the training.
+      The model, still pruned, the number of `steps` that made its weights, and the
+      `seconds` of the training.
     """
     recipe = chosen_recipe(options)
     steps = recipe.num_steps(manifest.rows("train"))
@@ -311,6 +336,9 @@ def train(
             first_batch,
         )
 
+    best = None
+    if recipe.patience:
+        best = BestWeights(options.output / "backup" / "best", recipe.patience)
     started = time.perf_counter()
     if isinstance(strategy, tf.distribute.ParameterServerStrategy):
         with progress_bar(steps, "steps", "Training") as bar:
@@ -325,13 +353,15 @@ def train(
         validation = distributed_batches(
             strategy, manifest.folder, "validation", VALIDATION_BATCH, None, adapt
         )
-        fit(
+        steps = fit(
             model,
             training_batches,
             steps,
-            options.validations,
+            options.validations or recipe.validations,
             validation,
             options.output,
+            best=best,
+            seed=options.seed,
         )
     return model, {"steps": steps, "seconds": time.perf_counter() - started}
 

@@ -45,6 +45,7 @@ class FieldEmbedding(keras.layers.Layer):
       dimension: length of a field's vector.
       num_numeric: number of fields that are counts, 13 or 0.
       prunable_tables: whether `sa.prune` may cut the tables into blocks of rows.
+      l2: weight of half the sum of squares of tables and directions in the loss.
       **kwargs: passed to `keras.layers.Layer`.
 
     Example:
@@ -60,24 +61,30 @@ class FieldEmbedding(keras.layers.Layer):
         dimension: int = 10,
         num_numeric: int = len(NUMERIC_NAMES),
         prunable_tables: bool = False,
+        l2: float = 0.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.table_sizes = sizes_of_tables(table_size)
+        self.l2 = l2
         self.dimension = dimension
         self.num_numeric = num_numeric
         self.prunable_tables = prunable_tables
 
     def build(self, input_shape):
+        decay = keras.regularizers.L2(self.l2 / 2) if self.l2 else None
         if self.num_numeric:
             shape = (self.num_numeric, self.dimension)
             self.directions = self.add_weight(
-                "directions", shape, initializer="uniform"
+                "directions", shape, initializer="uniform", regularizer=decay
             )
             self.offsets = self.add_weight("offsets", shape, initializer="uniform")
         rows = sum(size + 1 for size in self.table_sizes)
         self.tables = self.add_weight(
-            "tables", (rows, self.dimension), initializer="uniform"
+            "tables",
+            (rows, self.dimension),
+            initializer="uniform",
+            regularizer=decay,
         )
         super().build(input_shape)
 
@@ -110,6 +117,7 @@ class FieldEmbedding(keras.layers.Layer):
             "dimension": self.dimension,
             "num_numeric": self.num_numeric,
             "prunable_tables": self.prunable_tables,
+            "l2": self.l2,
         }
 
 
@@ -131,6 +139,8 @@ def build_network(
     dimension: int = 10,
     hidden_units: tuple[int, ...] = (400, 400, 400),
     num_numeric: int = len(NUMERIC_NAMES),
+    dropout: float = 0.0,
+    l2: float = 0.0,
 ) -> keras.Model:
     """Returns the network, a functional Keras model without TFRS.
 
@@ -140,6 +150,8 @@ def build_network(
       dimension: length of a field's vector.
       hidden_units: width of each hidden layer.
       num_numeric: number of fields that are counts: 13, or 0 where they are buckets.
+      dropout: share of the outputs of each hidden layer that a step leaves out.
+      l2: of `FieldEmbedding`.
 
     Returns:
       A model from `{"numeric": float32 (batch, num_numeric), "categorical": int32
@@ -151,10 +163,13 @@ def build_network(
     (None, 1)
     """
     inputs = feature_inputs(len(sizes_of_tables(table_size)), num_numeric)
-    embedding = FieldEmbedding(table_size, dimension, num_numeric, name="fields")
+    embedding = FieldEmbedding(table_size, dimension, num_numeric, l2=l2, name="fields")
     x = embedding((inputs["numeric"], inputs["categorical"]))
     for number, units in enumerate(hidden_units, start=1):
         x = keras.layers.Dense(units, activation="relu", name=f"hidden_{number}")(x)
+        if dropout:
+            # Its state is a variable, which `training.fit` sets in each epoch.
+            x = keras.layers.Dropout(dropout, rng_type="stateful")(x)
     logits = keras.layers.Dense(1, name="logits")(x)
     return keras.Model(inputs, logits, name="clicks")
 

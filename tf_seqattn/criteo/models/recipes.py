@@ -7,7 +7,7 @@ import tf_keras as keras
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Steps, batches and learning rates of Adam.
+    """Steps, batches, learning rates of Adam, and what holds back overfitting.
 
     Attributes:
       batch_size: rows of a batch, of all replicas together.
@@ -15,6 +15,10 @@ class Recipe:
       steps: number of training steps, however many passes that is.
       first_rate: learning rate at the first step.
       last_rate: at the last step; it decays exponentially in between.
+      dropout: share of the outputs of each hidden layer that a step leaves out.
+      table_l2: weight of half the sum of squares of the embeddings in the loss.
+      patience: how many validations without a better AUC end the training, which then
+        keeps the weights of the best one; by default it runs to the end.
 
     Raises:
       ValueError: unless exactly one of `epochs` and `steps` is given.
@@ -30,6 +34,9 @@ class Recipe:
     steps: int | None = None
     first_rate: float = 2e-3
     last_rate: float = 3e-4
+    dropout: float = 0.0
+    table_l2: float = 0.0
+    patience: int | None = None
 
     def __post_init__(self):
         if (self.epochs is None) == (self.steps is None):
@@ -52,6 +59,11 @@ class Recipe:
         if self.steps is not None:
             return self.steps
         return int(self.epochs * (rows // self.batch_size))
+
+    @property
+    def validations(self) -> int:
+        """How often to validate: after every epoch where that may end the training."""
+        return int(self.epochs) if self.patience and self.epochs else 10
 
     def learning_rate(
         self, steps: int
@@ -78,6 +90,17 @@ def decaying_rate(
 RECIPES = {
     # Section 4.2 of the paper, on 33 million rows.
     "paper": Recipe(32_768, epochs=25, first_rate=2e-2, last_rate=3e-4),
+    # BARS trains a DNN so, for as many epochs as it takes. A schedule that prunes has
+    # to know its end, hence ten.
+    "bars": Recipe(
+        4096,
+        epochs=10,
+        first_rate=1e-3,
+        last_rate=1e-3,
+        dropout=0.1,
+        table_l2=1e-5,
+        patience=2,
+    ),
     # What fits a few minutes of two cores.
     "demo": Recipe(2048, steps=3000, first_rate=2e-3, last_rate=3e-4),
 }

@@ -8,11 +8,13 @@ our own gives out a few steps at a time and updates the masks in between.
 import pathlib
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
 import tf_seqattn as sa
 from tf_seqattn.criteo.log.streaming import read_batches
+from tf_seqattn.criteo.models.best_weights import BestWeights
 from tf_seqattn.experiments.resuming import finished_epochs, resumable_callbacks
 
 VALIDATION_BATCH = 8192
@@ -77,7 +79,9 @@ def fit(
     validation=None,
     folder: pathlib.Path | None = None,
     verbose: int | str = "auto",
-) -> keras.callbacks.History:
+    best: BestWeights | None = None,
+    seed: int = 0,
+) -> int:
     """Trains in plain `model.fit`, and goes on where it was interrupted.
 
     Args:
@@ -90,16 +94,34 @@ def fit(
       validation: batches to measure on after each epoch.
       folder: see `resuming.resumable_callbacks`; a backup is resumed from.
       verbose: as `model.fit` takes it.
+      best: what may end the training early; the model gets its weights then.
+      seed: of what dropout leaves out.
+
+    Returns:
+      The number of training steps that made the model's weights.
     """
     epoch_steps = -(-steps // min(validations, steps))
-    return model.fit(
-        make_batches(min(steps, epoch_steps * finished_epochs(folder))),
-        steps_per_epoch=epoch_steps,
-        epochs=-(-steps // epoch_steps),
-        validation_data=validation,
-        callbacks=[*resumable_callbacks(model, folder), _StopAfter(steps)],
-        verbose=verbose,
-    )
+    callbacks = [
+        *resumable_callbacks(model, folder),
+        _StopAfter(steps),
+        _SeededDropout(seed),
+    ]
+    if best is not None:
+        # Before the backup, which says that the epoch is over.
+        callbacks.insert(0, sa.AfterPruning(best))
+    if best is None or not best.state["stopped"]:
+        model.fit(
+            make_batches(min(steps, epoch_steps * finished_epochs(folder))),
+            steps_per_epoch=epoch_steps,
+            epochs=-(-steps // epoch_steps),
+            validation_data=validation,
+            callbacks=callbacks,
+            verbose=verbose,
+        )
+    if best is None or best.state["epoch"] is None:
+        return steps
+    best.restore(model)
+    return min(steps, epoch_steps * (best.state["epoch"] + 1))
 
 
 class _StopAfter(keras.callbacks.Callback):
@@ -116,6 +138,21 @@ class _StopAfter(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if self._before + batch + 1 >= self.steps:
             self.model.stop_training = True
+
+
+class _SeededDropout(keras.callbacks.Callback):
+    """Starts dropout anew in each epoch, since no backup of Keras holds its state."""
+
+    def __init__(self, seed: int):
+        super().__init__()
+        self.seed = seed
+
+    def on_epoch_begin(self, epoch, logs=None):
+        for number, layer in enumerate(self.model.submodules):
+            if isinstance(layer, keras.layers.Dropout):
+                parts = np.random.SeedSequence([self.seed, epoch, number])
+                generator = layer._random_generator._generator
+                generator.reset_from_seed(int(parts.generate_state(1)[0]))
 
 
 def fit_with_parameter_servers(
