@@ -57,7 +57,11 @@ def _tfds(name: str, split: str) -> Split:
     info = builder.info
 
     def examples(context, seed):
-        read = tfds.ReadConfig(input_context=context, shuffle_seed=seed)
+        read = tfds.ReadConfig(
+            input_context=context,
+            shuffle_seed=seed,
+            shuffle_reshuffle_each_iteration=False,
+        )
         dataset = builder.as_dataset(
             split=split,
             decoders={"image": tfds.decode.SkipDecoding()},
@@ -98,7 +102,7 @@ def _records(files: list[str], split: str) -> Split:
         enough = context is None or len(files) >= context.num_input_pipelines
         names = _share(names, context) if enough else names
         if split == "train":
-            names = names.shuffle(len(files), seed)
+            names = names.shuffle(len(files), seed, reshuffle_each_iteration=False)
         dataset = names.interleave(
             tf.data.TFRecordDataset,
             cycle_length=min(16, len(files)),
@@ -130,7 +134,7 @@ def _folder(folder: pathlib.Path) -> Split:
     def examples(context, seed):
         dataset = _share(tf.data.Dataset.from_tensor_slices((files, labels)), context)
         # Names are cheap to shuffle, all at once; images are not.
-        dataset = dataset.shuffle(len(files), seed)
+        dataset = dataset.shuffle(len(files), seed, reshuffle_each_iteration=False)
         return dataset.map(
             lambda name, label: (tf.io.read_file(name), label),
             num_parallel_calls=tf.data.AUTOTUNE,
@@ -229,7 +233,9 @@ def batches(
         # A seed of its own, unlike those of other seeds and epochs.
         order = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
         dataset = split.examples(context, order).repeat()
-        dataset = dataset.shuffle(min(split.num_images, _SHUFFLED_IMAGES), order)
+        # Keras may begin twice at the only epoch that is left.
+        buffer = min(split.num_images, _SHUFFLED_IMAGES)
+        dataset = dataset.shuffle(buffer, order, reshuffle_each_iteration=False)
         return dataset.take(taken)
 
     parts = [shuffled(epoch) for epoch in epochs]
