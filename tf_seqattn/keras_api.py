@@ -902,9 +902,16 @@ def calls_forgotten(layer: Layer) -> Iterator[None]:
 def shapes_from_calls(layers: list[Layer]) -> Iterator[None]:
     """Context in which custom layers of Keras 3 find their outputs by their `call`.
 
-    A method that they inherit from a class of Keras may take other arguments.
+    A method that they inherit from a class of Keras may take other arguments. Our own
+    wrappers ask the layer that they hold.
     """
-    custom = [la for la in layers if is_keras3(la) and not is_keras_class(type(la))]
+    custom = [
+        layer
+        for layer in layers
+        if is_keras3(layer)
+        and not is_keras_class(type(layer))
+        and type(layer).__module__.partition(".")[0] != PACKAGE
+    ]
     for layer in custom:
         compute = functools.partial(backend3.compute_output_spec, layer.call)
         object.__setattr__(layer, "compute_output_spec", compute)

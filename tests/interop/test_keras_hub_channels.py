@@ -5,6 +5,7 @@ import pytest
 
 import tf_seqattn as sa
 from tests import channel_models
+from tests.interop import test_keras_hub
 
 keras = pytest.importorskip("keras")
 models = pytest.importorskip("keras_hub").models
@@ -83,13 +84,63 @@ def test_what_nothing_reads_leaves_a_backbone(name):
     found = sorted((g.name, g.units) for g in sa.channel_groups(smaller))
     # One unit is no group.
     assert found == [(name, units) for name, units in left if units > 1]
+    # The backbone itself is as it was, unless its layers have no configuration: that of
+    # Llama's decoder asks for an attribute that the decoder lacks.
+    changed = backbone.count_params() != parameters
+    assert changed == (name == "llama")
+    for ours, same in zip(before, outputs_of(backbone, batch), strict=True):
+        np.testing.assert_allclose(same, ours, atol=3e-5 * max(1.0, np.abs(ours).max()))
     for ours, theirs in zip(before, outputs_of(smaller, batch), strict=True):
         moved = np.abs(ours - ours.mean(axis=0)).max()
         assert moved > 1e-3
         np.testing.assert_allclose(theirs, ours, atol=3e-5 * max(1.0, moved))
 
 
-@pytest.mark.parametrize("name", ["bert", "llama"])
+@pytest.mark.filterwarnings("ignore:Training ended", "ignore:The phases")
+@pytest.mark.parametrize("name", ["bert", "vit"])
+def test_a_backbone_is_pruned_by_attention_shrunk_and_exported(name, tmp_path):
+    backbone = MAKERS[name]()
+    batch = batch_for(backbone)
+    model = test_keras_hub.with_head(backbone, batch)
+    channel_models.randomize(model)
+    before = np.asarray(model(batch))
+    pruned = sa.prune(
+        model,
+        sa.SequentialAttentionSchedule(0.5, end_step=4),
+        block_size="channels",
+        round_to=1,
+    )
+    np.testing.assert_allclose(np.asarray(pruned(batch)), before, rtol=1e-4, atol=1e-5)
+    units = sorted(group.layer.units for group in sa.pruned_layers(pruned))
+    assert units == UNITS[name]
+    pruned.compile("adam", "mse")
+    pruned.fit(
+        batch, np.eye(4), 4, epochs=4, verbose=0, callbacks=[sa.UpdatePruningStep()]
+    )
+    lines = []
+    sa.summary(pruned, print_fn=lines.append)
+    assert any(line.startswith("sa.shrink leaves") for line in lines)
+    trained = np.asarray(pruned(batch))
+    assert np.abs(trained - trained.mean(axis=0)).max() > 1e-3
+    smaller = sa.shrink(pruned)
+    groups = sa.channel_groups(smaller)
+    # Of BERT's pooled output, which nothing reads here, one unit is left.
+    left = sorted(group.units for group in groups if group.units > 1)
+    assert left == [units // 2 for units in UNITS[name]]
+    np.testing.assert_allclose(np.asarray(smaller(batch)), trained, atol=1e-5)
+    report = sa.export_tflite(smaller, tmp_path / "smaller.tflite")
+    assert report.differences["no delegate"] < 1e-4 * report.largest_output
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        if name in ("bert", "llama")
+        else pytest.param(name, marks=pytest.mark.slow)
+        for name in MAKERS
+    ],
+)
 def test_a_wrong_removal_from_a_backbone_shows(name, monkeypatch):
     from tf_seqattn.sparsity import shrinking
 

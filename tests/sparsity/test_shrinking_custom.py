@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-import tf_keras
 
 import tf_seqattn as sa
 from tests import channel_models
@@ -211,7 +210,7 @@ def test_operations_of_tensorflow_inside_keras_3_give_a_reason():
     assert "Plain (plain) cannot be followed" in groups.frozen["plain"]
 
 
-@pytest.mark.filterwarnings("ignore:Training ended|ignore:The phases")
+@pytest.mark.filterwarnings("ignore:Training ended", "ignore:The phases")
 def test_a_subclassed_model_is_pruned_by_attention_and_shrunk(keras, tmp_path):
     model, batch = subclassed("convolutions")
     pruned = sa.prune(
@@ -232,42 +231,93 @@ def test_a_subclassed_model_is_pruned_by_attention_and_shrunk(keras, tmp_path):
     np.testing.assert_allclose(np.asarray(smaller(batch)), before, atol=1e-4)
 
 
-def test_two_towers_of_a_recommender():
-    tfrs = pytest.importorskip("tensorflow_recommenders")
-
-    class TwoTowers(tfrs.Model):
-        def __init__(self):
-            super().__init__()
-            self.query = self.tower(50)
-            self.candidate = self.tower(30)
-
-        def tower(self, rows):
-            return tf_keras.Sequential(
-                [
-                    tf_keras.layers.Embedding(rows, 8),
-                    tf_keras.layers.Dense(16, "relu"),
-                    tf_keras.layers.Dense(12),
-                ]
-            )
-
-        def call(self, features):
-            query = self.query(features["user"])
-            candidate = self.candidate(features["film"])
-            return tf.reduce_sum(query * candidate, axis=1)
-
-    model = TwoTowers()
-    random = np.random.default_rng(0)
-    batch = {
-        "user": tf.constant(random.integers(0, 50, 16), tf.int32),
-        "film": tf.constant(random.integers(0, 30, 16), tf.int32),
-    }
-    model(batch)
+@pytest.mark.filterwarnings("ignore:Training ended", "ignore:The phases")
+def test_a_custom_layer_is_pruned_by_attention_shrunk_and_exported(keras, tmp_path):
+    x = keras.Input((5,))
+    y = layers.Dense(8, name="first")(x)
+    y = layers.Dense(2)(gated_unit()(name="gated")(y))
+    model = keras.Model(x, y)
     channel_models.randomize(model)
-    groups = sa.channel_groups(model)
-    # Each tower's table and hidden units; what is compared stays.
-    assert sorted(group.units for group in groups) == [8, 8, 16, 16]
-    channel_models.silence(model)
+    batch = channel_models.inputs(model, rows=16)
     before = np.asarray(model(batch))
-    smaller = sa.shrink(model)
-    assert np.ptp(before) > 1e-3
-    np.testing.assert_allclose(np.asarray(smaller(batch)), before, atol=1e-5)
+    pruned = sa.prune(
+        model,
+        sa.SequentialAttentionSchedule(0.5, end_step=8),
+        block_size="channels",
+        round_to=1,
+    )
+    np.testing.assert_allclose(np.asarray(pruned(batch)), before, atol=1e-5)
+    units = sorted(group.layer.units for group in sa.pruned_layers(pruned))
+    assert units == [6, 8, 12]
+    pruned.compile("adam", "mse")
+    pruned.fit(
+        batch, batch[:, :2], 4, epochs=2, verbose=0, callbacks=[sa.UpdatePruningStep()]
+    )
+    lines = []
+    sa.summary(pruned, print_fn=lines.append)
+    # Of 5 x 8 + 2 (8 x 12) + 12 x 6 + 6 x 2 products.
+    assert "sa.shrink leaves 92 of 316 multiply-adds" in "\n".join(lines)
+    trained = np.asarray(pruned(batch))
+    smaller = sa.shrink(pruned)
+    left = sorted(group.units for group in sa.channel_groups(smaller))
+    assert left == [3, 4, 6]
+    assert np.ptp(trained) > 1e-2
+    np.testing.assert_allclose(np.asarray(smaller(batch)), trained, atol=1e-5)
+    report = sa.export_tflite(smaller, tmp_path / "smaller.tflite")
+    assert report.differences["no delegate"] < 1e-4 * report.largest_output
+
+
+def test_reconstruction_says_that_it_leaves_layers_inside_others(keras, caplog):
+    x = keras.Input((5,))
+    y = layers.Dense(8, name="first")(x)
+    model = keras.Model(x, layers.Dense(2)(gated_unit()(name="gated")(y)))
+    pruned = sa.prune(
+        model, sa.OneShotSchedule(0.5, prune_step=0), block_size="channels", round_to=1
+    )
+    sa.reconstruct(pruned, [channel_models.inputs(model, rows=16)])
+    assert "left 1 layers as they are: layers inside other layers" in caplog.text
+
+
+def test_a_summary_says_what_a_call_that_decides_by_values_keeps(keras):
+    class Deciding(layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.inner = layers.Dense(8, name="inner")
+
+        def build(self, shape):
+            self.inner.build(shape)
+            self.built = True
+
+        def compute_output_shape(self, shape):
+            return (*shape[:-1], 8)
+
+        def call(self, x):
+            if tf.reduce_sum(x) > 0:
+                x = -x
+            return self.inner(x)
+
+    x = keras.Input((5,))
+    y = Deciding(name="deciding")(layers.Dense(6, name="before")(x))
+    y = layers.Dense(12, "relu", name="behind")(y)
+    model = keras.Model(x, layers.Dense(2)(y))
+    pruned = sa.prune(
+        model, sa.OneShotSchedule(0.5, prune_step=0), block_size="channels", round_to=1
+    )
+    lines = []
+    sa.summary(pruned, print_fn=lines.append)
+    assert [group.layer.units for group in sa.pruned_layers(pruned)] == [12]
+    for name in ("deciding", "before"):
+        (line,) = (la for la in lines if la.startswith(f"the channels of {name} stay"))
+        assert "Deciding (deciding) cannot be followed" in line
+
+
+def test_the_rule_of_a_layer_comes_before_the_layers_that_it_holds(keras):
+    class Ruled(gated_unit()):
+        def channel_rule(self, call):
+            return call.give_up("its own rule")
+
+    x = keras.Input((5,))
+    y = Ruled(name="ruled")(layers.Dense(7, name="first")(x))
+    groups = sa.channel_groups(keras.Model(x, layers.Dense(2)(y)))
+    assert not groups
+    assert groups.frozen["first"] == "its own rule"

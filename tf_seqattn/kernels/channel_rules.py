@@ -502,6 +502,8 @@ def transposed(call: Call, order: tuple[int, ...]) -> Channels:
 def _time_distributed(call: Call) -> Any:
     """The layer inside, on one step: steps are like another batch."""
     layer, given = call.layer.layer, call.input
+    # A wrapper of ours: the weights are those of the layer that it holds.
+    layer = getattr(layer, "computes_like", layer)
     rule = rule_of(layer)
     if rule is None or given.axis() == 1 or len(call.shapes) > 1:
         return call.give_up()

@@ -110,11 +110,7 @@ def _walk(
 
 def _results(call: Call, raw: GraphCall) -> list[Channels]:
     if isinstance(call.layer, LAYERS) and has_graph(call.layer):
-        model = call.layer
-        given = _as_before(call)
-        return _walk(
-            call.trace, graph_calls(model), *graph_ends(model), given, call.holders
-        )
+        return _nested(call)
     while hasattr(call.layer, "computes_like"):
         # A wrapper of ours: the weights are those of the layer that it holds.
         call = dataclasses.replace(call, layer=call.layer.computes_like)
@@ -128,6 +124,22 @@ def _results(call: Call, raw: GraphCall) -> list[Channels]:
         call.trace.inner[id(call.layer)] = call, raw
     found = rule(call)
     return list(found) if isinstance(found, (list, tuple)) else [found]
+
+
+def _nested(call: Call) -> list[Channels]:
+    """The channels of the outputs of a graph model that is a layer of another one."""
+    model = call.layer
+    given = _as_before(call)
+    found = _walk(
+        call.trace, graph_calls(model), *graph_ends(model), given, call.holders
+    )
+    if all(len(f.shape) == len(s) for f, s in zip(found, call.shapes, strict=True)):
+        return found
+    # Keras 2 makes the graph of a Sequential anew for each rank of its inputs.
+    why = f"{call.what} has a graph for inputs of another rank"
+    for output in found:
+        call.units.freeze(output.labels, why)
+    return call.give_up(why)
 
 
 def _as_before(call: Call) -> list[Channels]:

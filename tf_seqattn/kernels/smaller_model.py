@@ -32,6 +32,13 @@ from tf_seqattn.model_editing import copy_layer, held_pairs, replace_sublayers
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
+def _no_config() -> dict[str, Any]:
+    raise NotImplementedError(
+        "The configuration of a custom layer that was shrunk does not know the sizes "
+        "of the layers inside. Save its weights, a SavedModel or a TFLite file."
+    )
+
+
 def smaller_model(model: Model, trace: Trace, live: Mask) -> Model:
     """Returns a model of the same kind, with the channels that are live.
 
@@ -120,15 +127,21 @@ class _Building:
 
     def _with_smaller_parts(self, layer: Layer, copy: Layer) -> Layer:
         held = {id(new): old for old, new in held_pairs(layer, copy)}
+        differs = False
 
         def replace(new: Layer) -> Layer:
+            nonlocal differs
             old = held[id(new)]
             if id(old) not in self._done:
                 self._done[id(old)] = (old, self._part(old, new))
                 self._parts.append(self._done[id(old)])
-            return self._done[id(old)][1]
+            smaller = self._done[id(old)][1]
+            differs |= smaller is not new or "get_config" in vars(smaller)
+            return smaller
 
         replace_sublayers(copy, replace)
+        if differs:
+            copy.__dict__["get_config"] = _no_config
         # Built by the layers inside: it must not make them again, and may read less.
         copy.built = True
         copy.input_spec = None

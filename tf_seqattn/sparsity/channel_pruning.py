@@ -1,5 +1,6 @@
 """Wrapping a model so that its coupled channels are pruned."""
 
+import collections
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -7,11 +8,14 @@ from typing import Any
 import numpy as np
 
 from tf_seqattn.keras_api import (
+    MODELS,
     Layer,
     Model,
     classes,
     is_graph_model,
     keras_of,
+    sublayers,
+    uncompile,
 )
 from tf_seqattn.kernels.channel_cost import multiply_adds
 from tf_seqattn.kernels.channel_groups import (
@@ -21,7 +25,7 @@ from tf_seqattn.kernels.channel_groups import (
 )
 from tf_seqattn.kernels.channel_trace import Place
 from tf_seqattn.kernels.layer_kernels import find_kernels, is_supported
-from tf_seqattn.model_editing import clone
+from tf_seqattn.model_editing import clone, replace_sublayers
 from tf_seqattn.sparsity.allocation import retargeted
 from tf_seqattn.sparsity.channel_layer import ChannelLayer, Slices
 from tf_seqattn.sparsity.channel_units import UNITS, kept_units
@@ -52,7 +56,8 @@ def prune_channels(
     """`sa.prune(model, ..., block_size="channels")`: see there.
 
     Args:
-      model: a built Sequential or functional model.
+      model: a built model. A subclassed one, and custom layers that hold others, are
+        changed in place.
       pruning_schedule: when to prune, and what share of the units of each group.
       importance: what to score, `SoftmaxAttention()` by default.
       round_to: the units of a group that stay are a multiple of it.
@@ -70,6 +75,8 @@ def prune_channels(
     if not wrapping.groups:
         reasons = "".join(f"\n  {n}: {why}" for n, why in groups.frozen.items())
         logger.warning("No channels are pruned by sa.prune:%s", reasons)
+    elif not is_graph_model(model):
+        uncompile(model)
     wrapped = wrapping(model)
     for group in wrapping.groups:
         group._prune_without_training()
@@ -77,11 +84,10 @@ def prune_channels(
 
 
 def _check(model: Model, importance: Importance | None, round_to: int) -> None:
-    if not is_graph_model(model):
+    if not isinstance(model, MODELS):
         raise ValueError(
-            'block_size="channels" needs a Sequential or functional model, whose graph '
-            "says which channels go together. Received: "
-            f"{type(model).__name__} {getattr(model, 'name', model)!r}"
+            'block_size="channels" needs a whole model, which says which channels go '
+            f"together. Received: {type(model).__name__} {model.name!r}"
         )
     if pruned_layers(model):
         raise ValueError(
@@ -154,6 +160,8 @@ class _Wrapping:
         self._slices: dict[int, list[Slices]] = {}
         self._layers: dict[int, list[PrunableLayer]] = {}
         self._done: dict[int, tuple[Layer, Layer]] = {}
+        # How many groups begin in a layer: an attention has heads and outputs.
+        self._names: collections.Counter[str] = collections.Counter()
 
     def add(
         self,
@@ -165,11 +173,17 @@ class _Wrapping:
         """Makes the units of a group."""
         places = [p for p in group.places if len(p.variable.shape) > 1]
         kind = UNITS[keras_of(places[0].layer)]
-        units = kind(group.units, round_to, name=f"{group.name}_{CHANNELS}")
+        units = kind(group.units, round_to, name=self._name(group))
         pruned = PrunableLayer(units, schedule, (1, 1), importance)
         self.groups.append(pruned)
         for place in places:
             self._add_place(group, place, pruned)
+
+    def _name(self, group: ChannelGroup) -> str:
+        """A name of its own for each group, without the slashes that Keras refuses."""
+        name = f"{group.name.replace('/', '.')}_{CHANNELS}"
+        self._names[name] += 1
+        return name if self._names[name] == 1 else f"{name}_{self._names[name]}"
 
     def _add_place(
         self, group: ChannelGroup, place: Place, pruned: PrunableLayer
@@ -202,9 +216,11 @@ class _Wrapping:
             return clone(layer, self)
         if isinstance(layer, classes("InputLayer")):
             return layer.__class__.from_config(layer.get_config())
-        if id(layer) not in self._slices:
-            return layer
-        return ChannelLayer(layer, self._layers[id(layer)], self._slices[id(layer)])
+        if id(layer) in self._slices:
+            return ChannelLayer(layer, self._layers[id(layer)], self._slices[id(layer)])
+        if any(id(part) in self._slices for part in sublayers(layer)):
+            replace_sublayers(layer, self)
+        return layer
 
 
 def _is_prunable(group: ChannelGroup) -> bool:

@@ -5,9 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tf_seqattn.keras_api import Model, is_graph_model, sublayers
+from tf_seqattn.keras_api import MODELS, Model, sublayers
 from tf_seqattn.kernels.channel_cost import entries_left, multiply_adds
 from tf_seqattn.kernels.channel_groups import channel_groups
+from tf_seqattn.kernels.channel_walk import has_graph
+from tf_seqattn.kernels.inner_calls import call_of
 from tf_seqattn.sparsity.channel_layer import ChannelLayer
 from tf_seqattn.sparsity.channel_units import ChannelUnits
 from tf_seqattn.sparsity.wrapper import pruned_layers
@@ -44,28 +46,31 @@ def _channel_layers(model: Model) -> list[ChannelLayer]:
     return [m for m in sublayers(model) if isinstance(m, ChannelLayer)]
 
 
-def _graph_with_channels(model: Model) -> Model | None:
-    """The outermost graph that holds all layers whose channels are pruned.
+def _model_with_channels(model: Model) -> Model | None:
+    """The outermost model that holds all layers whose channels are pruned.
 
-    A subclassed model, such as one of TFRS, may hold it.
+    One with a graph comes first, which a subclassed model, such as one of TFRS, may
+    hold. A subclassed one must have been called, so that the walk knows its inputs.
     """
     number = len(_channel_layers(model))
-    graphs = [m for m in sublayers(model) if is_graph_model(m)]
-    holding = [m for m in graphs if number and len(_channel_layers(m)) == number]
-    return holding[0] if holding else None
+    models = [m for m in sublayers(model) if isinstance(m, MODELS)]
+    holding = [m for m in models if number and len(_channel_layers(m)) == number]
+    graphs = [m for m in holding if has_graph(m)]
+    called = [m for m in holding if not has_graph(m) and call_of(m) is not None]
+    return next(iter([*graphs, *called]), None)
 
 
 def channel_savings(model: Model) -> Savings | None:
-    """What the masks of the channels of a model save; None if no graph has any.
+    """What the masks of the channels of a model save; None if it has no masks.
 
     Args:
       model: a model, or a layer.
     """
-    graph = _graph_with_channels(model)
-    if graph is None:
+    holding = _model_with_channels(model)
+    if holding is None:
         return None
-    wrappers = _channel_layers(graph)
-    groups = channel_groups(graph)
+    wrappers = _channel_layers(holding)
+    groups = channel_groups(holding)
     trace = groups.trace
     live = np.ones(trace.units.size, bool)
     for wrapper in wrappers:
@@ -76,11 +81,11 @@ def channel_savings(model: Model) -> Savings | None:
             live[trace.units.find(gone)] = False
     own = {
         id(weight)
-        for group in pruned_layers(graph)
+        for group in pruned_layers(holding)
         if isinstance(group.layer, ChannelUnits)
         for weight in group.weights
     }
-    weights = [w for w in graph.weights if id(w) not in own]
+    weights = [w for w in holding.weights if id(w) not in own]
     return Savings(
         multiply_adds(trace),
         multiply_adds(trace, live),

@@ -88,7 +88,7 @@ def reconstruct(model: Model, data: Iterable[Any] | None = None) -> Any:
             f"{model.name!r}"
         )
     plain = strip_pruning(model)
-    repair = _Repair(model, plain)
+    repair = _Repair(model, plain, len(wrappers))
     if data is None:
         repair.from_statistics()
     else:
@@ -99,7 +99,7 @@ def reconstruct(model: Model, data: Iterable[Any] | None = None) -> Any:
 class _Repair:
     """One call of `reconstruct`."""
 
-    def __init__(self, pruned: Model, plain: Model) -> None:
+    def __init__(self, pruned: Model, plain: Model, num_wrappers: int) -> None:
         self._plain = plain
         self._wrappers = {
             layer.layer.name: layer
@@ -119,10 +119,9 @@ class _Repair:
         self._before = {
             id(output): call for call in self._calls for output in call.outputs
         }
-        nested = len(self._wrappers) < sum(
-            isinstance(m, ChannelLayer) for m in sublayers(pruned)
-        )
-        self._left = {"layers of nested models"} if nested else set()
+        # Counted before the strip, which empties custom layers in place.
+        inside = len(self._wrappers) < num_wrappers
+        self._left = {"layers inside other layers"} if inside else set()
 
     def _repairable(self, layer: Layer) -> bool:
         if layer.name not in self._reads:
