@@ -2,9 +2,9 @@
 
 The click models of `benchmarks/quality.py` on flights and films, with tables of 2,000
 rows, are trained whole. Then rows go, by importance, frequency or norm, or at random,
-and the model is measured as it is and after a tenth of the steps more. Beside them stand
-models with smaller tables from the start, in which numbers share rows by their remainder
-(the hashing trick), trained for as many steps in all.
+and the model is measured as it is and after a tenth of the steps more. Beside them
+stand models with smaller tables from the start, in which numbers share rows by their
+remainder (the hashing trick), trained for as many steps in all.
 
     pip install 'tf-seqattn[quality]' && pip install --no-deps recbole
     python -m benchmarks.table_rows
@@ -162,9 +162,10 @@ def main(arguments: list[str] | None = None) -> None:
     seeds = " ".join(map(str, options.seeds))
     text = (
         "# Rows of tables\n\n"
-        f"`python -m benchmarks.table_rows --seeds {seeds}`: {len(options.seeds)} seeds. "
-        "Log loss (nats) on rows held out; below each whole model the difference to it, "
-        "seed by seed, with its standard error. Bytes count the row numbers too. "
+        f"`python -m benchmarks.table_rows --seeds {seeds}`: {len(options.seeds)} "
+        "seeds. Log loss (nats) on rows held out; below each whole model the "
+        "difference to it, seed by seed, with its standard error. Bytes count the row "
+        "numbers too. "
         f"Training on takes a tenth of the steps; `whole` and `{HASHED}` have as many "
         f"in all.\n\n{table(results)}"
     )
