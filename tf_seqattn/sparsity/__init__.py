@@ -42,6 +42,7 @@ from tf_seqattn.sparsity.schedules import (
 )
 from tf_seqattn.sparsity.shrinking import shrink
 from tf_seqattn.sparsity.stripping import strip_pruning
+from tf_seqattn.sparsity.table_rows import count_rows, prune_rows
 from tf_seqattn.sparsity.tensorboard import PruningSummaries
 from tf_seqattn.sparsity.wrapper import PrunableLayer, pruned_layers
 
@@ -70,10 +71,12 @@ __all__ = [
     "SoftmaxAttention",
     "UpdatePruningStep",
     "channel_groups",
+    "count_rows",
     "drop_features",
     "erdos_renyi_allocation",
     "global_allocation",
     "prune",
+    "prune_rows",
     "prune_scope",
     "pruned_layers",
     "reconstruct",

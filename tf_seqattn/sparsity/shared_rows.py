@@ -1,0 +1,81 @@
+"""An embedding in which many categories share a row."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from tf_seqattn.keras_api import add_integers, add_weight, register_for_both
+
+# The class of each Keras adds the real base; mypy needs to know no more.
+_SomeLayer: Any = object
+
+
+class SharedRowsEmbedding(_SomeLayer):
+    """Looks up a vector for each category, in a table with fewer rows than categories.
+
+    Args:
+      input_dim: number of categories.
+      rows: number of rows of the table.
+      output_dim: length of a vector.
+      mask_zero: whether category 0 is padding, as in Keras's `Embedding`.
+      **kwargs: passed to `keras.layers.Layer`.
+
+    Attributes:
+      embeddings: the table, `(rows, output_dim)`.
+      row_numbers: int32 `(input_dim,)`, the row of each category.
+
+    Example:
+
+    >>> layer = SHARED_ROWS[keras](input_dim=3, rows=2, output_dim=1)
+    >>> layer.build()
+    >>> layer.set_weights([np.array([[5.0], [6.0]]), np.array([0, 1, 1])])
+    >>> layer(tf.constant([[0, 1, 2]])).numpy().tolist()
+    [[[5.0], [6.0], [6.0]]]
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        rows: int,
+        output_dim: int,
+        mask_zero: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.input_dim = int(input_dim)
+        self.rows = int(rows)
+        self.output_dim = int(output_dim)
+        self.mask_zero = bool(mask_zero)
+        self.supports_masking = self.mask_zero
+
+    def build(self, input_shape: Any = None) -> None:
+        del input_shape
+        shape = (self.rows, self.output_dim)
+        self.embeddings = add_weight(self, "embeddings", shape, "uniform")
+        self.row_numbers = add_integers(self, "row_numbers", (self.input_dim,))
+        self.built = True
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        categories = tf.cast(inputs, tf.int32)
+        rows = tf.gather(tf.convert_to_tensor(self.row_numbers), categories)
+        vectors = tf.gather(tf.convert_to_tensor(self.embeddings), rows)
+        return tf.cast(vectors, self.compute_dtype)
+
+    def compute_mask(self, inputs: tf.Tensor, mask: Any = None) -> Any:
+        del mask
+        return tf.not_equal(inputs, 0) if self.mask_zero else None
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return (*input_shape, self.output_dim)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "input_dim": self.input_dim,
+            "rows": self.rows,
+            "output_dim": self.output_dim,
+            "mask_zero": self.mask_zero,
+        }
+
+
+SHARED_ROWS = register_for_both(SharedRowsEmbedding)
