@@ -48,6 +48,7 @@ def evaluate(predict):
     return float(np.mean((predict(X) - Y) ** 2))
 
 
+@pytest.mark.exhaustive
 def test_an_interrupted_comparison_goes_on_to_the_frontier(keras, tmp_path):
     interrupted = Training(fail_after=2)
     with pytest.raises(KeyboardInterrupt):
