@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import tf_seqattn as sa
+from tf_seqattn.comparison.files import Latency
+from tf_seqattn.comparison.result import Frontier, Point
 
 keras = None  # set by the fixture `keras`
 RNG = np.random.default_rng(0)
@@ -53,17 +55,31 @@ def test_an_interrupted_comparison_goes_on_to_the_frontier(keras, tmp_path):
     interrupted = Training(fail_after=2)
     with pytest.raises(KeyboardInterrupt):
         sa.frontier(build_model, interrupted, evaluate, output=tmp_path, **OPTIONS)
-    resumed, lines = Training(), []
+    resumed, lines, names = Training(), [], []
+
+    def one_shot(model):
+        return sa.prune(model, sa.OneShotSchedule(0.5, prune_step=20), (2, 4))
+
+    def callbacks_for(name):
+        names.append(name)
+        return [keras.callbacks.TensorBoard(str(tmp_path / "logs" / name))]
+
     found = sa.frontier(
         build_model,
         resumed,
         evaluate,
         output=tmp_path,
         print_fn=lines.append,
+        recipes={"one shot": (one_shot, sa.strip_pruning)},
+        callbacks_for=callbacks_for,
         **OPTIONS,
     )
-    # Dense, gradual and blocks; channels, and the narrow one.
-    assert len(resumed.models) == 3
+    # Dense, gradual and blocks; channels, the narrow one, and the recipe.
+    assert len(resumed.models) == 4
+    assert "one shot" in names and "dense, width 0.5" in names
+    assert all(any((tmp_path / "logs" / name).rglob("events*")) for name in names)
+    kernel = keras.models.load_model(tmp_path / "one_shot.keras").weights[0]
+    assert np.mean(np.asarray(kernel) == 0) == pytest.approx(0.5, abs=0.02)
     assert found.left_out == {}
     assert {(p.family, p.amount, p.precision) for p in found.points} == {
         (family, amount, precision)
@@ -73,6 +89,7 @@ def test_an_interrupted_comparison_goes_on_to_the_frontier(keras, tmp_path):
             ("gradual magnitude, blocks", 0.5),
             ("SequentialAttention++, blocks", 0.5),
             ("SequentialAttention++, channels", 0.5),
+            ("one shot", None),
         ]
         for precision in ("float32", "int8")
     }
@@ -105,6 +122,36 @@ def test_an_interrupted_comparison_goes_on_to_the_frontier(keras, tmp_path):
         sa.frontier(
             build_model, resumed, evaluate, output=tmp_path, **{**OPTIONS, "steps": 49}
         )
+
+
+def point(family, quality, micros, size):
+    amount = None if family == "own" else 0.5
+    return Point(family, amount, "float32", quality, 0.0, Latency(micros, 1, 1), size)
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        (
+            [("SequentialAttention++, blocks", 1.0, 25.0, 100)],
+            "blocks, 50%, float32 is 4.0 times faster and 4.0 times smaller than the "
+            "best alternative, dense",
+        ),
+        (
+            [("SequentialAttention++, blocks", 1.0, 25.0, 100), ("own", 1.01, 10, 200)],
+            "own, float32 is 2.5 times faster and 2.0 times larger than the best of "
+            "ours, SequentialAttention++, blocks",
+        ),
+        (
+            [("SequentialAttention++, blocks", 1.02, 25.0, 100)],
+            "No network of SequentialAttention++ is as good",
+        ),
+        ([("own", 1.0, 10, 200)], "The fastest at equal quality is own, float32."),
+    ],
+)
+def test_the_first_line_says_which_is_better(others, said):
+    points = [point("dense", 1.0, 100.0, 400), *(point(*other) for other in others)]
+    assert said in Frontier(points, {}, allowed=0.01).headline()
 
 
 def test_what_cannot_be_pruned_is_named(tmp_path, monkeypatch):

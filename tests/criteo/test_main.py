@@ -7,25 +7,25 @@ import pytest
 import tf_keras as keras
 
 from tf_seqattn.criteo import click_frontier
-from tf_seqattn.criteo.__main__ import main
-from tf_seqattn.criteo.models import deploy
+from tf_seqattn.criteo.__main__ import main, start_anew_if_other
 from tf_seqattn.inference import litert
 
+SPARSE = "frontier/sequentialattention_blocks_0_9"
 OUTPUTS = (
+    "curves.png",
+    "dense_saved_model/saved_model.pb",
+    "frontier/dense_0_5.keras",
     "frontier/frontier.md",
     "frontier/frontier.png",
-    "results.md",
-    "results.json",
-    "curves.png",
-    "schedule.png",
     "mask.png",
     "report.html",
-    "dense.keras",
-    "sparse.keras",
-    "dense.tflite",
-    "sparse.tflite",
-    "dense_saved_model/saved_model.pb",
+    "results.json",
+    "results.md",
+    "schedule.png",
     "sparse_saved_model/saved_model.pb",
+    f"{SPARSE}.keras",
+    f"{SPARSE}_float32.tflite",
+    f"{SPARSE}_int8.tflite",
 )
 
 
@@ -33,12 +33,11 @@ OUTPUTS = (
 def output(tmp_path_factory):
     folder = tmp_path_factory.mktemp("output")
     arguments = "--rows 3000 --steps 60 --batch-size 64 --table-size 64".split()
+    arguments += ["--sparsities", "0.9"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(click_frontier, "_WIDTHS", (1.0, 0.5))
-        rows = main([*arguments, "--output", str(folder)])
-    dense, narrow, gradual, ours = [row.blocks for row in rows[2:]]
-    assert (dense, gradual, ours) == ("400 of 400", "40 of 400", "40 of 400")
-    assert narrow == "240 of 240"
+        found = main([*arguments, "--output", str(folder)])
+    assert found.left_out == {}
     return folder
 
 
@@ -53,40 +52,55 @@ def test_rows_that_can_be_made_again_are_deleted(output):
 
 def test_the_results_are_complete(output):
     results = json.loads((output / "results.json").read_text())
-    dense, narrow, gradual, sparse = results["table"][-4:]
-    # The pruned networks have as many weights as the narrow one, less what was padded.
-    assert narrow["weights"] == pytest.approx(sparse["weights"], rel=0.05)
-    assert gradual["weights"] == pytest.approx(sparse["weights"], rel=0.05)
-    assert sparse["weights"] < 0.75 * dense["weights"]
-    assert set(sparse["latencies"]) == {"1", "64"}
-    assert results["runs"]["recommended"]["curve_steps"][-1] == 60
-    frontier = json.loads((output / "frontier" / "frontier.json").read_text())
-    assert frontier["left_out"] == {}
-    assert len(frontier["points"]) == 10
+    points = {(p["family"], p["amount"], p["precision"]): p for p in results["points"]}
+    assert len(points) == 12
+    blocks = points["SequentialAttention++, blocks", 0.9, "float32"]
+    fields = points["SequentialAttention++, fields, 50%", None, "float32"]
+    dense = points["dense", 1.0, "float32"]
+    assert blocks["bytes"] < 0.5 * dense["bytes"]
+    assert fields["bytes"] < 0.9 * dense["bytes"]
+    rate, best = results["limits"].values()
+    assert all(best < point["quality"] < 1.2 * rate for point in points.values())
+    assert results["first_layer"]["blocks_kept"] == 40
+    assert results["first_layer"]["blocks"] == 400
+    assert len(results["fields_read"]) == 20
     text = (output / "results.md").read_text()
     assert "Fastest at the quality of dense, width 1, float32" in text
-    assert "best possible" in text and "40 of 400" in text
-    assert any((output / "logs" / "recommended").rglob("events*"))
+    assert "best possible" in text and "Of 400 blocks of the first layer 40" in text
+    assert "20 of them" in text
+
+
+def test_every_training_is_seen(output):
+    names = {folder.name for folder in (output / "logs").iterdir()}
+    assert {"dense, width 1", "SequentialAttention++, fields, 50%"} <= names
+    assert len(names) == 6
+    for name in names:
+        assert any((output / "logs" / name / "validation").rglob("events*"))
+        curve = json.loads((output / "curves" / f"{name}.json").read_text())
+        assert curve["steps"][-1] == 60
+        assert np.isfinite(curve["losses"]).all()
 
 
 def test_the_saved_network_is_the_one_in_the_table(output, clicks):
-    network = keras.models.load_model(output / "sparse.keras")
-    kernel = network.get_layer("hidden_1").kernel.numpy()
-    assert (kernel == 0).mean() == pytest.approx(0.9, abs=0.01)
-    perceptron = deploy.multilayer_perceptron(network)
-    inputs = deploy.embed(network, clicks[:20].features())
-    file = (output / "sparse.tflite").read_bytes()
-    (outputs,) = litert.run(file, [inputs])
-    np.testing.assert_allclose(outputs, perceptron(inputs), atol=1e-4)
-    np.testing.assert_allclose(
-        perceptron(inputs), network(clicks[:20].features()), atol=1e-5
+    network = keras.models.load_model(output / f"{SPARSE}.keras")
+    for name in ("hidden_1", "hidden_2", "hidden_3"):
+        kernel = network.get_layer(name).kernel.numpy()
+        assert (kernel == 0).mean() == pytest.approx(0.9, abs=0.01)
+    features = clicks[:20].features()
+    file = (output / f"{SPARSE}_float32.tflite").read_bytes()
+    (outputs,) = litert.run(
+        file,
+        [features["categorical"], features["numeric"]],
+        input_names=["categorical", "numeric"],
     )
+    np.testing.assert_allclose(outputs, network(features), atol=1e-4)
 
 
-def test_the_first_layer_of_the_sparse_file_is_packed(output):
-    results = json.loads((output / "results.json").read_text())
-    dense, _, _, sparse = results["tflite"]
-    assert dense.startswith("- dense, dense,")
-    assert sparse.startswith("- sparse, packed (hidden_1),")
-    sizes = [(output / f"{n}.tflite").stat().st_size for n in ("sparse", "dense")]
-    assert sizes[0] < 0.75 * sizes[1]
+def test_other_options_begin_anew_and_say_so(tmp_path, capsys):
+    start_anew_if_other(tmp_path, {"steps": 5, "seed": 0})
+    (tmp_path / "frontier").mkdir()
+    start_anew_if_other(tmp_path, {"steps": 5, "seed": 0})
+    assert (tmp_path / "frontier").exists() and not capsys.readouterr().out
+    start_anew_if_other(tmp_path, {"steps": 6, "seed": 0})
+    assert not (tmp_path / "frontier").exists()
+    assert "(steps=5, now 6): training anew" in capsys.readouterr().out

@@ -96,9 +96,14 @@ def test_notes_are_texts_and_pictures(tmp_path):
     model = keras.Sequential([keras.layers.Dense(4, input_shape=(4,))])
     picture = tmp_path / "curve.png"
     Figure().savefig(picture)
-    notes = {"Results": "| a | <b> |", "Curves": picture}
-    text, images = read(sa.report(model, tmp_path / "page.html", notes=notes))
-    assert "| a | <b> |" in text
+    notes = {
+        "Results": "A table:\n\n| a | b |\n|---|---|\n| 1 | <i> |",
+        "Curves": picture,
+    }
+    path = sa.report(model, tmp_path / "page.html", notes=notes)
+    text, images = read(path)
+    assert "| a |" not in text and "A table:" in text and "<i>" in text
+    assert "<td>&lt;i&gt;</td>" in path.read_text()
     assert images[0]["alt"] == "Curves"
 
 

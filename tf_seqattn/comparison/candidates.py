@@ -1,7 +1,7 @@
 """The networks that are compared: dense ones of several widths, and pruned ones."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tf_seqattn.keras_api import Callback, Model
@@ -21,35 +21,50 @@ GRADUAL = "gradual magnitude, blocks"
 BLOCKS = "SequentialAttention++, blocks"
 CHANNELS = "SequentialAttention++, channels"
 FAMILIES = (DENSE, GRADUAL, BLOCKS, CHANNELS)
+# What to do with a whole network before it is trained, and with a trained one.
+Recipe = tuple[Callable[[Any], Any], Callable[[Any], Any]]
 
 
 class Candidate(NamedTuple):
     """A network to train.
 
     Attributes:
-      family: one of `FAMILIES`.
-      amount: width of a dense network relative to the first one, or share removed.
+      family: one of `FAMILIES`, or the name of a recipe.
+      amount: width of a dense network relative to the first one, or share removed;
+        None for a recipe.
     """
 
     family: str
-    amount: float
+    amount: float | None
 
     @property
     def name(self) -> str:
         """Such as "dense, width 0.5"."""
+        if self.amount is None:
+            return self.family
         how = f"width {self.amount:g}" if self.family == DENSE else f"{self.amount:.0%}"
         return f"{self.family}, {how}"
 
     @property
     def file_name(self) -> str:
         """The name with nothing but letters, digits and underscores."""
-        return re.sub(r"\W+", "_", f"{self.family}_{self.amount:g}").lower()
+        amount = "" if self.amount is None else f"_{self.amount:g}"
+        return re.sub(r"\W+", "_", f"{self.family}{amount}").lower()
 
 
 def candidates(
-    widths: Sequence[float], sparsities: Sequence[float], channels: Sequence[float]
+    widths: Sequence[float],
+    sparsities: Sequence[float],
+    channels: Sequence[float],
+    recipes: Sequence[str] = (),
 ) -> list[Candidate]:
-    """All candidates. The families take turns, as a budget may end before all.
+    """All candidates: those that say most first, as a user may not wait for all.
+
+    Args:
+      widths: of dense networks.
+      sparsities: shares of blocks to remove.
+      channels: shares of channels to remove.
+      recipes: names of the user's own.
 
     Example:
 
@@ -63,12 +78,13 @@ def candidates(
         CHANNELS: channels,
     }
     longest = max(map(len, amounts.values()))
-    return [
+    first = [
         Candidate(family, values[place])
         for place in range(longest)
         for family, values in amounts.items()
         if place < len(values)
     ]
+    return first + [Candidate(name, None) for name in recipes]
 
 
 def trained(
@@ -77,6 +93,8 @@ def trained(
     train: Callable[[Model, list[Callback]], object],
     steps: int,
     block_size: tuple[int, int],
+    recipes: Mapping[str, Recipe],
+    callbacks: Sequence[Callback],
 ) -> Any:
     """Trains a candidate; returns it without pruning.
 
@@ -86,13 +104,21 @@ def trained(
       train: compiles and fits a model, with callbacks.
       steps: training steps of `train`.
       block_size: (rows, columns) of a block.
+      recipes: the user's own, by name.
+      callbacks: of the training, beside its own.
 
     Raises:
       ValueError: if nothing of the model can be pruned so.
     """
+    if candidate.amount is None:
+        before, after = recipes[candidate.family]
+        model = before(build_model(1.0))
+        steps_are_counted = [UpdatePruningStep()] if pruned_layers(model) else []
+        train(model, [*steps_are_counted, *callbacks])
+        return after(model)
     if candidate.family == DENSE:
         model = build_model(candidate.amount)
-        train(model, [])
+        train(model, list(callbacks))
         return model
     model = build_model(1.0)
     if candidate.family == GRADUAL:
@@ -105,5 +131,5 @@ def trained(
         pruned = prune(model, schedule, "channels" if by_channels else block_size)
     if not pruned_layers(pruned):
         raise ValueError(f"no kernel has 100 blocks of {block_size}")
-    train(pruned, [UpdatePruningStep()])
+    train(pruned, [UpdatePruningStep(), *callbacks])
     return shrink(pruned) if candidate.family == CHANNELS else strip_pruning(pruned)

@@ -1,15 +1,15 @@
 """The frontier as a picture: quality against latency, and against bytes."""
 
+import itertools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from tf_seqattn.comparison.candidates import FAMILIES
 from tf_seqattn.comparison.result import Point, beaten
 
 # Okabe and Ito's colours, with markers that differ in grey.
-_COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73")
-_MARKERS = ("o", "s", "D", "^")
+COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+_MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 
 
 def save_picture(points: Sequence[Point], path: pathlib.Path) -> None:
@@ -21,9 +21,12 @@ def save_picture(points: Sequence[Point], path: pathlib.Path) -> None:
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     panels: Any = figure.subplots(1, 2, sharey=True)
+    families = list(dict.fromkeys(point.family for point in points))
+    look = dict(zip(families, itertools.cycle(zip(COLOURS, _MARKERS, strict=True))))
     precisions = list(dict.fromkeys(point.precision for point in points))
     scales = (
         ("microseconds a call", lambda p: p.latency.median),
@@ -40,20 +43,18 @@ def save_picture(points: Sequence[Point], path: pathlib.Path) -> None:
             drawstyle="steps-post",
         )
         for point in points:
-            index = FAMILIES.index(point.family)
+            colour, marker = look[point.family]
             axes.errorbar(
                 cost(point),
                 point.quality,
                 yerr=point.spread or None,
-                marker=_MARKERS[index],
+                marker=marker,
                 markersize=7,
-                color=_COLOURS[index],
-                markerfacecolor=_COLOURS[index]
-                if point.precision == precisions[0]
-                else "white",
+                color=colour,
+                markerfacecolor=colour if point.precision == precisions[0] else "white",
                 linestyle="none",
             )
-            if point.precision != precisions[0]:
+            if point.precision != precisions[0] or point.amount is None:
                 continue
             axes.annotate(
                 f"{point.amount:g}",
@@ -65,11 +66,13 @@ def save_picture(points: Sequence[Point], path: pathlib.Path) -> None:
             )
         axes.set(xlabel=label, xscale="log")
         axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
     panels[0].set_ylabel("quality, smaller is better")
     handles = [
         Line2D([], [], color=c, marker=m, linestyle="none", label=family)
-        for family, c, m in zip(FAMILIES, _COLOURS, _MARKERS, strict=True)
-        if any(point.family == family for point in points)
+        for family, (c, m) in look.items()
     ]
     for precision in precisions:
         face = "#555555" if precision == precisions[0] else "white"
@@ -85,5 +88,5 @@ def save_picture(points: Sequence[Point], path: pathlib.Path) -> None:
             )
         )
     handles.append(Line2D([], [], color="#bbbbbb", label="no other is better"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=130)

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from tf_seqattn.comparison.candidates import FAMILIES, Candidate
+from tf_seqattn.comparison.candidates import Candidate
 from tf_seqattn.comparison.files import Latency
 from tf_seqattn.experiments.markdown_table import markdown_table
 
@@ -13,8 +13,9 @@ class Point:
     """One file, measured.
 
     Attributes:
-      family: "dense", or how it was pruned.
-      amount: width of a dense network relative to the first, or the share removed.
+      family: "dense", how it was pruned, or the name of a recipe.
+      amount: width of a dense network relative to the first, or the share removed;
+        None for a recipe.
       precision: of the file.
       quality: what `evaluate` returned for the file, the mean over seeds.
       spread: standard deviation of it over seeds; 0 for one seed.
@@ -23,7 +24,7 @@ class Point:
     """
 
     family: str
-    amount: float
+    amount: float | None
     precision: str
     quality: float
     spread: float
@@ -36,6 +37,8 @@ class Point:
         return f"{Candidate(self.family, self.amount).name}, {self.precision}"
 
 
+# What the families of sequential attention have in their names.
+OURS = "SequentialAttention++"
 # What a point costs, such as its latency.
 Cost = Callable[[Point], float]
 
@@ -48,6 +51,16 @@ def beaten(point: Point, points: Sequence[Point], cost: Cost) -> bool:
         and other.quality <= point.quality
         for other in points
     )
+
+
+def _gain(point: Point, other: Point) -> str:
+    """Such as "2.1 times faster and 3.0 times smaller"."""
+    faster = other.latency.median / point.latency.median
+    smaller = other.bytes / point.bytes
+    size = f"{smaller:.1f} times smaller"
+    if smaller < 1:
+        size = f"{1 / smaller:.1f} times larger"
+    return f"{faster:.1f} times faster and {size}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,28 +78,69 @@ class Frontier:
     left_out: dict[str, str]
     allowed: float
 
-    def _equal_in_quality(self, family: str) -> list[Point]:
+    @property
+    def families(self) -> list[str]:
+        """The kinds of networks that were measured."""
+        return list(dict.fromkeys(point.family for point in self.points))
+
+    def fastest(self, families: Sequence[str]) -> Point | None:
+        """The fastest file of some families that is as good as the first dense one.
+
+        Args:
+          families: some of `families`.
+
+        Returns:
+          A point, or None where no file is as good.
+        """
         (reference, *_) = self.points
         worst = reference.quality + self.allowed * abs(reference.quality)
-        return [p for p in self.points if p.family == family and p.quality <= worst]
+        equal = [p for p in self.points if p.family in families and p.quality <= worst]
+        return min(equal, key=lambda p: p.latency.median, default=None)
 
     def headline(self) -> str:
-        """The fastest file of each family that is as good as the first dense one."""
+        """What sequential attention gains at equal quality over the best alternative.
+
+        It compares the fastest files that are as good as the first dense one.
+        """
+        is_ours = {family: OURS in family for family in self.families}
+        ours = self.fastest([f for f, own in is_ours.items() if own])
+        other = self.fastest([f for f, own in is_ours.items() if not own])
+        # The first dense network is always as good as itself.
+        assert other is not None
+        if not any(is_ours.values()):
+            return f"The fastest at equal quality is {other.name}."
+        if ours is None:
+            return (
+                f"No network of {OURS} is as good as the dense one at these "
+                f"sparsities. The fastest at equal quality is {other.name}."
+            )
+        if ours.latency.median < other.latency.median:
+            return (
+                f"At equal quality, {ours.name} is {_gain(ours, other)} than the best "
+                f"alternative, {other.name}."
+            )
+        return (
+            f"At equal quality, {other.name} is {_gain(other, ours)} than the best of "
+            f"ours, {ours.name}."
+        )
+
+    def by_family(self) -> str:
+        """The fastest file of each family at equal quality, as a Markdown list."""
         (reference, *_) = self.points
-        parts = []
-        for family in FAMILIES:
-            equal = self._equal_in_quality(family)
-            if equal:
-                fastest = min(equal, key=lambda p: p.latency.median)
-                faster = reference.latency.median / fastest.latency.median
-                smaller = reference.bytes / fastest.bytes
-                parts.append(f"{fastest.name}: {faster:.1f}x, {smaller:.1f}x smaller")
-            elif any(p.family == family for p in self.points):
-                parts.append(f"{family}: none")
+        lines = []
+        for family in self.families:
+            point = self.fastest([family])
+            gain = f"{point.name}: {_gain(point, reference)}" if point else None
+            lines.append(f"- {gain or f'{family}: none'}")
         return (
             f"Fastest at the quality of {reference.name} (at most {self.allowed:.1%} "
-            f"worse) - {'; '.join(parts)}."
+            "worse), beside that network:\n\n" + "\n".join(lines) + "\n"
         )
+
+    def text(self) -> str:
+        """The first line, the fastest files and the table, as Markdown."""
+        left_out = "".join(f"\nLeft out: {n}: {w}\n" for n, w in self.left_out.items())
+        return f"{self.headline()}\n\n{self.by_family()}\n{self.table()}{left_out}"
 
     def table(self) -> str:
         """All points as a Markdown table, the fastest first."""

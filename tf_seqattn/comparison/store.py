@@ -40,6 +40,10 @@ class Store:
         """The TFLite file of the first seed."""
         return self._folder / f"{candidate.file_name}_{precision}.tflite"
 
+    def model(self, candidate: Candidate) -> pathlib.Path:
+        """The Keras file of the first seed."""
+        return self._folder / f"{candidate.file_name}.keras"
+
     def _path(self, candidate: Candidate, seed: int) -> pathlib.Path:
         return self._folder / f"{candidate.file_name}_{seed}.json"
 

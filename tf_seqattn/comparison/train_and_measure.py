@@ -1,15 +1,23 @@
 """Trains and measures candidates, and says which ones no other beats."""
 
 import dataclasses
+import itertools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tf_seqattn.comparison import files
-from tf_seqattn.comparison.candidates import DENSE, Candidate, candidates, trained
+from tf_seqattn.comparison.candidates import (
+    DENSE,
+    Candidate,
+    Recipe,
+    candidates,
+    trained,
+)
 from tf_seqattn.comparison.picture import save_picture
 from tf_seqattn.comparison.result import Frontier, Point
 from tf_seqattn.comparison.store import Store
@@ -71,6 +79,8 @@ def frontier(
     allowed: float = 0.01,
     seconds: float = 10.0,
     print_fn: Callable[[str], object] = print,
+    recipes: Mapping[str, Recipe] = MappingProxyType({}),
+    callbacks_for: Callable[[str], Sequence[Callback]] = lambda name: (),
 ) -> Frontier:
     """Compares pruned networks with narrower ones: quality, latency and bytes.
 
@@ -78,8 +88,9 @@ def frontier(
     gradual magnitude and `SequentialAttentionSchedule` on blocks, and the latter on
     channels, which are then removed. Each becomes a TFLite file in every precision. The
     quality is that of the file, run with LiteRT, and all files are timed in turns on
-    this machine. The folder `output` gets the files, `frontier.md`, `frontier.json` and
-    `frontier.png`. The same call goes on after an interruption.
+    this machine. The folder `output` gets the files, the trained models as Keras files,
+    `frontier.md`, `frontier.json` and `frontier.png`. The same call goes on after an
+    interruption.
 
     Args:
       build_model: from a width, such as 0.5, to a new model of Keras 2 or 3 that is not
@@ -103,6 +114,12 @@ def frontier(
       allowed: how much worse, relative, still counts as equal in the first line.
       seconds: how long all files are timed, in all.
       print_fn: called with the table and what was left out.
+      recipes: more ways to a smaller network, by name: a function that changes the
+        whole-width model before it is trained, such as
+        `lambda model: sa.prune(model, schedule, ...)`, and one that finishes the
+        trained model, such as `sa.strip_pruning`.
+      callbacks_for: from the name of a network, such as "dense, width 0.5", to further
+        callbacks of its training.
 
     Returns:
       A `Frontier`.
@@ -128,7 +145,7 @@ def frontier(
     ... )
     """
     _check(widths, sparsities, channels, precisions, steps, seeds)
-    every = candidates(widths, sparsities, channels)
+    every = candidates(widths, sparsities, channels, tuple(recipes))
     request = {
         "steps": steps,
         "block_size": list(block_size),
@@ -138,59 +155,69 @@ def frontier(
     store = Store(pathlib.Path(output), request)
     results: dict[Candidate, list[dict[str, Any]]] = {c: [] for c in every}
     left_out: dict[str, str] = {}
+
+    def result(candidate: Candidate, seed: int) -> dict[str, Any]:
+        known = store.load(candidate, seed)
+        if known is not None and set(precisions) <= set(known["quality"]):
+            return known
+        _set_seeds(seed)
+        model = trained(
+            candidate,
+            build_model,
+            train,
+            steps,
+            block_size,
+            recipes,
+            callbacks_for(candidate.name),
+        )
+        unsaved = _save(model, store.model(candidate)) if seed == 0 else None
+        if unsaved:
+            print_fn(f"No Keras file: {candidate.name}: {unsaved}")
+        known = _measured_quality(
+            model,
+            evaluate,
+            inputs,
+            {p: store.file(candidate, p) for p in precisions},
+            num_threads,
+            keep=seed == 0,
+        )
+        store.save(candidate, seed, known)
+        return known
+
     # It needs tqdm, and nothing else of the package does.
     from tf_seqattn.experiments.progress import progress_bar
 
     with progress_bar(seeds * len(every), "networks", "frontier") as progress:
-        for seed in range(seeds):
-            for candidate in every:
-                if candidate.name in left_out:
-                    progress.update(1)
-                    continue
-                known = store.load(candidate, seed)
-                if known is None or set(precisions) - set(known["quality"]):
-                    try:
-                        model = _trained_with_seed(
-                            candidate, build_model, train, steps, block_size, seed
-                        )
-                    except ValueError as error:
-                        if candidate.family == DENSE:
-                            raise
-                        left_out[candidate.name] = str(error)
-                        progress.update(1)
-                        continue
-                    known = _measured_quality(
-                        model,
-                        evaluate,
-                        inputs,
-                        {p: store.file(candidate, p) for p in precisions},
-                        num_threads,
-                        keep=seed == 0,
-                    )
-                    store.save(candidate, seed, known)
-                results[candidate].append(known)
-                progress.update(1)
+        for seed, candidate in itertools.product(range(seeds), every):
+            progress.set_postfix_str(candidate.name)
+            if candidate.name not in left_out:
+                try:
+                    results[candidate].append(result(candidate, seed))
+                except ValueError as error:
+                    if candidate.family == DENSE:
+                        raise
+                    left_out[candidate.name] = str(error)
+            progress.update(1)
     points = _points(results, store, inputs, precisions, num_threads, seconds)
     found = Frontier(points, left_out, allowed)
     _write(found, pathlib.Path(output))
-    for name, why in left_out.items():
-        print_fn(f"Left out: {name}: {why}")
-    print_fn(f"{found.headline()}\n\n{found.table()}\nWritten to {output}.")
+    print_fn(f"{found.text()}\nWritten to {output}.")
     return found
 
 
-def _trained_with_seed(
-    candidate: Candidate,
-    build_model: Callable[[float], Model],
-    train: Callable[[Model, list[Callback]], object],
-    steps: int,
-    block_size: tuple[int, int],
-    seed: int,
-) -> Model:
-    # Of the weights, and of the order of the data.
+def _set_seeds(seed: int) -> None:
+    """Of the weights, and of the order of the data, in both versions of Keras."""
     for library in (keras2, keras3):
         library.utils.set_random_seed(seed)
-    return trained(candidate, build_model, train, steps, block_size)
+
+
+def _save(model: Model, path: pathlib.Path) -> str | None:
+    """Writes a Keras file; returns why that is impossible, where it is."""
+    try:
+        model.save(path)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        return str(error)
+    return None
 
 
 def _measured_quality(
@@ -265,8 +292,6 @@ def _points(
 
 def _write(found: Frontier, folder: pathlib.Path) -> None:
     save_picture(found.points, folder / "frontier.png")
-    left_out = "".join(f"\nLeft out: {n}: {w}\n" for n, w in found.left_out.items())
-    text = f"# Frontier\n\n{found.headline()}\n\n{found.table()}{left_out}"
-    write_whole(folder / "frontier.md", text)
+    write_whole(folder / "frontier.md", f"# Frontier\n\n{found.text()}")
     points = [dataclasses.asdict(point) for point in found.points]
     write_json(folder / "frontier.json", {"points": points, "left_out": found.left_out})

@@ -1,58 +1,50 @@
-"""Trains a click model dense and with SequentialAttention++, and compares the two.
+"""Draws the frontier of a click model: loss against latency and bytes.
 
 python -m tf_seqattn.criteo --output out/criteo
 
+Dense networks of four widths, gradual magnitude pruning, and SequentialAttention++ on
+blocks, channels and fields are trained for the same steps and measured as TFLite files.
 Without --data the rows are synthetic (see `tf_seqattn.criteo.log.synthetic`); with it,
 they are the first ones of a file in the format of Kaggle's train.txt. Synthetic and
-converted rows are deleted at the end; models, pictures, logs and tables stay.
+converted rows are deleted at the end; models, pictures, logs and tables stay. The same
+command goes on after an interruption.
 """
 
 import argparse
 import contextlib
 import dataclasses
 import io
+import json
 import logging
 import pathlib
 import shutil
 
-import numpy as np
 import tf_keras as keras
 
 import tf_seqattn as sa
+from tf_seqattn.comparison.candidates import BLOCKS, DENSE, Candidate
 from tf_seqattn.criteo import pictures, report
 from tf_seqattn.criteo.arguments import check_rows
-from tf_seqattn.criteo.click_frontier import click_frontier
+from tf_seqattn.criteo.click_frontier import (
+    FIELDS,
+    click_frontier,
+    curve_file,
+    shown_candidates,
+)
 from tf_seqattn.criteo.conversion import convert
 from tf_seqattn.criteo.log.encoding import Encoding
 from tf_seqattn.criteo.log.in_memory import Clicks, load_clicks
-from tf_seqattn.criteo.log.synthetic import (
-    ClickSource,
-    binary_log_loss,
-    make_synthetic,
-)
-from tf_seqattn.criteo.models import deploy
+from tf_seqattn.criteo.log.synthetic import ClickSource, make_synthetic
 from tf_seqattn.criteo.models.click_model import FIRST_HIDDEN
-from tf_seqattn.criteo.models.experiment import (
-    ARMS,
-    Arm,
-    Trained,
-    Training,
-    log_loss_of_logits,
-    predict_logits,
-    pruning_schedule,
-    train_arm,
-)
+from tf_seqattn.criteo.models.experiment import Training, what_is_kept
+from tf_seqattn.criteo.models.without_fields import names_of_kept_fields
 from tf_seqattn.experiments import command_line
 from tf_seqattn.files import write_json, write_whole
 from tf_seqattn.kernels.blocks import BlockGrid, block_norms
 
 _MODULE = "tf_seqattn.criteo"
-_COMPARED_ROWS = 256
-_BATCHES = (1, 64)
-# The arm to look at, what else is pruned, and a dense network of as many weights.
-_OURS = "recommended"
-_TRAINED = {"dense": "dense", "narrow": "narrow", "gradual": "gradual", _OURS: "sparse"}
-_PRUNED = ("gradual", "sparse")
+# A truth of middling difficulty: a third of the fields carry signal.
+_MAX_CATEGORIES, _INFORMATIVE, _INTERACTION_SHARE = 100, 12, 0.5
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -67,28 +59,27 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=pathlib.Path("out/criteo"),
         help="folder for the table, the pictures, the models and synthetic data",
     )
-    add("--rows", type=positive_int, default=2_500_000, help="rows to make, or to read")
+    add("--rows", type=positive_int, default=1_000_000, help="rows to make, or to read")
     add(
         "--validation-fraction",
         type=command_line.positive_share,
-        default=0.08,
+        default=0.1,
         help="share of the rows, the last ones, that is held out",
     )
-    add("--steps", type=positive_int, default=3000, help="training steps of each model")
-    add(
-        "--batch-size", type=positive_int, default=2048, help="rows of a training batch"
-    )
+    add("--steps", type=positive_int, default=1200, help="training steps of each model")
+    add("--batch-size", type=positive_int, default=512, help="rows of a training batch")
     add(
         "--table-size",
         type=command_line.integer(2),
-        default=512,
+        default=128,
         help="rows of each category's embedding table",
     )
     add(
-        "--sparsity",
+        "--sparsities",
+        nargs="+",
         type=command_line.share,
-        default=0.9,
-        help="share of the blocks to remove",
+        default=[0.9, 0.95],
+        help="shares of the blocks to remove; pictures show the first",
     )
     add(
         "--block-size",
@@ -112,143 +103,28 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     with command_line.checking(parser):
         check_rows(options)
-        pruning_schedule(_OURS, options.sparsity, options.steps)
+        for sparsity in options.sparsities:
+            sa.SequentialAttentionSchedule(sparsity, end_step=options.steps)
     return options
 
 
-def save_models(networks: dict[str, keras.Model], output: pathlib.Path) -> None:
-    """Saves each network as a Keras file and as a SavedModel for serving."""
-    for name, network in networks.items():
-        network.save(output / f"{name}.keras")
-        # Keras prints the signatures of what it exports.
-        with contextlib.redirect_stdout(io.StringIO()):
-            network.export(str(output / f"{name}_saved_model"))
-
-
-def _count_weights(perceptron: keras.Model) -> int:
-    return sum(int(np.count_nonzero(w)) for w in perceptron.get_weights())
-
-
-def compare_files(
-    networks: dict[str, keras.Model], validation_rows: Clicks, output: pathlib.Path
-) -> tuple[dict[str, dict], str]:
-    """Exports the perceptrons of the networks, checks and times them.
-
-    Args:
-      networks: without pruning, by name; those of `_PRUNED` are packed.
-      validation_rows: where rows to compare on are taken from.
-      output: folder for `<name>.tflite`.
-
-    Returns:
-      For each name `weights`, `file_bytes` and `latencies`, and a text that says
-      how far each file is from Keras.
-    """
-    features = validation_rows[:_COMPARED_ROWS].features()
-    files, facts, compared = {}, {}, ""
-    for name, network in networks.items():
-        path = output / f"{name}.tflite"
-        layout = "packed" if name in _PRUNED else "dense"
-        exported = deploy.export(network, features, path, layout, max(_BATCHES))
-        files[name] = path.read_bytes()
-        compared += report.exported_text(name, layout, exported)
-        perceptron = deploy.multilayer_perceptron(network)
-        facts[name] = {
-            "weights": _count_weights(perceptron),
-            "file_bytes": exported.num_bytes,
-            "latencies": {},
-        }
-    inputs = deploy.embed(networks["dense"], features)
-    for batch in _BATCHES:
-        taken = deploy.measure_latency(files, inputs[:batch])
-        for name, latency in taken.items():
-            facts[name]["latencies"][batch] = latency
-    return facts, compared
-
-
-def reference_rows(
-    validation_rows: Clicks, source: ClickSource | None, first_row: int
-) -> list[report.Row]:
-    """Returns the rows of the table that need no training."""
-    labels = validation_rows.labels
-    rate = float(labels.mean())
-    rows = [
-        report.Row(
-            "always the click rate",
-            binary_log_loss(labels, np.full(len(labels), rate)),
-            auc=0.5,
-        )
-    ]
-    if source is not None:
-        truth = source.rows(first_row, first_row + len(labels))
-        loss = binary_log_loss(truth.labels, truth.probabilities)
-        rows.append(report.Row("best possible (the truth)", loss))
-    return rows
-
-
-def _model_row(name: str, trained: Trained, facts: dict) -> report.Row:
-    result = trained.result
-    return report.Row(
-        name,
-        result["log_loss"],
-        result["auc"],
-        f"{result['blocks_kept']} of {result['blocks']}",
-        facts["weights"],
-        facts["file_bytes"],
-        facts["latencies"],
-    )
-
-
-def _notes(
-    options, command: str, dense: Trained, sparse: Trained, compared: str
-) -> str:
-    """What to know in order to read the table."""
-    result = sparse.result
-    notes = [
-        f"Made by `{command}`.",
-        f"{result['training_rows']:,} rows to train on, "
-        f"{result['validation_rows']:,} later ones to validate on; {options.steps:,} "
-        f"steps of {options.batch_size:,} rows for each model, in "
-        f"{dense.result['seconds']:.0f} s and {result['seconds']:.0f} s. "
-        "Log loss in nats. Blocks of "
-        f"{options.block_size} x {options.block_size} in the first layer; weights, "
-        "files and times are those of the perceptron behind the embeddings. Times are "
-        "microseconds of one call on one thread: the median, with the quartiles in "
-        "brackets.",
-    ]
-    if "informative_share_of_kept" in result:
-        notes.append(
-            f"{result['informative_share_of_kept']:.0%} of the blocks kept read a "
-            "field that carries signal, against "
-            f"{result['informative_share_of_all']:.0%} of all blocks. Of the "
-            f"{result['informative_fields']} such fields, "
-            f"{result['informative_fields_read']} are still read."
-        )
-    notes.append("TFLite files, each compared with Keras before use:")
-    notes.append(compared.rstrip())
-    return "\n\n".join(notes) + "\n"
-
-
-def main(arguments: list[str] | None = None) -> list[report.Row]:
-    """Runs the comparison, writes its files and prints its table.
-
-    Args:
-      arguments: in place of the command line.
-
-    Returns:
-      The rows of the table.
-    """
-    logging.basicConfig(level=logging.WARNING)
-    options = parse_arguments(arguments)
-    output = options.output
-    output.mkdir(parents=True, exist_ok=True)
+def _rows(
+    options: argparse.Namespace,
+) -> tuple[ClickSource | None, Clicks, Clicks, int]:
+    """The source of synthetic rows, rows to train and to validate on, and bad lines."""
     source, path = None, options.data
     if path is None:
-        source = ClickSource(options.data_seed, min(500, options.table_size))
-        path = output / "data" / "clicks.txt"
+        source = ClickSource(
+            options.data_seed,
+            min(_MAX_CATEGORIES, options.table_size),
+            _INFORMATIVE,
+            interaction_share=_INTERACTION_SHARE,
+        )
+        path = options.output / "data" / "clicks.txt"
         make_synthetic(source, path, options.rows)
     manifest = convert(
         path,
-        output / "converted",
+        options.output / "converted",
         Encoding(table_size=options.table_size),
         validation_fraction=options.validation_fraction,
         max_rows=options.rows,
@@ -257,99 +133,129 @@ def main(arguments: list[str] | None = None) -> list[report.Row]:
     )
     training_rows = load_clicks(manifest.folder, "train")
     validation_rows = load_clicks(manifest.folder, "validation")
+    return source, training_rows, validation_rows, manifest.bad_rows
 
-    training = Training(
-        options.steps, options.batch_size, table_size=options.table_size
-    )
+
+def start_anew_if_other(output: pathlib.Path, request: dict) -> None:
+    """Deletes what trainings with other options left in a folder, and says so.
+
+    Args:
+      output: folder of the demonstration.
+      request: the options that the trainings depend on.
+    """
+    path = output / "options.json"
+    found = json.loads(path.read_text()) if path.exists() else request
+    different = [name for name in request if found.get(name) != request[name]]
+    if different:
+        changes = ", ".join(f"{n}={found.get(n)}, now {request[n]}" for n in different)
+        print(f"{output} holds results of other options ({changes}): training anew.")
+        for name in ("frontier", "curves", "logs"):
+            shutil.rmtree(output / name, ignore_errors=True)
+    write_json(path, request)
+
+
+def save_for_serving(network: keras.Model, folder: pathlib.Path) -> None:
+    """Writes a network as a SavedModel."""
+    # Keras prints the signatures of what it exports.
+    with contextlib.redirect_stdout(io.StringIO()):
+        network.export(str(folder))
+
+
+def _draw(
+    options: argparse.Namespace,
+    networks: dict[str, keras.Model],
+    source: ClickSource | None,
+) -> dict:
+    """Draws the pictures; returns what the first layer reads."""
+    output, sparsity = options.output, options.sparsities[0]
     informative = source.informative_fields if source else None
-    arms = {
-        name: Arm(
-            name,
-            options.sparsity if name != "dense" else 0.0,
-            options.block_size,
-            options.seed,
-        )
-        for name in _TRAINED
+    curves = {
+        candidate.name: json.loads(curve_file(output, candidate.name).read_text())
+        for candidate in shown_candidates(sparsity)
+        if curve_file(output, candidate.name).exists()
     }
-    trained = {
-        name: train_arm(
-            arm,
-            training_rows,
-            validation_rows,
-            training,
-            informative,
-            log_dir=output / "logs" / name,
-        )
-        for name, arm in arms.items()
-    }
-    networks = {}
-    for name, file in _TRAINED.items():
-        networks[file] = trained[name].network
-        if file in _PRUNED:
-            networks[file] = sa.strip_pruning(networks[file])
-            # The table is about the stripped network, so that is what is measured.
-            logits = predict_logits(networks[file], validation_rows)
-            loss = log_loss_of_logits(validation_rows.labels, logits)
-            trained[name].result["log_loss"] = loss
-    save_models(networks, output)
-    # Half of the steps, so that the whole demonstration stays short.
-    on_frontier = click_frontier(
-        training_rows,
-        validation_rows,
-        dataclasses.replace(training, steps=max(1, options.steps // 2)),
-        options.sparsity,
-        options.block_size,
-        output / "frontier",
-        options.seed,
-        print_fn=_say_nothing,
-    )
-    facts, compared = compare_files(networks, validation_rows, output)
-
-    removed_share = f"{options.sparsity:.0%} of blocks removed"
-    titles = {name: ARMS[name].title for name in _TRAINED}
-    title = f"SequentialAttention++ (our default), {removed_share}"
-    titles |= {_OURS: title, "gradual": f"{titles['gradual']}, {removed_share}"}
-    rows = [
-        *reference_rows(validation_rows, source, len(training_rows)),
-        *(_model_row(titles[n], trained[n], facts[f]) for n, f in _TRAINED.items()),
-    ]
-    command = command_line.command_text(_MODULE, arguments)
-    notes = _notes(options, command, trained["dense"], trained[_OURS], compared)
-    text = report.table(rows)
-    gain = report.frontier_text(on_frontier, max(1, options.steps // 2))
-    text = f"{gain}\n\n{text}"
-    write_whole(output / "results.md", f"# Click models\n\n{text}\n{notes}")
-    results = {
-        "command": command,
-        "bad_rows": manifest.bad_rows,
-        "data": source.describe() if source else {"files": path},
-        "table": [row._asdict() for row in rows],
-        "runs": {name: run.result for name, run in trained.items()},
-        "tflite": compared.splitlines(),
-    }
-    write_json(output / "results.json", results)
-
-    schedule = pruning_schedule(_OURS, options.sparsity, options.steps)
-    pictures.save_curves(
-        {name: run.result for name, run in trained.items()},
-        schedule,
-        output / "curves.png",
-        source.bayes_log_loss if source else None,
-    )
+    schedule = sa.SequentialAttentionSchedule(sparsity, end_step=options.steps)
+    bayes = source.bayes_log_loss if source else None
+    pictures.save_curves(curves, schedule, output / "curves.png", bayes)
     pictures.save_schedule(schedule, options.steps, output / "schedule.png")
     kernel = networks["sparse"].get_layer(FIRST_HIDDEN).kernel
     grid = BlockGrid(tuple(kernel.shape), (options.block_size, options.block_size))
-    pictures.save_mask(
-        trained[_OURS].mask,
-        block_norms(kernel, grid).numpy(),
-        options.block_size,
-        output / "mask.png",
-        informative,
+    norms = block_norms(kernel, grid).numpy()
+    path = output / "mask.png"
+    pictures.save_mask(norms > 0, norms, options.block_size, path, informative)
+    return what_is_kept(norms > 0, options.block_size, informative)
+
+
+def main(arguments: list[str] | None = None) -> sa.Frontier:
+    """Runs the comparison, writes its files and prints its table.
+
+    Args:
+      arguments: in place of the command line.
+
+    Returns:
+      The frontier.
+    """
+    logging.basicConfig(level=logging.WARNING)
+    options = parse_arguments(arguments)
+    output = options.output
+    output.mkdir(parents=True, exist_ok=True)
+    request = {n: v for n, v in vars(options).items() if n != "output"}
+    start_anew_if_other(output, request)
+    source, training_rows, validation_rows, bad_rows = _rows(options)
+    training = Training(
+        options.steps,
+        options.batch_size,
+        table_size=options.table_size,
+        curve_points=50,
     )
+    found = click_frontier(
+        training_rows,
+        validation_rows,
+        training,
+        options.sparsities,
+        options.block_size,
+        output,
+        options.seed,
+        print_fn=_say_nothing,
+    )
+    chosen = {
+        "dense": Candidate(DENSE, 1.0),
+        "sparse": Candidate(BLOCKS, options.sparsities[0]),
+        "fields": FIELDS,
+    }
+    networks = {
+        name: keras.models.load_model(
+            output / "frontier" / f"{candidate.file_name}.keras", compile=False
+        )
+        for name, candidate in chosen.items()
+    }
+    for name in ("dense", "sparse"):
+        save_for_serving(networks[name], output / f"{name}_saved_model")
+    first_layer = _draw(options, networks, source)
+    kept = names_of_kept_fields(networks["fields"])
+    informative = source.informative_fields if source else None
+    limits = report.bounds(validation_rows, source, len(training_rows))
+    command = command_line.command_text(_MODULE, arguments)
+    sentences = [report.blocks_text(first_layer), report.fields_text(kept, informative)]
+    counts = (len(training_rows), len(validation_rows))
+    notes = report.notes(command, training, *counts, limits, sentences)
+    text = found.text()
+    write_whole(output / "results.md", f"# Click models\n\n{text}\n{notes}")
+    results = {
+        "command": command,
+        "bad_rows": bad_rows,
+        "data": source.describe() if source else {"files": options.data},
+        "limits": limits,
+        "points": [dataclasses.asdict(point) for point in found.points],
+        "left_out": found.left_out,
+        "first_layer": first_layer,
+        "fields_read": kept,
+    }
+    write_json(output / "results.json", results)
     sa.report(
         networks["sparse"],
         output / "report.html",
-        title,
+        f"A click model without {options.sparsities[0]:.0%} of its blocks",
         {
             "Results": f"{text}\n{notes}",
             "Loss against latency and bytes": output / "frontier" / "frontier.png",
@@ -363,7 +269,7 @@ def main(arguments: list[str] | None = None) -> list[report.Row]:
         f"with report.html. Deleted, as the same command makes them again: "
         f"{removed / 1e6:.0f} MB of rows."
     )
-    return rows
+    return found
 
 
 def _say_nothing(_: str) -> None:

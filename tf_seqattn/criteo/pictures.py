@@ -1,5 +1,6 @@
 """Pictures of a run: training curves, the schedule, and the blocks that are kept."""
 
+import itertools
 import pathlib
 
 import numpy as np
@@ -9,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 import tf_seqattn as sa
-from tf_seqattn.criteo.models.experiment import ARMS, fields_of_block_rows
+from tf_seqattn.comparison.picture import COLOURS
+from tf_seqattn.criteo.models.experiment import fields_of_block_rows
 from tf_seqattn.sparsity.schedule_plot import plot_schedule, shade_phases
 
 _INFORMATIVE = "#0072B2"
@@ -22,7 +24,7 @@ def _tidy(axes: Axes) -> None:
 
 
 def save_curves(
-    results: dict[str, dict],
+    curves: dict[str, dict],
     schedule: sa.PruningSchedule,
     path: pathlib.Path,
     bayes_log_loss: float | None = None,
@@ -30,24 +32,20 @@ def save_curves(
     """Draws validation loss against step, the phases of the pruned run shaded.
 
     Args:
-      results: `Trained.result` by algorithm.
+      curves: `steps` and `losses` of each network, by its name.
       schedule: of the pruned run.
       path: the PNG file to write.
       bayes_log_loss: the best possible loss in nats, where it is known.
     """
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
-    steps = max(result["steps"] for result in results.values())
+    steps = max(curve["steps"][-1] for curve in curves.values())
     handles = shade_phases(axes, schedule, steps)
     lines = [
         axes.plot(
-            result["curve_steps"],
-            result["curve_losses"],
-            color=ARMS[algorithm].colour,
-            linewidth=1.6,
-            label=ARMS[algorithm].title,
+            curve["steps"], curve["losses"], color=colour, linewidth=1.6, label=name
         )[0]
-        for algorithm, result in results.items()
+        for colour, (name, curve) in zip(itertools.cycle(COLOURS), curves.items())
     ]
     if bayes_log_loss is not None:
         lines.append(
@@ -58,7 +56,7 @@ def save_curves(
                 label="best possible",
             )
         )
-    losses = np.concatenate([result["curve_losses"] for result in results.values()])
+    losses = np.concatenate([curve["losses"] for curve in curves.values()])
     lowest = (
         losses.min() if bayes_log_loss is None else min(losses.min(), bayes_log_loss)
     )
@@ -74,7 +72,7 @@ def save_curves(
     axes.set_title("Validation loss while training", loc="left", fontweight="bold")
     _tidy(axes)
     figure.legend(
-        handles=[*lines, *handles], loc="outside lower center", ncols=3, frameon=False
+        handles=[*lines, *handles], loc="outside lower center", ncols=2, frameon=False
     )
     figure.savefig(path, dpi=_DPI)
 

@@ -1,95 +1,85 @@
-"""The table of a run and its notes, as text."""
+"""What a demonstration found, as Markdown."""
 
-from typing import NamedTuple
+import numpy as np
 
-from tf_seqattn import Frontier, TFLiteReport
-from tf_seqattn.criteo.models.deploy import Latency
-from tf_seqattn.experiments.markdown_table import markdown_table
+from tf_seqattn.criteo.log.in_memory import Clicks
+from tf_seqattn.criteo.log.synthetic import ClickSource, binary_log_loss
+from tf_seqattn.criteo.models.experiment import Training
 
 
-class Row(NamedTuple):
-    """One line of the table; None where a column does not apply.
+def bounds(
+    validation_rows: Clicks, source: ClickSource | None, first_row: int
+) -> dict[str, float]:
+    """Log losses that need no training, in nats, by name.
 
-    Attributes:
-      name: of the model.
-      log_loss: on the validation rows, nats.
-      auc: area under the ROC curve on the same rows.
-      blocks: "kept of all" in the first layer.
-      weights: number of weights other than zero in the perceptron.
-      file_bytes: size of its TFLite file.
-      latencies: of one call, by number of rows in it.
+    Args:
+      validation_rows: the rows they are taken on.
+      source: where synthetic rows come from.
+      first_row: number of the first validation row in `source`.
     """
-
-    name: str
-    log_loss: float
-    auc: float | None = None
-    blocks: str | None = None
-    weights: int | None = None
-    file_bytes: int | None = None
-    latencies: dict[int, Latency] | None = None
-
-
-def _latency(latency: Latency | None) -> str | None:
-    if latency is None:
-        return None
-    return (
-        f"{latency.median:.0f} ({latency.lower_quartile:.0f}–"
-        f"{latency.upper_quartile:.0f})"
-    )
+    labels = validation_rows.labels
+    rate = np.full(len(labels), labels.mean())
+    found = {"always the click rate": binary_log_loss(labels, rate)}
+    if source is not None:
+        truth = source.rows(first_row, first_row + len(labels))
+        loss = binary_log_loss(truth.labels, truth.probabilities)
+        found["best possible, the truth itself"] = loss
+    return found
 
 
-def _formatted(value: float | None, form: str) -> str | None:
-    return None if value is None else format(value, form)
+def fields_text(kept: list[str], informative: list[str] | None) -> str:
+    """Which fields are still read, as a sentence.
 
-
-def table(rows: list[Row]) -> str:
-    """Lays out rows as a Markdown table.
+    Args:
+      kept: names of the fields that the model without fields reads.
+      informative: names of the fields that carry signal, where they are known.
 
     Example:
 
-    >>> print(table([Row("dense", log_loss=0.41, auc=0.84)]).splitlines()[-1])
-    | dense | 0.4100 | 0.8400 | – | – | – |
+    >>> fields_text(["I1", "C2"], ["I1", "C1"])
+    'The model without fields reads 2 of them, I1 and C2: 1 of the 2 that carry signal.'
     """
-    batches = sorted({b for row in rows for b in row.latencies or {}})
-    titles = ["model", "log loss", "AUC", "blocks kept", "weights ≠ 0", "file, kB"]
-    titles += [f"µs, {b} {'row' if b == 1 else 'rows'}" for b in batches]
-    lines = []
-    for row in rows:
-        kilobytes = None if row.file_bytes is None else row.file_bytes / 1000
-        cells = [
-            row.name,
-            f"{row.log_loss:.4f}",
-            _formatted(row.auc, ".4f"),
-            row.blocks,
-            _formatted(row.weights, ",d"),
-            _formatted(kilobytes, ",.0f"),
-        ]
-        cells += [_latency((row.latencies or {}).get(b)) for b in batches]
-        lines.append(cells)
-    return markdown_table(titles, lines)
+    names = f"{', '.join(kept[:-1])} and {kept[-1]}" if kept[1:] else kept[0]
+    text = f"The model without fields reads {len(kept)} of them, {names}"
+    if informative is None:
+        return f"{text}."
+    found = len(set(kept) & set(informative))
+    return f"{text}: {found} of the {len(informative)} that carry signal."
 
 
-def frontier_text(found: Frontier, steps: int) -> str:
-    """What the frontier shows, as Markdown.
+def blocks_text(facts: dict) -> str:
+    """What the blocks of the first layer read, as a sentence.
 
     Args:
-      found: whole click models, timed on calls of 64 rows.
-      steps: training steps of each.
+      facts: of `experiment.what_is_kept`.
     """
+    text = f"Of {facts['blocks']} blocks of the first layer {facts['blocks_kept']} stay"
+    if "informative_share_of_kept" not in facts:
+        return f"{text}."
     return (
-        f"{found.headline()}\n\nWhole models with their tables, every hidden layer "
-        f"pruned, {steps:,} steps each, one seed, calls of 64 rows on one thread "
-        f"(`frontier/frontier.png` draws them):\n\n{found.table()}\n"
-        "The models below are trained for all steps, with only the first layer pruned."
+        f"{text}; {facts['informative_share_of_kept']:.0%} of these read a field that "
+        f"carries signal, against {facts['informative_share_of_all']:.0%} of all."
     )
 
 
-def exported_text(name: str, layout: str, exported: TFLiteReport) -> str:
-    """Says how a file was stored, and how far it is from Keras, as a list item."""
-    differences = ", ".join(f"{k} {d:.1e}" for k, d in exported.differences.items())
-    packed = [plan.name for plan in exported.plans if plan.layout == "packed"]
-    kernels = f" ({', '.join(packed)})" if packed else ""
+def notes(
+    command: str,
+    training: Training,
+    num_training_rows: int,
+    num_validation_rows: int,
+    limits: dict[str, float],
+    sentences: list[str],
+) -> str:
+    """What to know in order to read the table, as Markdown."""
+    losses = "; ".join(f"{name} {loss:.4f}" for name, loss in limits.items())
     return (
-        f"- {name}, {layout}{kernels}, {exported.num_bytes / 1000:,.0f} kB; largest "
-        f"difference from Keras: {differences}.\n"
+        f"Made by `{command}`. Quality is the log loss in nats of the TFLite file "
+        f"itself, smaller is better ({losses}). {num_training_rows:,} rows to train "
+        f"on, {num_validation_rows:,} later ones to validate on; {training.steps:,} "
+        f"steps of {training.batch_size:,} rows for each network, one seed. Times are "
+        "microseconds of one call of 64 rows on one thread, tables included: the "
+        "median, with the quartiles in brackets.\n\n"
+        "What pruning gains depends on the data. Harder rows, more algorithms and "
+        "several seeds: `benchmarks/results/criteo_grid_hard.md`.\n\n"
+        f"{' '.join(sentences)}\n"
     )

@@ -98,7 +98,7 @@ def _note(title: str, note: str | pathlib.Path) -> list[str]:
     if isinstance(note, pathlib.Path):
         parts.append(page.image(pictures.embedded_png(note.read_bytes()), title))
     else:
-        parts.append(page.preformatted(str(note)))
+        parts.append(page.markdown_text(str(note)))
     return parts
 
 
@@ -118,8 +118,8 @@ def report(
       model: a built model: pruned, stripped, or with zeros made by another tool.
       path: path of the page. An existing file is overwritten.
       title: title of the page; by default the name of the model.
-      notes: more sections by their titles. A section is a text, or the `pathlib.Path`
-        of a PNG picture, which is copied into the page.
+      notes: more sections by their titles. A section is a text in Markdown, or the
+        `pathlib.Path` of a PNG picture, which is copied into the page.
 
     Returns:
       The path.

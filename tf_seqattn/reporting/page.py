@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from html import escape
 
+import markdown
+
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b2430; --pale: #66707d; --line: #d9dee5;
   --paper: #ffffff; --tint: #f5f7fa; --accent: #1f6fb2; }
@@ -27,7 +29,6 @@ th, td { text-align: left; padding: .35rem .9rem .35rem 0; white-space: nowrap;
 th { color: var(--pale); font-weight: 600; }
 td:last-child { white-space: normal; }
 img { max-width: 100%; background: #fff; border-radius: .5rem; }
-pre { background: var(--tint); border-radius: .5rem; padding: 1rem; overflow-x: auto; }
 """
 
 
@@ -71,9 +72,19 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def preformatted(text: str) -> str:
-    """Returns text with its line breaks."""
-    return f"<pre>{escape(text)}</pre>"
+def markdown_text(text: str) -> str:
+    """Returns Markdown as HTML: paragraphs, lists and tables.
+
+    Example:
+
+    >>> markdown_text("**not** <b>").splitlines()[0]
+    '<div class="wide"><p><strong>not</strong> &lt;b&gt;</p></div>'
+    """
+    reader = markdown.Markdown(extensions=["tables"])
+    # Tags of the text are shown, not followed.
+    reader.preprocessors.deregister("html_block")
+    reader.inlinePatterns.deregister("html")
+    return f'<div class="wide">{reader.convert(text)}</div>'
 
 
 def page(title: str, parts: Sequence[str]) -> str:

@@ -31,6 +31,7 @@ from tf_seqattn.criteo.models.click_model import (
     build_network,
     prune_first_layer,
 )
+from tf_seqattn.criteo.models.loss_curve import LossCurve
 from tf_seqattn.criteo.models.recipes import decaying_rate
 from tf_seqattn.experiments.algorithms import ALGORITHMS, Algorithm, Phases
 from tf_seqattn.experiments.progress import progress_bar
@@ -180,42 +181,6 @@ def with_blocks(network: keras.Model, mask: np.ndarray, block_size: int) -> None
     rows, columns = layer.kernel.shape
     entries = np.kron(mask, np.ones((block_size, block_size)))[:rows, :columns]
     layer.kernel.assign(layer.kernel * entries)
-
-
-class _LossCurve(keras.callbacks.Callback):
-    """Takes the validation loss now and then, and moves the progress bar."""
-
-    def __init__(self, clicks: Clicks, every: int, bar):
-        super().__init__()
-        self.features = {
-            name: tf.constant(array) for name, array in clicks.features().items()
-        }
-        self.labels = tf.constant(clicks.labels)
-        self.every = every
-        self.bar = bar
-        self.steps: list[int] = []
-        self.losses: list[float] = []
-
-    def on_train_begin(self, logs=None):
-        network = self.model.network
-        # Compiled, since it runs a hundred times in a training.
-        self._loss = tf.function(
-            lambda: tf.reduce_mean(
-                tf.nn.sigmoid_cross_entropy_with_logits(
-                    self.labels, network(self.features, training=False)[:, 0]
-                )
-            )
-        )
-
-    def on_train_batch_end(self, batch, logs=None):
-        step = batch + 1
-        self.bar.update(1)
-        if step % self.every == 0 or step == self.params["steps"]:
-            self.steps.append(step)
-            self.losses.append(float(self._loss()))
-            self.bar.set_postfix(
-                validation_loss=f"{self.losses[-1]:.4f}", refresh=False
-            )
 
 
 def predict_logits(network: keras.Model, clicks: Clicks) -> np.ndarray:
@@ -386,7 +351,7 @@ def train_arm(
     started = time.perf_counter()
     title = ARMS[arm.algorithm].title
     with progress_bar(training.steps, "steps", title, progress) as bar:
-        curve = _LossCurve(
+        curve = LossCurve(
             validation_rows[: training.curve_rows],
             max(1, training.steps // training.curve_points),
             bar,
