@@ -84,10 +84,10 @@ def product_kernel(layer: Any) -> Any:
 
 def kernel_matrix(layer: Any) -> np.ndarray:
     """The kernel of a Dense, convolution or EinsumDense layer, inputs by outputs."""
-    return to_matrix(stored(product_kernel(layer)), _grid(layer)).numpy()
+    return to_matrix(stored(product_kernel(layer)), kernel_grid(layer)).numpy()
 
 
-def _grid(layer: Any) -> BlockGrid:
+def kernel_grid(layer: Any) -> BlockGrid:
     """How the kernel of a layer is read as a matrix."""
     is_einsum = isinstance(layer, classes("EinsumDense"))
     axes = kernel_axes(layer.equation) if is_einsum else {}
@@ -162,7 +162,7 @@ def _base(layer: Any) -> Any:
     return LAYERS[0]
 
 
-def _row_divisor(layer: Any) -> int:
+def row_divisor(layer: Any) -> int:
     """A number that the rows of a block must divide, or 0."""
     if not _is_convolution(layer):
         return 0
@@ -222,7 +222,7 @@ def plan_kernel(
         return plan
     matrix = kernel_matrix(layer)
     plan.samples = samples or num_samples(layer, batch_size)
-    divisor = _row_divisor(layer)
+    divisor = row_divisor(layer)
     if block_size is None:
         plan.block_size = find_block_size(matrix, divisor)
         if plan.block_size is None:
@@ -258,8 +258,8 @@ def plan_support(
     if plan.reason:
         return plan
     assert plan.block_size is not None
-    divisor = _row_divisor(layer)
-    matrix_shape = _grid(layer).matrix_shape
+    divisor = row_divisor(layer)
+    matrix_shape = kernel_grid(layer).matrix_shape
     height, width = plan.block_size
     if divisor and divisor % height:
         # A block of a packed convolution lies within one position of the window.

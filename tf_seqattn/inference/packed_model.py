@@ -7,8 +7,7 @@ from typing import Any
 
 from tf_seqattn import tfmot_api
 from tf_seqattn.inference.batch_norm import followers
-from tf_seqattn.inference.channels import without_constant_channels
-from tf_seqattn.inference.heads import without_dead_heads
+from tf_seqattn.inference.dead_channels import without_dead_channels
 from tf_seqattn.inference.latency import measure_speedup
 from tf_seqattn.inference.layer_plan import (
     FORM_OF_RUNTIME,
@@ -17,6 +16,7 @@ from tf_seqattn.inference.layer_plan import (
     num_samples,
     packed_layer,
     plan_kernel,
+    product_kernel,
 )
 from tf_seqattn.inference.packed_layers import (
     KINDS,
@@ -95,23 +95,26 @@ class _Packing:
         self.num_threads = num_threads
         self.quantization = quantization
         self.plans: list[LayerPlan] = []
+        # What is to be said of layers that lost channels, by id.
+        self.removed: dict[int, str] = {}
         self._weights: list[tuple[Any, Any, Any]] = []
         self._done: dict[int, tuple[Any, Any]] = {}
         self._measured: dict[tuple[Any, ...], float] = {}
         # Batch normalizations by the id of the layer before them, and the reverse.
         self._norms: dict[int, Any] = {}
         self._before_norm: dict[int, Any] = {}
-        # Layers with fewer channels, by the id of the layer that each replaces.
-        self._smaller: dict[int, Any] = {}
         # Ids of layers in several graphs.
         self.shared: Set[int] = frozenset()
 
-    def _sized(self, layer: Any) -> Any:
-        return self._smaller.get(id(layer), layer)
-
     # Plans.
 
-    def _plan(self, layer: Any, name: str, samples: int | None = None) -> LayerPlan:
+    def _plan(
+        self,
+        layer: Any,
+        name: str,
+        samples: int | None = None,
+        owner: Any = None,
+    ) -> LayerPlan:
         plan = plan_kernel(
             layer,
             name,
@@ -123,8 +126,14 @@ class _Packing:
             self.trainable,
         )
         self.plans.append(plan)
+        self._choose_layout(layer, plan)
+        removed = self.removed.get(id(owner or layer), "")
+        plan.reason = "; ".join(filter(None, (removed, plan.reason)))
+        return plan
+
+    def _choose_layout(self, layer: Any, plan: LayerPlan) -> None:
         if plan.pattern is None:
-            return plan
+            return
         if self.choose == "measure":
             key = (plan.samples, plan.pattern, type(layer), layer.activation)
             if key not in self._measured:
@@ -136,13 +145,10 @@ class _Packing:
         how = "was measured" if self.choose == "measure" else "is expected"
         plan.layout = "packed" if faster else "dense"
         plan.reason = "" if faster else f"dense {how} to be faster"
-        return plan
 
     def _packed(self, layer: Any, plan: LayerPlan) -> Any:
         form, norm = FORM_OF_RUNTIME[self.runtime], self._norms.get(id(layer))
-        packed, weights = packed_layer(
-            self._sized(layer), plan, form, self._sized(norm)
-        )
+        packed, weights = packed_layer(layer, plan, form, norm)
         packed.build()
         packed.set_weights(weights)
         if hasattr(layer, "_batch_input_shape"):
@@ -175,7 +181,7 @@ class _Packing:
 
     def _attention_plans(self, layer: Any) -> dict[str, LayerPlan]:
         return {
-            name: self._plan(dense, f"{layer.name}/{name}")
+            name: self._plan(dense, f"{layer.name}/{name}", owner=layer)
             for name, dense in projections(layer).items()
         }
 
@@ -198,19 +204,18 @@ class _Packing:
         before = self._before_norm.get(id(layer))
         if before is not None and isinstance(self(before), PackedLayer):
             return keras_of(layer).layers.Activation("linear", name=layer.name)
-        sized = self._sized(layer)
         if is_packable_kind(layer):
             samples = num_samples(layer, self.batch_size)
-            plan = self._plan(sized, layer.name, samples)
+            plan = self._plan(layer, layer.name, samples)
             if plan.layout == "packed":
                 return self._packed(layer, plan)
         else:
             self.plans += unpacked_plans(layer)
-        copy = copy_layer(sized)
+        copy = copy_layer(layer)
         if copy is None:
             # It cannot be copied, so both models share it.
             return layer
-        self._weights.append((copy, sized, sized.get_weights()))
+        self._weights.append((copy, layer, layer.get_weights()))
         return copy
 
     def _cloned(self, model: Any) -> Any:
@@ -219,22 +224,13 @@ class _Packing:
             return clone(model, self)
         norms = followers(model, self.shared)
         self._norms |= norms
-        self._smaller |= without_constant_channels(model, self.block_size, self.shared)
         for layer in model.layers:
             if id(layer) in norms and is_packable_kind(layer):
                 self._before_norm[id(norms[id(layer)])] = layer
         return clone(model, self)
 
     def _copied_attention(self, layer: Any) -> Any:
-        heads = layer.get_config()["num_heads"]
-        if not self.trainable:
-            layer = without_dead_heads(layer)
-        removed = heads - layer.get_config()["num_heads"]
         plans = self._attention_plans(layer)
-        if removed:
-            for plan in plans.values():
-                reasons = [f"{removed} of {heads} heads removed", plan.reason]
-                plan.reason = "; ".join(filter(None, reasons))
         packed = {}
         weights = {}
         for name, plan in plans.items():
@@ -298,6 +294,20 @@ class _Packing:
 def _is_keras_class(layer: Any) -> bool:
     """Whether the class is one of Keras itself, whose attributes we do not touch."""
     return is_keras_class(type(layer)) and not isinstance(layer, MODELS)
+
+
+def _size(layer: Any) -> str:
+    if isinstance(layer, classes("MultiHeadAttention")):
+        return f"{layer.get_config()['num_heads']} heads"
+    kernel = product_kernel(layer) if is_packable_kind(layer) else None
+    return "" if kernel is None else " x ".join(map(str, kernel.shape))
+
+
+def _removed(model: Any, smaller: Any) -> dict[int, str]:
+    """What each layer of a smaller model was before, by its id."""
+    pairs = zip(sublayers(model), sublayers(smaller), strict=True)
+    sizes = ((new, _size(old), _size(new)) for old, new in pairs)
+    return {id(new): f"was {before}" for new, before, now in sizes if before != now}
 
 
 def _check_positive(argument: str, value: int, what: str) -> None:
@@ -376,6 +386,10 @@ def pack_with_plans(
     packing = _Packing(
         block_size, batch_size, runtime, choose, num_threads, quantization
     )
+    if is_graph_model(model) and not packing.trainable:
+        smaller = without_dead_channels(model, block_size)
+        packing.removed = _removed(model, smaller)
+        model = smaller
     graphs = [layer for layer in sublayers(model) if is_graph_model(layer)]
     uses = collections.Counter(id(layer) for graph in graphs for layer in graph.layers)
     packing.shared = frozenset(key for key, count in uses.items() if count > 1)

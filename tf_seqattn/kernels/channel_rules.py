@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tf_seqattn.keras_api import Layer, classes, projections, stored
+from tf_seqattn.keras_api import Layer, classes, flat, projections, stored
 from tf_seqattn.kernels.channel_labels import (
     Channels,
     Labels,
@@ -570,7 +570,11 @@ def _attention(call: Call) -> Any:
     inputs = _attention_inputs(call)
     config = layer.get_config()
     output = parts["output"].weights[0]
-    if len(output.shape) != 3 or any(len(i.shape) != 3 for i in inputs.values()):
+    several = isinstance(config.get("output_shape"), (list, tuple)) and (
+        len(config["output_shape"]) > 1
+    )
+    attends_once = several or len(output.shape) == 3
+    if not attends_once or any(len(i.shape) != 3 for i in inputs.values()):
         return call.give_up(f"{call.what} attends over several axes")
     grouped = "num_query_heads" in config
     for name in config.keys() & {"query_shape", "key_shape", "value_shape"}:
@@ -598,6 +602,9 @@ def _attention(call: Call) -> Any:
     zero = np.repeat(np.where(silent, 0.0, np.nan), many // few)
     kernel, *bias = parts["output"].weights
     call.read(kernel, 0, queries, zero)
+    if several:
+        call.resize(num_heads=count(heads))
+        return [fixed(shape) for shape in call.shapes]
     new = call.new(kernel.shape[-1])
     call.mark(kernel, -1, new)
     for weight in bias:
@@ -648,8 +655,9 @@ def _recurrent(call: Call) -> Any:
         return call.give_up()
     labels, values = call.along(call.input, -1)
     new = _mark_cell(call, layer.cell, labels, values, gates)
-    for state in call.tensors[1:]:
-        if len(state.shape) == 2:
+    no_mask = {name: value for name, value in call.kwargs.items() if name != "mask"}
+    for state in flat((call.args, no_mask))[1:]:
+        if isinstance(state, Channels) and len(state.shape) == 2:
             call.units.join(call.along(state, -1)[0], new, call.what)
     call.resize(units=count(new))
     _check_cell_activations(call, layer.cell, new)
