@@ -59,15 +59,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=pathlib.Path("out/criteo"),
         help="folder for the table, the pictures, the models and synthetic data",
     )
-    add("--rows", type=positive_int, default=1_000_000, help="rows to make, or to read")
+    add("--rows", type=positive_int, default=600_000, help="rows to make, or to read")
     add(
         "--validation-fraction",
         type=command_line.positive_share,
         default=0.1,
         help="share of the rows, the last ones, that is held out",
     )
-    add("--steps", type=positive_int, default=1200, help="training steps of each model")
-    add("--batch-size", type=positive_int, default=512, help="rows of a training batch")
+    add("--steps", type=positive_int, default=1500, help="training steps of each model")
+    add("--batch-size", type=positive_int, default=256, help="rows of a training batch")
     add(
         "--table-size",
         type=command_line.integer(2),
@@ -206,7 +206,8 @@ def main(arguments: list[str] | None = None) -> sa.Frontier:
         options.steps,
         options.batch_size,
         table_size=options.table_size,
-        curve_points=50,
+        curve_points=30,
+        curve_rows=4096,
     )
     found = click_frontier(
         training_rows,

@@ -21,6 +21,7 @@ _FIELDS = 0.5
 _HIDDEN = 400
 # Rows of a call, and rows that the loss of every file is taken on.
 _BATCH, _EVALUATED_ROWS = 64, 65_536
+_STEPS_AT_ONCE = 10
 
 FIELDS = Candidate(f"SequentialAttention++, fields, {_FIELDS:.0%}", None)
 
@@ -33,6 +34,12 @@ def shown_candidates(sparsity: float) -> list[Candidate]:
     """
     blocks = [Candidate(GRADUAL, sparsity), Candidate(BLOCKS, sparsity)]
     return [Candidate(DENSE, 1.0), *blocks, Candidate(CHANNELS, _CHANNELS), FIELDS]
+
+
+def _every(training: Training) -> int:
+    """Steps between two points of a curve."""
+    points = max(1, training.steps // training.curve_points)
+    return _STEPS_AT_ONCE * -(-points // _STEPS_AT_ONCE)
 
 
 def curve_file(output: pathlib.Path, name: str) -> pathlib.Path:
@@ -80,7 +87,11 @@ def click_frontier(
 
     def train(network: keras.Model, callbacks: list[Any]) -> None:
         model = ClickModel(network)
-        model.compile(optimizer=keras.optimizers.Adam(training.learning_rate()))
+        model.compile(
+            optimizer=keras.optimizers.Adam(training.learning_rate()),
+            # A small network's step is no longer than a call from Python.
+            steps_per_execution=_STEPS_AT_ONCE,
+        )
         model.fit(
             training_batches(training_rows, training.batch_size, seed),
             steps_per_epoch=training.steps,
@@ -97,7 +108,7 @@ def click_frontier(
         board = keras.callbacks.TensorBoard if is_dense else sa.PruningSummaries
         curve = LossCurve(
             validation_rows[: training.curve_rows],
-            max(1, training.steps // training.curve_points),
+            _every(training),
             path=curve_file(output, name),
             log_dir=log_dir,
         )

@@ -24,6 +24,7 @@ from tf_seqattn.sparsity.importance import (
     Magnitude,
     PowerPropagation,
     SoftmaxAttention,
+    Taylor,
 )
 from tf_seqattn.sparsity.layer_sensitivity import Sensitivity, sensitivity
 from tf_seqattn.sparsity.layer_summary import summary
@@ -69,6 +70,7 @@ __all__ = [
     "Sensitivity",
     "SequentialAttentionSchedule",
     "SoftmaxAttention",
+    "Taylor",
     "UpdatePruningStep",
     "channel_groups",
     "count_rows",

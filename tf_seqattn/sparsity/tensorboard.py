@@ -267,9 +267,9 @@ class PruningSummaries(Callback):
             tf.summary.scalar(f"{name}/sparsity_requested", requested)
         if images:
             tf.summary.image(f"{name}/mask", picture(mask))
-        if pruned.logits is None:
-            return sparsity, None
         importance: Any = layer.importance
+        if pruned.logits is None or not hasattr(importance, "attention"):
+            return sparsity, None
         attention = importance.attention(stored(pruned.logits))
         entropy = attention_entropy(attention)
         tf.summary.scalar(f"{name}/attention_entropy", entropy)

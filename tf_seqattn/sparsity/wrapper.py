@@ -540,7 +540,12 @@ class PrunableLayer(OfEitherKeras):
             if pruned.scale_gradient is None or pruned.mean_square is None:
                 continue
             assert pruned.logits is not None
-            logits = stored(pruned.logits)
+            logits, total = stored(pruned.logits), stored(pruned.scale_gradient)
+            pruned.scale_gradient.assign(tf.zeros_like(logits))
+            new = self.importance.new_logits(logits, total, tf.cast(steps, tf.float32))
+            if new is not None:
+                pruned.logits.assign(new)
+                continue
             gradient = logit_rate.logit_gradient(
                 self.importance,
                 stored(pruned.kernel.variable),
@@ -548,7 +553,7 @@ class PrunableLayer(OfEitherKeras):
                 stored(pruned.mask),
                 pruned.grid,
                 self._density,
-                stored(pruned.scale_gradient),
+                total,
             )
             mean_square = logit_rate.mean_square_after(
                 stored(pruned.mean_square), gradient, tf.cast(steps, tf.float32)
@@ -556,7 +561,6 @@ class PrunableLayer(OfEitherKeras):
             step = logit_rate.logit_step(gradient, mean_square, rate, done, max(1, end))
             pruned.logits.assign(logits - step)
             pruned.mean_square.assign(mean_square)
-            pruned.scale_gradient.assign(tf.zeros_like(logits))
 
     def update_masks(self, sparsity: float | tf.Tensor) -> None:
         """Updates the mask of every kernel to `sparsity`, a scalar in [0, 1)."""
