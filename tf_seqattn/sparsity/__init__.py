@@ -22,6 +22,7 @@ from tf_seqattn.sparsity.feature_selection import (
 from tf_seqattn.sparsity.importance import (
     Importance,
     Magnitude,
+    NormalizationScale,
     PowerPropagation,
     SoftmaxAttention,
     Taylor,
@@ -59,6 +60,7 @@ __all__ = [
     "Magnitude",
     "MinimumBlocks",
     "NofM",
+    "NormalizationScale",
     "OneShotSchedule",
     "Phase",
     "PowerPropagation",

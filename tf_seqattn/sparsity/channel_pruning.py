@@ -28,8 +28,12 @@ from tf_seqattn.kernels.layer_kernels import find_kernels, is_supported
 from tf_seqattn.model_editing import clone, replace_sublayers
 from tf_seqattn.sparsity.allocation import retargeted
 from tf_seqattn.sparsity.channel_layer import ChannelLayer, Slices
-from tf_seqattn.sparsity.channel_units import UNITS, kept_units
-from tf_seqattn.sparsity.importance import Importance, PowerPropagation
+from tf_seqattn.sparsity.channel_units import UNITS, is_normalization, kept_units
+from tf_seqattn.sparsity.importance import (
+    Importance,
+    NormalizationScale,
+    PowerPropagation,
+)
 from tf_seqattn.sparsity.wrapper import PrunableLayer, pruned_layers
 from tf_seqattn.tfmot_api import Schedule
 
@@ -66,7 +70,7 @@ def prune_channels(
     """
     _check(model, importance, round_to)
     groups = channel_groups(model)
-    wrapping = _Wrapping(groups)
+    wrapping = _Wrapping(groups, isinstance(importance, NormalizationScale))
     if target_flops is not None:
         share = share_for(groups, wrapping.prunable, target_flops, round_to)
         pruning_schedule = retargeted(pruning_schedule, share)
@@ -153,9 +157,12 @@ def share_for(
 class _Wrapping:
     """One call of `prune_channels`: wraps each layer of a group once."""
 
-    def __init__(self, found: ChannelGroups) -> None:
+    def __init__(self, found: ChannelGroups, by_scales: bool) -> None:
         self._found = found
+        self._by_scales = by_scales
         self.prunable = [group for group in found if _is_prunable(group)]
+        if by_scales:
+            self.prunable = _scaled(self.prunable)
         self.groups: list[PrunableLayer] = []
         self._slices: dict[int, list[Slices]] = {}
         self._layers: dict[int, list[PrunableLayer]] = {}
@@ -172,6 +179,8 @@ class _Wrapping:
     ) -> None:
         """Makes the units of a group."""
         places = [p for p in group.places if len(p.variable.shape) > 1]
+        if self._by_scales:
+            places += [p for p in group.places if _is_scale(p)]
         kind = UNITS[keras_of(places[0].layer)]
         units = kind(group.units, round_to, name=self._name(group))
         pruned = PrunableLayer(units, schedule, (1, 1), importance)
@@ -228,6 +237,23 @@ def _is_prunable(group: ChannelGroup) -> bool:
     return (
         group.units > 1 and bool(group.readers) and all(map(_can_scale, group.readers))
     )
+
+
+def _is_scale(place: Place) -> bool:
+    is_gamma = place.variable is getattr(place.layer, "gamma", None)
+    return is_gamma and is_normalization(place.layer)
+
+
+def _scaled(groups: list[ChannelGroup]) -> list[ChannelGroup]:
+    """Those groups that a batch normalization scales; the log names the others."""
+    others = [g.name for g in groups if not any(map(_is_scale, g.places))]
+    if others:
+        logger.warning(
+            "No batch normalization scales the channels of %s: sa.NormalizationScale() "
+            "leaves them alone.",
+            ", ".join(others),
+        )
+    return [g for g in groups if g.name not in others]
 
 
 def _can_scale(place: Place) -> bool:

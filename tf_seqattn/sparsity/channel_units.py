@@ -11,6 +11,7 @@ import tensorflow as tf
 from tf_seqattn.keras_api import (
     Variable,
     add_float,
+    classes,
     register_for_both,
     stored,
 )
@@ -45,6 +46,11 @@ def kept_units(units: int, sparsity: float | tf.Tensor, multiple: int) -> tf.Ten
     # The whole group stays whole, whatever its size.
     rounded = tf.where(tf.cast(sparsity, tf.float64) > 0, rounded, float(units))
     return tf.cast(tf.minimum(rounded, float(units)), tf.int32)
+
+
+def is_normalization(layer: Any) -> bool:
+    """Whether a layer scales each channel by a weight of its own."""
+    return type(layer) in classes("BatchNormalization")
 
 
 def sum_by_unit(
@@ -174,10 +180,16 @@ class ChannelUnits(_SomeLayer):
         found = [user() for user in self.__dict__["_users"]]
         return [user for user in found if user is not None]
 
-    def measure(self) -> None:
-        """Sets the norm of each unit: over its slices of all kernels."""
+    def measure(self, scales: bool = False) -> None:
+        """Sets the norm of each unit: over its slices of all kernels.
+
+        Args:
+          scales: over the scales of batch normalizations in their place.
+        """
         squares = tf.zeros([self.units])
         for user in self.users():
+            if is_normalization(user.layer) != scales:
+                continue
             for weight, axis, positions in user.slices_of(self):
                 value = tf.square(stored(weight))
                 squares += sum_by_unit(value, axis, positions, self.units)

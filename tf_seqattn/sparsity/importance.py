@@ -360,6 +360,30 @@ class Taylor(Importance):
 
 
 @register
+class NormalizationScale(Importance):
+    """Ranks channels by the scale that their batch normalization gives them.
+
+    For `block_size="channels"` alone. Train with a penalty that drives needless scales
+    to 0, `BatchNormalization(gamma_regularizer=keras.regularizers.L1(1e-4))` ("Learning
+    efficient convolutional networks through network slimming", arXiv 1708.06519). All
+    scales are 1 at the start, so let some steps pass before the first removal
+    (`begin_step`). Channels that no batch normalization scales are left alone.
+
+    Example:
+
+    >>> NormalizationScale()
+    NormalizationScale()
+    """
+
+    def scores(
+        self, kernel: tf.Tensor, logits: tf.Tensor | None, grid: blocks.BlockGrid
+    ) -> tf.Tensor:
+        del logits
+        # The units of a group hold the sizes of their scales.
+        return blocks.block_norms(kernel, grid)
+
+
+@register
 class PowerPropagation(Importance):
     """Each block times its own Frobenius norm (section 4.1, lemma 2.3).
 

@@ -39,7 +39,11 @@ from tf_seqattn.kernels.layer_kernels import BlockSize
 from tf_seqattn.sparsity import logit_rate, n_of_m, support
 from tf_seqattn.sparsity.calling import CallingLikeItsLayer2, CallingLikeItsLayer3
 from tf_seqattn.sparsity.channel_units import ChannelUnits
-from tf_seqattn.sparsity.importance import Importance, SoftmaxAttention
+from tf_seqattn.sparsity.importance import (
+    Importance,
+    NormalizationScale,
+    SoftmaxAttention,
+)
 from tf_seqattn.sparsity.n_of_m import NofM
 from tf_seqattn.sparsity.policies import why_too_small, why_unprunable
 from tf_seqattn.sparsity.schedules import (
@@ -281,6 +285,13 @@ class PrunableLayer(OfEitherKeras):
             )
         self.block_size = layer_kernels.check_block_size_or_heads(block_size)
         self.importance = _check_importance(importance, pruning_schedule)
+        by_scales = isinstance(self.importance, NormalizationScale)
+        if by_scales and not isinstance(layer, ChannelUnits):
+            raise ValueError(
+                "`importance` NormalizationScale ranks whole channels: give "
+                '`block_size="channels"`. Received: importance=NormalizationScale(), '
+                f"block_size={block_size!r}"
+            )
         self.min_blocks = int(min_blocks)
         self.zero_pruned_weights = bool(zero_pruned_weights)
         self.balanced = bool(balanced)
@@ -565,7 +576,7 @@ class PrunableLayer(OfEitherKeras):
     def update_masks(self, sparsity: float | tf.Tensor) -> None:
         """Updates the mask of every kernel to `sparsity`, a scalar in [0, 1)."""
         if isinstance(self.layer, ChannelUnits):
-            self.layer.measure()
+            self.layer.measure(isinstance(self.importance, NormalizationScale))
         for pruned in self._pruned:
             kernel = stored(pruned.kernel.variable)
             scores = self.importance.scores(kernel, _stored_logits(pruned), pruned.grid)
