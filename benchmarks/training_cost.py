@@ -138,14 +138,24 @@ def main():
     """Measures all cases and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15, help="counted rounds")
-    rounds = parser.parse_args().rounds
-    measured = {name: measure(case, rounds) for name, case in CASES.items()}
+    parser.add_argument(
+        "--cases", nargs="+", default=list(CASES), choices=list(CASES), metavar="CASE"
+    )
+    options = parser.parse_args()
+    rounds = options.rounds
+    file = RESULTS / "training_cost.json"
+    # The other cases stay as they were measured before.
+    measured = json.loads(file.read_text()) if file.exists() else {}
+    for name in options.cases:
+        measured[name] = measure(CASES[name], rounds)
+        file.write_text(json.dumps(measured, indent=1))
+    measured = {name: measured[name] for name in CASES if name in measured}
     lines = [
         "# Cost of a training step",
         "",
-        f"`python benchmarks/training_cost.py --rounds {rounds}` on "
-        f"{platform.machine()}, {os.cpu_count()} cores. Ratio to "
-        "the dense step of the same round: median (quartiles).",
+        f"`python benchmarks/training_cost.py` on {platform.machine()}, "
+        f"{os.cpu_count()} cores. Ratio to the dense step of the same round: median "
+        "(quartiles).",
         "",
         "| model | side | ms a step | ratio to dense | extra variables, KiB |",
         "|---|---|---|---|---|",
@@ -153,9 +163,7 @@ def main():
     for name, result in measured.items():
         lines += row(name, result)
     table = "\n".join(lines) + "\n"
-    RESULTS.mkdir(exist_ok=True)
     (RESULTS / "training_cost.md").write_text(table)
-    (RESULTS / "training_cost.json").write_text(json.dumps(measured, indent=1))
     print(table)
 
 

@@ -696,7 +696,12 @@ def add_to(variable: Variable, value: tf.Tensor) -> None:
     """Adds a value to a variable, in its own dtype."""
     if isinstance(variable, keras3.Variable):
         variable = variable._value
-    variable.assign_add(value, read_value=False)
+    # A variable on one device. Between the steps of a small network, the checks of
+    # `assign_add` take longer than the sum.
+    if tf.executing_eagerly() and type(variable).__name__ == "ResourceVariable":
+        tf.raw_ops.AssignAddVariableOp(resource=variable.handle, value=value)
+    else:
+        variable.assign_add(value, read_value=False)
 
 
 def change_initial_value(
