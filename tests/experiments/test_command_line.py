@@ -98,7 +98,7 @@ def test_the_defaults_are_accepted(name):
     [
         ("criteo.__main__", "--data nowhere", "No file matches nowhere"),
         ("criteo.__main__", "--data /", "/ is a folder"),
-        ("criteo.__main__", "--rows 100", "--batch-size must be at most the 92"),
+        ("criteo.__main__", "--rows 100", "--batch-size must be at most the 90"),
         ("criteo.__main__", "--rows 3 --batch-size 1", "rows to validate on"),
         ("criteo.conversion", "--data nowhere --output out", "No file matches"),
         ("criteo.conversion", "--table-size 1 2", "table_size=(1, 2)"),

@@ -285,7 +285,7 @@ def test_model_pruned_by_us_is_stripped():
 def test_separable_convolutions(separable, runtime, tmp_path):
     lines = []
     packed = sa.pack(separable, choose="always", runtime=runtime, print_fn=lines.append)
-    first, second = packed_layers(packed)[:2]
+    first, second = packed_layers(packed)
     assert isinstance(first, PackedSeparableConv)
     assert isinstance(second, PackedSeparableConv)
     assert re.match(r"first +1 x 1 x 32 x 24 +8 x 8 .* packed ", lines[2])

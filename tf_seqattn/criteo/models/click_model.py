@@ -103,7 +103,8 @@ class FieldEmbedding(keras.layers.Layer):
           float32 `(batch, (num_numeric + tables) * dimension)`.
         """
         numeric, categorical = inputs
-        first_rows = tf.cumsum([size + 1 for size in self.table_sizes], exclusive=True)
+        rows = tf.constant([size + 1 for size in self.table_sizes], tf.int32)
+        first_rows = tf.cumsum(rows, exclusive=True)
         vectors = tf.gather(self.tables, categorical + first_rows)
         if self.num_numeric:
             counts = numeric[:, :, None] * self.directions + self.offsets

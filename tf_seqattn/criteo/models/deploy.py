@@ -1,4 +1,4 @@
-"""The dense part of a click model as a TFLite file, checked and timed with LiteRT.
+"""The dense part of a click model as a TFLite file, compared with Keras.
 
 What is exported is the multilayer perceptron: the embedded fields of a row go in
 and the log-odds of a click come out. The lookup of embeddings is left out, as it is
@@ -6,22 +6,11 @@ a matter of memory and not of arithmetic (and often of another machine).
 """
 
 import pathlib
-from typing import NamedTuple
 
 import numpy as np
 import tf_keras as keras
 
 import tf_seqattn as sa
-from tf_seqattn.inference import litert
-from tf_seqattn.inference.latency import time_in_turns
-
-
-class Latency(NamedTuple):
-    """Microseconds of one call: the median and the quartiles around it."""
-
-    median: float
-    lower_quartile: float
-    upper_quartile: float
 
 
 def multilayer_perceptron(network: keras.Model) -> keras.Model:
@@ -70,23 +59,3 @@ def export(
         representative_dataset=[embed(network, features)],
         batch_size=batch_size,
     )
-
-
-def measure_latency(
-    files: dict[str, bytes], inputs: np.ndarray, seconds: float = 1.0
-) -> dict[str, Latency]:
-    """Times files on the same inputs, on one thread, taking turns.
-
-    Args:
-      files: TFLite files by name.
-      inputs: float32 `(batch, width)`.
-      seconds: how long to go on.
-
-    Returns:
-      A `Latency` by name.
-    """
-    calls = {n: litert.interpreter(f, [inputs]).invoke for n, f in files.items()}
-    return {
-        name: Latency(*(float(q) for q in np.percentile(1e6 * taken, (50, 25, 75))))
-        for name, taken in time_in_turns(calls, seconds).items()
-    }

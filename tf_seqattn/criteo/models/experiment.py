@@ -14,7 +14,6 @@ Three more arms answer what users ask of pruning:
 """
 
 import dataclasses
-import pathlib
 import time
 
 import numpy as np
@@ -54,7 +53,7 @@ PHASES = Phases(cycles=10, dense_fraction=0.2, finetune_fraction=0.2)
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How an arm is trained; the defaults are those of the demonstration.
+    """How an arm is trained; the defaults are those of the grid.
 
     Attributes:
       steps: number of training steps.
@@ -309,7 +308,6 @@ def train_arm(
     validation_rows: Clicks,
     training: Training | None = None,
     informative: list[str] | None = None,
-    log_dir: pathlib.Path | str | None = None,
     progress: bool = True,
     found: np.ndarray | None = None,
 ) -> Trained:
@@ -321,7 +319,6 @@ def train_arm(
       validation_rows: what to measure on.
       training: steps, batches and learning rates; `Training()` by default.
       informative: names of the fields that carry signal, where they are known.
-      log_dir: folder for TensorBoard; no logs by default.
       progress: whether to show a progress bar.
       found: bool `(block rows, block columns)`: what to retrain, for "retrained".
 
@@ -341,11 +338,7 @@ def train_arm(
     """
     training = training or Training()
     network = _untrained(arm, training, found)
-    pruned = bool(sa.pruned_layers(network))
-    callbacks = [sa.UpdatePruningStep()] if pruned else []
-    if log_dir is not None:
-        summaries = sa.PruningSummaries if pruned else keras.callbacks.TensorBoard
-        callbacks.append(summaries(log_dir=str(log_dir), update_freq=100))
+    callbacks = [sa.UpdatePruningStep()] if sa.pruned_layers(network) else []
     model = ClickModel(network)
     model.compile(optimizer=keras.optimizers.Adam(training.learning_rate()))
     started = time.perf_counter()

@@ -35,7 +35,7 @@ class TakeColumns(keras.layers.Layer):
         self.columns = [int(column) for column in columns]
 
     def call(self, inputs):
-        return tf.gather(inputs, self.columns, axis=1)
+        return tf.gather(inputs, tf.constant(self.columns, tf.int32), axis=1)
 
     def get_config(self):
         return {**super().get_config(), "columns": self.columns}
