@@ -237,6 +237,18 @@ def test_separable_convolutions_lose_channels_too():
     assert_same(packed, model, (9, 8, 8))
 
 
+def test_operators_on_constant_channels():
+    inputs = keras.Input((24,))
+    x = layers.Dense(24, activation="sigmoid", name="first")(inputs)
+    x = (x + 0.5 * x) * x - x
+    model = keras.Model(inputs, layers.Dense(5, name="last")(x))
+    set_block_sparse(model, density=1.0)
+    erase(model.get_layer("first"), channels_out=(1,))
+    packed = sa.pack(model, block_size=(8, 8))
+    assert packed.get_layer("first").units == 16
+    assert_same(packed, model, (24,))
+
+
 def test_all_kinds_of_layers_around_dead_channels():
     inputs = keras.Input((6, 16))
     x = layers.Dense(32, activation="relu", name="first")(inputs)

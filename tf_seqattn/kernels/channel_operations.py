@@ -79,7 +79,8 @@ def _compute(call: Call) -> Any:
     operands = [*call.args, *call.kwargs.values()]
 
     def run(*arrays: Any) -> Any:
-        values = iter(arrays)
+        # An operator of Keras 2 asks its first operand for TensorFlow's dtype.
+        values = map(tf.convert_to_tensor, arrays)
         filled = [next(values) if _is_operand(o) else o for o in operands]
         args = filled[: len(call.args)]
         return operation(

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from tf_seqattn.keras_api import GraphCall, Layer, Variable, flat
 from tf_seqattn.kernels.channel_labels import (
@@ -344,7 +345,11 @@ def _computed(operands: Sequence[Any], compute: Callable[..., Any]) -> Values | 
     if unknown.all():
         return None
     safe = [np.nan_to_num(array).astype(np.float32) for array in arrays]
-    result = np.asarray(compute(*safe), np.float64)
+    try:
+        result = np.asarray(compute(*safe), np.float64)
+    except (AttributeError, TypeError, ValueError, tf.errors.OpError):
+        # An operation that takes no floats: its result counts as no constant.
+        return None
     return np.where(unknown, np.nan, result)
 
 
