@@ -139,7 +139,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15, help="counted rounds")
     parser.add_argument(
-        "--cases", nargs="+", default=list(CASES), choices=list(CASES), metavar="CASE"
+        "--cases",
+        nargs="+",
+        default=list(CASES),
+        choices=list(CASES),
+        metavar="CASE",
+        help="those to measure; the others stay as they were",
     )
     options = parser.parse_args()
     rounds = options.rounds
@@ -155,7 +160,7 @@ def main():
         "",
         f"`python benchmarks/training_cost.py` on {platform.machine()}, "
         f"{os.cpu_count()} cores. Ratio to the dense step of the same round: median "
-        "(quartiles).",
+        "(quartiles). The cases may come from runs of different days.",
         "",
         "| model | side | ms a step | ratio to dense | extra variables, KiB |",
         "|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""Writes measured results into README.md and docs/results.md, from the benchmarks.
+"""Writes measured results into the README and guides, from the benchmarks.
 
 python tools/make_readme.py
 
@@ -14,7 +14,11 @@ import re
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs" / "results.md",
+    ROOT / "docs" / "questions" / "which_algorithm.md",
+)
 _SECTION = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
 
 
@@ -128,7 +132,38 @@ def peers() -> str:
     return _table([[row[i] for i in columns] for row in [head, *shown]])
 
 
+# What to choose in each cell of the benchmark of quality on real data.
+_CHOICES = {
+    "digits, Adam, 90%, 8 x 8": "the default",
+    "digits, Adam, 97%, 16 x 16": "the default",
+    "digits, short, 90%, 8 x 8": "the default",
+    "digits, SGD, 90%, 8 x 8": "the default or gradual magnitude",
+    "digits, convolutions, 90%, 8 x 8": "a narrower network or gradual magnitude",
+    "flights, 90%, 8 x 8": "the default or gradual magnitude",
+    "flights, 97%, 16 x 16": "the default",
+    "films, 90%, 8 x 8": "a narrower network",
+    "source code, transformer, 80%, 8 x 8": "the default",
+    "source code, transformer, 90%, 8 x 8": "any of the three",
+    "English, LSTM, 90%, 16 x 16": "the default",
+}
+
+
+def choices() -> str:
+    """The losses from which one may choose an algorithm, with their errors."""
+    head, *rows = _table_after(RESULTS / "quality.md", "## Losses")
+    names = "our default|magnitude, gradual|dense, as many weights|dense"
+    columns = [head.index(name) for name in names.split("|")]
+    found = {row[0]: row for row in rows}
+    shown = [
+        [cell, choice, *(found[cell][i] for i in columns)]
+        for cell, choice in _CHOICES.items()
+    ]
+    titles = ["network, removed, block", "choose", *names.split("|")]
+    return _table([titles, *shown])
+
+
 _MAKERS = {
+    "choices": choices,
     "quality": quality,
     "break_even": break_even,
     "networks": networks,
