@@ -44,8 +44,8 @@ def test_the_scores_are_mean_squares_over_the_steps(jit_compile):
     x = random.normal(size=(3, 16, 8)).astype("float32")
     y = random.normal(size=(3, 16, 4)).astype("float32")
     expected = np.zeros((4, 2))
-    # The third step is the first with the mask.
-    for batch in range(2):
+    # Masks are set before the gradient of the step before is taken in.
+    for batch in range(1):
         changes = squared_changes(x[batch], y[batch], kernel, 2)
         expected = 0.8 * expected + 0.2 * changes
     pruned.fit(
@@ -65,6 +65,30 @@ def test_the_scores_are_mean_squares_over_the_steps(jit_compile):
     assert set(np.argsort(norms)[4:]) != set(order[4:]), "magnitude would differ"
 
 
+def test_the_logits_are_the_mean_of_all_steps_but_the_last():
+    model = linear_model()
+    kernel = model.get_weights()[0]
+    schedule = sa.OneShotSchedule(0.5, prune_step=4)
+    pruned = prune(model, schedule, sa.Taylor(decay=0.8))
+    pruned.compile(keras.optimizers.SGD(0.0), "mse")
+    random = np.random.default_rng(1)
+    x, y = random.normal(size=(4, 16, 8)), random.normal(size=(4, 16, 4))
+    expected = np.zeros((4, 2))
+    for batch in range(3):
+        changes = squared_changes(x[batch], y[batch], kernel, 2)
+        expected = 0.8 * expected + 0.2 * changes
+    pruned.fit(
+        x.reshape(64, 8),
+        y.reshape(64, 4),
+        batch_size=16,
+        shuffle=False,
+        callbacks=[sa.UpdatePruningStep()],
+        verbose=0,
+    )
+    (found,) = sa.pruned_layers(pruned)[0].pruned_kernels
+    np.testing.assert_allclose(np.asarray(found.logits), expected, rtol=1e-4)
+
+
 def test_channels_are_ranked_by_all_their_readers():
     inputs = keras.Input((6,))
     x = layers.Dense(16, activation="relu", name="hidden")(inputs)
@@ -73,7 +97,6 @@ def test_channels_are_ranked_by_all_their_readers():
     random = np.random.default_rng(0)
     x = random.normal(size=(256, 6)).astype("float32")
     model.set_weights([random.normal(size=w.shape) for w in model.get_weights()])
-    y = model.predict(x, verbose=0)
     # Half of the channels become silent in the targets and stay large in the weights.
     weights = model.get_weights()
     silent = np.arange(0, 16, 2)
@@ -94,6 +117,35 @@ def test_channels_are_ranked_by_all_their_readers():
     before = float(np.mean(np.square(y - y.mean(0))))
     assert pruned.evaluate(x, y, verbose=0) < 0.1 * before
     assert sa.shrink(pruned).get_layer("hidden").units == 8
+
+
+def test_the_score_of_a_channel_is_the_change_through_all_its_readers():
+    inputs = keras.Input((6,))
+    hidden = layers.Dense(16, name="hidden")(inputs)
+    readers = [layers.Dense(3, use_bias=False) for _ in range(2)]
+    outputs = layers.Add()([reader(hidden) for reader in readers])
+    model = keras.Model(inputs, outputs)
+    random = np.random.default_rng(0)
+    model.set_weights([random.normal(size=w.shape) for w in model.get_weights()])
+    x, y = random.normal(size=(32, 6)), random.normal(size=(32, 3))
+    weights, bias = model.get_layer("hidden").get_weights()
+    kernels = [reader.get_weights()[0] for reader in readers]
+    read = x @ weights + bias
+    slope = 2 * (read @ sum(kernels) - y) / y.size
+    changes = sum((kernel * (read.T @ slope)).sum(axis=1) for kernel in kernels)
+    pruned = sa.prune(
+        model,
+        sa.OneShotSchedule(0.5, prune_step=3),
+        "channels",
+        sa.Taylor(),
+        round_to=1,
+    )
+    pruned.compile(keras.optimizers.SGD(0.0), "mse")
+    callbacks = [sa.UpdatePruningStep()]
+    pruned.fit(x, y, batch_size=32, epochs=3, verbose=0, callbacks=callbacks)
+    (found,) = sa.pruned_layers(pruned)[0].pruned_kernels
+    kept = np.flatnonzero(np.asarray(found.mask)[:, 0])
+    np.testing.assert_array_equal(kept, np.sort(np.argsort(changes**2)[8:]))
 
 
 def test_it_is_saved_shown_and_checked(tmp_path):

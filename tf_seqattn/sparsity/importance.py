@@ -315,8 +315,9 @@ class Taylor(Importance):
     `sum(W_b * gradient)`. The score is the mean square of that over the last steps
     ("Importance estimation for neural network pruning", arXiv 1906.10771). With
     `sa.OneShotSchedule(sparsity, prune_step=10)` a network is pruned at its
-    initialization by the first ten batches, as SNIP does by single weights (arXiv
-    1810.02340). Until a gradient was seen, the norm ranks.
+    initialization by the first eight batches, as SNIP does by single weights (arXiv
+    1810.02340). A mask knows the gradients up to two steps before its own; until then,
+    at `prune_step` 1 and 2, the norm ranks.
 
     Args:
       decay: how much of the mean is kept in a step, in [0, 1).
@@ -360,7 +361,7 @@ class Taylor(Importance):
 
 
 @register
-class NormalizationScale(Importance):
+class NormalizationScale(Magnitude):
     """Ranks channels by the scale that their batch normalization gives them.
 
     For `block_size="channels"` alone. Train with a penalty that drives needless scales
@@ -374,13 +375,6 @@ class NormalizationScale(Importance):
     >>> NormalizationScale()
     NormalizationScale()
     """
-
-    def scores(
-        self, kernel: tf.Tensor, logits: tf.Tensor | None, grid: blocks.BlockGrid
-    ) -> tf.Tensor:
-        del logits
-        # The units of a group hold the sizes of their scales.
-        return blocks.block_norms(kernel, grid)
 
 
 @register
