@@ -25,11 +25,10 @@ def set_scales(model, scales):
     norm.set_weights([scales, *norm.get_weights()[1:]])
 
 
-def prune(model, **options):
+def prune(model):
     schedule = sa.OneShotSchedule(0.5, prune_step=0)
-    return sa.prune(
-        model, schedule, "channels", sa.NormalizationScale(), round_to=1, **options
-    )
+    scale = sa.NormalizationScale()
+    return sa.prune(model, schedule, "channels", scale, round_to=1)
 
 
 def test_the_smallest_scales_go_and_the_outputs_stay(tmp_path, caplog):

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from tf_seqattn.comparison.result import Point, beaten
+from tf_seqattn.comparison.result import Point, beaten, families_of
 
 # Okabe and Ito's colours, with markers that differ in grey.
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
@@ -25,8 +25,8 @@ def save_picture(points: Sequence[Point], path: pathlib.Path) -> None:
 
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     panels: Any = figure.subplots(1, 2, sharey=True)
-    families = list(dict.fromkeys(point.family for point in points))
-    look = dict(zip(families, itertools.cycle(zip(COLOURS, _MARKERS, strict=True))))
+    looks = itertools.cycle(zip(COLOURS, _MARKERS, strict=True))
+    look = {family: next(looks) for family in families_of(points)}
     precisions = list(dict.fromkeys(point.precision for point in points))
     scales = (
         ("microseconds a call", lambda p: p.latency.median),

@@ -63,6 +63,11 @@ def _gain(point: Point, other: Point) -> str:
     return f"{faster:.1f} times faster and {size}"
 
 
+def families_of(points: Sequence[Point]) -> list[str]:
+    """The kinds of networks that were measured, in the order of the points."""
+    return list(dict.fromkeys(point.family for point in points))
+
+
 @dataclasses.dataclass(frozen=True)
 class Frontier:
     """What was measured.
@@ -81,7 +86,7 @@ class Frontier:
     @property
     def families(self) -> list[str]:
         """The kinds of networks that were measured."""
-        return list(dict.fromkeys(point.family for point in self.points))
+        return families_of(self.points)
 
     def fastest(self, families: Sequence[str]) -> Point | None:
         """The fastest file of some families that is as good as the first dense one.
@@ -102,12 +107,12 @@ class Frontier:
 
         It compares the fastest files that are as good as the first dense one.
         """
-        is_ours = {family: OURS in family for family in self.families}
-        ours = self.fastest([f for f, own in is_ours.items() if own])
-        other = self.fastest([f for f, own in is_ours.items() if not own])
+        own = [family for family in self.families if OURS in family]
+        ours = self.fastest(own)
+        other = self.fastest([f for f in self.families if f not in own])
         # The first dense network is always as good as itself.
         assert other is not None
-        if not any(is_ours.values()):
+        if not own:
             return f"The fastest at equal quality is {other.name}."
         if ours is None:
             return (

@@ -83,9 +83,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--block-size",
-        type=positive_int,
+        # Larger ones leave fewer than 100 blocks of a hidden layer, 390 x 400.
+        type=command_line.integer(1, 40),
         default=20,
-        help="rows and columns of a block",
+        help="rows and columns of a block, at most 40",
     )
     add(
         "--max-bad-rows",

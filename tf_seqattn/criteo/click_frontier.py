@@ -38,8 +38,9 @@ def shown_candidates(sparsity: float) -> list[Candidate]:
 
 def _every(training: Training) -> int:
     """Steps between two points of a curve."""
-    points = max(1, training.steps // training.curve_points)
-    return _STEPS_AT_ONCE * -(-points // _STEPS_AT_ONCE)
+    steps = max(1, training.steps // training.curve_points)
+    # Whole executions, after which callbacks are called.
+    return _STEPS_AT_ONCE * -(-steps // _STEPS_AT_ONCE)
 
 
 def curve_file(output: pathlib.Path, name: str) -> pathlib.Path:

@@ -18,8 +18,8 @@ from tf_seqattn.inference.layer_plan import (
     product_kernel,
     row_divisor,
 )
-from tf_seqattn.keras_api import calls_forgotten, classes, projections
-from tf_seqattn.kernels.channel_groups import channel_groups
+from tf_seqattn.keras_api import classes, projections
+from tf_seqattn.kernels.channel_groups import ChannelGroups, channel_groups
 from tf_seqattn.kernels.channel_trace import Place, Trace
 from tf_seqattn.kernels.live_channels import Mask, live_channels
 from tf_seqattn.kernels.smaller_model import smaller_model
@@ -52,10 +52,10 @@ def _block_length(place: Place, block_size: Sequence[int | None] | None) -> int:
 
 
 def _found_block_size(layer: Any) -> tuple[int, int]:
-    if not kernel_matrix(layer).any():
-        # Any grid fits.
-        return (1, 1)
-    return find_block_size(kernel_matrix(layer), row_divisor(layer)) or (1, 1)
+    matrix = kernel_matrix(layer)
+    # Any grid fits a kernel of zeros.
+    found = find_block_size(matrix, row_divisor(layer)) if matrix.any() else None
+    return found or (1, 1)
 
 
 def _keep_whole_blocks(
@@ -76,6 +76,10 @@ def _keep_whole_blocks(
             if not live[labels[kept]].all():
                 live[labels[kept]] = True
                 changed = True
+
+
+def _all_live(groups: ChannelGroups, live: Mask) -> bool:
+    return all(live[group.labels].all() for group in groups)
 
 
 def without_dead_channels(
@@ -109,8 +113,7 @@ def without_dead_channels(
     for place in trace.places.values():
         if id(place.layer) in trace.inner or id(place.layer) in trace.holders:
             live[trace.units.find(place.labels)] = True
-    _keep_whole_blocks(trace, live, block_size)
-    if all(live[group.labels].all() for group in groups):
-        return model
-    with calls_forgotten(model):
-        return smaller_model(model, trace, live)
+    # Most models have no dead channel, and to find blocks takes a look at every weight.
+    if not _all_live(groups, live):
+        _keep_whole_blocks(trace, live, block_size)
+    return model if _all_live(groups, live) else smaller_model(model, trace, live)

@@ -388,8 +388,9 @@ def pack_with_plans(
     )
     if is_graph_model(model) and not packing.trainable:
         smaller = without_dead_channels(model, block_size)
-        packing.removed = _removed(model, smaller)
-        model = smaller
+        if smaller is not model:
+            packing.removed = _removed(model, smaller)
+            model = smaller
     graphs = [layer for layer in sublayers(model) if is_graph_model(layer)]
     uses = collections.Counter(id(layer) for graph in graphs for layer in graph.layers)
     packing.shared = frozenset(key for key, count in uses.items() if count > 1)

@@ -11,6 +11,7 @@ from tf_seqattn.keras_api import (
     Model,
     build_attention,
     build_like,
+    calls_forgotten,
     flat,
     graph_calls,
     graph_ends,
@@ -54,11 +55,12 @@ def smaller_model(model: Model, trace: Trace, live: Mask) -> Model:
       live: bool array over the labels, by the label that stands for each class.
     """
     building = _Building(trace, live)
-    if has_graph(model):
-        smaller = building.model(model, None)
-    else:
-        smaller = building.in_place(model)
-    building.set_weights()
+    with calls_forgotten(model):
+        if has_graph(model):
+            smaller = building.model(model, None)
+        else:
+            smaller = building.in_place(model)
+        building.set_weights()
     return smaller
 
 

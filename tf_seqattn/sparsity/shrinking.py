@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tf_seqattn.keras_api import Model, calls_forgotten, check_layer
+from tf_seqattn.keras_api import Model, check_layer
 from tf_seqattn.kernels.channel_groups import channel_groups
 from tf_seqattn.kernels.live_channels import live_channels
 from tf_seqattn.kernels.smaller_model import smaller_model
@@ -50,6 +50,4 @@ def shrink(model: Model) -> Any:
     if pruned_layers(model):
         model = strip_pruning(model)
     groups = channel_groups(model)
-    live = live_channels(groups)
-    with calls_forgotten(model):
-        return smaller_model(model, groups.trace, live)
+    return smaller_model(model, groups.trace, live_channels(groups))

@@ -547,13 +547,14 @@ class PrunableLayer(OfEitherKeras):
         if rate is None or end is None:
             return
         done = tf.cast(stored(self.pruning_step), tf.float32)
+        number = tf.cast(steps, tf.float32)
         for pruned in self._pruned:
             if pruned.scale_gradient is None or pruned.mean_square is None:
                 continue
             assert pruned.logits is not None
             logits, total = stored(pruned.logits), stored(pruned.scale_gradient)
             pruned.scale_gradient.assign(tf.zeros_like(logits))
-            new = self.importance.new_logits(logits, total, tf.cast(steps, tf.float32))
+            new = self.importance.new_logits(logits, total, number)
             if new is not None:
                 pruned.logits.assign(new)
                 continue
@@ -567,7 +568,7 @@ class PrunableLayer(OfEitherKeras):
                 total,
             )
             mean_square = logit_rate.mean_square_after(
-                stored(pruned.mean_square), gradient, tf.cast(steps, tf.float32)
+                stored(pruned.mean_square), gradient, number
             )
             step = logit_rate.logit_step(gradient, mean_square, rate, done, max(1, end))
             pruned.logits.assign(logits - step)

@@ -41,21 +41,18 @@ class TakeColumns(keras.layers.Layer):
         return {**super().get_config(), "columns": self.columns}
 
 
-def prune_fields(
-    network: keras.Model, sparsity: float, end_step: int, dimension: int = 10
-) -> keras.Model:
+def prune_fields(network: keras.Model, sparsity: float, end_step: int) -> keras.Model:
     """Returns the network with its fields pruned: rows of the first hidden kernel.
 
     Args:
       network: of `build_network`.
       sparsity: share of the fields to remove.
       end_step: number of training steps.
-      dimension: length of a field's vector.
     """
-    units = network.get_layer(FIRST_HIDDEN).units
+    vector = network.get_layer("fields").dimension
     schedule = sa.SequentialAttentionSchedule(sparsity, end_step=end_step)
     return sa.prune(
-        network, schedule, (dimension, units), pruning_policy=OnlyLayer(FIRST_HIDDEN)
+        network, schedule, (vector, None), pruning_policy=OnlyLayer(FIRST_HIDDEN)
     )
 
 
