@@ -68,6 +68,36 @@ def test_converted_rows_are_trained_on_as_they_are(converted, tmp_path):
     assert not (tmp_path / "converted").exists()
 
 
+def test_a_training_starts_from_an_earlier_one(clicks_file, tmp_path):
+    counted = ["--min-count", "3"]
+    run(clicks_file, tmp_path / "old", *counted)
+    old = keras.models.load_model(tmp_path / "old/model.keras")
+    more = ["--start", str(tmp_path / "old"), "--support", "keep", *counted]
+    # The rate is so low that weights stay what they were.
+    run(
+        clicks_file,
+        tmp_path / "new",
+        *more,
+        "--first-rate",
+        "1e-9",
+        "--last-rate",
+        "1e-9",
+    )
+    new = keras.models.load_model(tmp_path / "new/model.keras")
+    for name in ("fields", "hidden_1", "hidden_2", "logits"):
+        for ours, theirs in zip(
+            new.get_layer(name).weights, old.get_layer(name).weights, strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    kernels = [n.get_layer("hidden_1").kernel.numpy() == 0 for n in (old, new)]
+    np.testing.assert_array_equal(*kernels)
+    assert kernels[0].mean() == pytest.approx(0.9, abs=0.01)
+    with pytest.raises(ValueError, match="encoded alike"):
+        run(clicks_file, tmp_path / "other", *more, "--numeric", "log3")
+    with pytest.raises(FileNotFoundError, match="has no model.keras"):
+        run(clicks_file, tmp_path / "none", "--start", str(tmp_path))
+
+
 def test_the_recipe_of_the_paper_is_named():
     recipe = RECIPES["paper"]
     assert recipe.batch_size == 32_768

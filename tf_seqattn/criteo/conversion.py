@@ -38,6 +38,7 @@ from tf_seqattn.criteo.log.units import (
     cut_files,
     decide_splits,
     too_many,
+    units_of_part,
 )
 from tf_seqattn.criteo.log.vocabulary import build_vocabulary, count_values
 from tf_seqattn.experiments import command_line
@@ -70,6 +71,12 @@ def _check(request: dict) -> None:
             raise ValueError(
                 f"`{name}` must be at least {least}. Received: {name}={request[name]!r}"
             )
+    if "part" in request and (request["max_rows"] or request["validation_files"]):
+        raise ValueError(
+            "`part` goes without `max_rows` and `validation_paths`: give those files "
+            "a conversion of their own. Received: "
+            f"part={'/'.join(map(str, request['part']))}"
+        )
     if request["max_rows"] is not None and request["order"] == "random":
         raise ValueError(
             "`max_rows` takes the first rows, so it goes with order='time'. Received: "
@@ -103,6 +110,7 @@ def convert(
     workers: int | None = None,
     overwrite: bool | Literal["other"] = False,
     repair: bool = False,
+    part: tuple[int, int] | None = None,
     progress: bool = True,
 ) -> Manifest:
     """Converts click logs, or goes on with a conversion that was interrupted.
@@ -126,6 +134,9 @@ def convert(
         are.
       repair: whether to compare all files with their checksums, and to convert again
         what damaged and missing ones were made of.
+      part: `(i, n)` converts the i-th of n equal parts, so that n machines share the
+        work; `combining.combine` joins the folders. The held-out rows are those of the
+        part; give `combine` the share for the whole.
       progress: whether to show a progress bar.
 
     Returns:
@@ -165,6 +176,8 @@ def convert(
         "max_bad_rows": max_bad_rows,
         "seed": seed,
     }
+    if part is not None:
+        request["part"] = list(part)
     _check(request)
     if overwrite and repair:
         raise ValueError(
@@ -177,6 +190,8 @@ def convert(
         open_folder(folder, request, overwrite)
         units = cut_files(files, UNDECIDED)
         held_out = cut_files(validation_files, "validation", len(units))
+        if part is not None:
+            units = units_of_part(units, part)
         if not (folder / MANIFEST_FILE).exists():
             manifest = _convert(units, held_out, folder, request, workers, progress)
         elif repair:
@@ -224,7 +239,7 @@ def _repair(units: list[Unit], folder: pathlib.Path, progress: bool) -> Manifest
     checksum = manifest.vocabulary_sha256
     if checksum is not None and not (path.exists() and sha256_of(path) == checksum):
         paths = manifest.paths("train")
-        if _write_vocabulary(folder, manifest.encoding, paths, progress) != checksum:
+        if write_vocabulary(folder, manifest.encoding, paths, progress) != checksum:
             raise ValueError(f"{path} cannot be made again. Convert with --overwrite.")
         repaired.append(path)
     for path in repaired:
@@ -232,13 +247,23 @@ def _repair(units: list[Unit], folder: pathlib.Path, progress: bool) -> Manifest
     return Manifest.load(folder)
 
 
-def _write_vocabulary(
+def write_vocabulary(
     folder: pathlib.Path,
     encoding: Encoding,
     shards: list[pathlib.Path],
     progress: bool,
 ) -> str:
-    """Counts the values of the training rows; returns the checksum of the file."""
+    """Counts the values of training rows and writes which are frequent.
+
+    Args:
+      folder: of the conversion.
+      encoding: of the rows.
+      shards: of the training rows.
+      progress: whether to show a progress bar.
+
+    Returns:
+      The checksum of the file.
+    """
     path = folder / VOCABULARY_FILE
     with progress_bar(len(shards), "shards", "Counting", progress) as bar:
         counts = count_values(shards, encoding.num_numeric, encoding.table_sizes, bar)
@@ -266,7 +291,7 @@ def _finish(
     checksum = None
     if encoding.min_count:
         files = [folder / "shards" / shard.name for shard in splits["train"]]
-        checksum = _write_vocabulary(folder, encoding, files, progress)
+        checksum = write_vocabulary(folder, encoding, files, progress)
     content = {
         "splits": splits,
         "vocabulary_sha256": checksum,
@@ -281,6 +306,17 @@ def _finish(
         if path.name not in kept and path.suffix in (".tfrecord", ".partial"):
             path.unlink()
     return Manifest.load(folder)
+
+
+def _part(text: str) -> tuple[int, int]:
+    """Reads `i/n`."""
+    try:
+        number, total = map(int, text.split("/"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be like 3/8, the third of eight parts; received {text!r}"
+        ) from None
+    return number, total
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -338,6 +374,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         type=command_line.positive_int,
         help="parts converted at a time, by default all cores",
     )
+    add("--part", type=_part, help="i/n converts the i-th of n parts; see combining")
     add("--overwrite", action="store_true", help="throw away what is there")
     add("--repair", action="store_true", help="convert again what is damaged")
     add("--verify", action="store_true", help="compare all files with their checksums")
@@ -393,9 +430,16 @@ def main(arguments: list[str] | None = None) -> Manifest:
         workers=options.workers,
         overwrite=options.overwrite,
         repair=options.repair,
+        part=options.part,
     )
     if options.verify:
         manifest.verify()
+    print_rows(manifest)
+    return manifest
+
+
+def print_rows(manifest: Manifest) -> None:
+    """Prints the rows and files of each split, and the sizes of the tables."""
     for split in SPLITS:
         shards = manifest.shards(split)
         size = sum(shard.num_bytes for shard in shards)
@@ -405,7 +449,6 @@ def main(arguments: list[str] | None = None) -> Manifest:
         )
     print(f"bad rows left out: {manifest.bad_rows}")
     print(f"rows of the embedding tables: {list(manifest.table_sizes)}")
-    return manifest
 
 
 if __name__ == "__main__":

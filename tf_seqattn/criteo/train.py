@@ -53,6 +53,13 @@ from tf_seqattn.criteo.models.training import (
     fit,
     fit_with_parameter_servers,
 )
+from tf_seqattn.criteo.models.warm_start import (
+    MODEL_FILE,
+    kept_support,
+    load_earlier,
+    save_encoding,
+    start_from,
+)
 from tf_seqattn.experiments import command_line
 from tf_seqattn.experiments.algorithms import ALGORITHMS
 from tf_seqattn.experiments.progress import progress_bar
@@ -62,6 +69,7 @@ from tf_seqattn.files import write_json
 
 _MODULE = "tf_seqattn.criteo.train"
 MODELS = ("dnn", "dlrm", "dcn")
+SUPPORTS = ("revise", "keep")
 _EXPORTED_ROWS = 256
 
 
@@ -131,6 +139,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add("--block-size", type=positive_int, help="20 for dnn, 16 for dlrm and dcn")
     add(
+        "--start",
+        type=pathlib.Path,
+        help="the --output of an earlier training of dnn, whose weights come first; "
+        "values that its vocabulary lacks start as rare ones",
+    )
+    add(
+        "--support",
+        default="revise",
+        choices=SUPPORTS,
+        help="of --start: keep its zero blocks (in place of --algorithm and "
+        "--sparsity), or prune anew",
+    )
+    add(
         "--table-rows",
         type=positive_int,
         help="prune the tables of dlrm or dcn by so many rows",
@@ -173,6 +194,13 @@ def check_options(options: argparse.Namespace) -> None:
             "--table-rows prunes the tables of dlrm and dcn. Received: "
             f"--table-rows {options.table_rows} --model dnn"
         )
+    if options.start and options.model != "dnn":
+        raise ValueError(
+            "--start is for --model dnn. Received: "
+            f"--start {options.start} --model {options.model}"
+        )
+    if options.support == "keep" and not options.start:
+        raise ValueError("--support keep wants the model to keep it of: --start.")
     if options.model != "dnn" and recipe.dropout:
         raise ValueError(
             f"--recipe {options.recipe} has dropout, which the networks of TFRS have "
@@ -251,8 +279,15 @@ def build(options: argparse.Namespace, manifest: Manifest, steps: int) -> keras.
             dropout=recipe.dropout,
             l2=recipe.table_l2,
         )
+        size = options.block_size or 20
+        if options.start:
+            earlier = load_earlier(options.start, manifest)
+            start_from(
+                network, earlier.network, earlier.vocabulary, manifest.vocabulary
+            )
+            if options.support == "keep":
+                schedule, scores = kept_support(network, size), sa.Magnitude()
         if schedule is not None:
-            size = options.block_size or 20
             network = prune_first_layer(network, schedule, size, scores)
         model = ClickModel(network)
         # A backup restores the optimizer of a built model alone.
@@ -373,10 +408,12 @@ def export(network: _Network, options: argparse.Namespace, manifest: Manifest) -
     )
     if options.model != "dnn":
         return {}
-    network.model.save(options.output / "model.keras")
+    network.model.save(options.output / MODEL_FILE)
+    save_encoding(options.output, manifest)
     batches = read_batches(manifest.folder, "validation", _EXPORTED_ROWS)
     features = next(batches.as_numpy_iterator())[0]
-    layout = "dense" if options.algorithm == "dense" else "packed"
+    is_sparse = options.algorithm != "dense" or options.support == "keep"
+    layout = "packed" if is_sparse else "dense"
     exported = deploy.export(
         network.model, features, options.output / "perceptron.tflite", layout
     )

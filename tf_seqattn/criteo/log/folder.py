@@ -91,7 +91,7 @@ def open_folder(folder: pathlib.Path, request: dict, overwrite: bool | str) -> N
     if overwrite is True:
         _empty(folder)
     elif path.exists():
-        differences = _differences(read_json(path, *request), request)
+        differences = _differences(read_json(path, "version"), request)
         if differences and not overwrite:
             listed = "\n".join(f"  {text}" for text in differences)
             raise ValueError(
@@ -108,9 +108,9 @@ def open_folder(folder: pathlib.Path, request: dict, overwrite: bool | str) -> N
 def _differences(earlier: dict, request: dict) -> list[str]:
     # How many bad rows are put up with may be raised on the way.
     return [
-        f"{name}: {earlier[name]} there, {request[name]} now"
-        for name in request
-        if name != "max_bad_rows" and earlier[name] != request[name]
+        f"{name}: {earlier.get(name)} there, {request.get(name)} now"
+        for name in {**request, **earlier}
+        if name != "max_bad_rows" and earlier.get(name) != request.get(name)
     ]
 
 

@@ -54,7 +54,7 @@ def repair_rows(manifest: Manifest, units: list[Unit], bar) -> list[pathlib.Path
 
     Args:
       manifest: of a finished conversion.
-      units: all parts of its log, in order.
+      units: all that were converted.
       bar: progress bar, moved by the bytes of the log that are read.
 
     Returns:
@@ -63,19 +63,20 @@ def repair_rows(manifest: Manifest, units: list[Unit], bar) -> list[pathlib.Path
     Raises:
       Damaged: if the log no longer gives the same rows.
     """
+    by_number = {unit.number: unit for unit in units}
     damaged: dict[int, list[tuple[Shard, str, int | None]]] = {}
     for shards in manifest.splits.values():
         for shard in shards:
             if is_intact(manifest.folder / "shards" / shard.name, shard):
                 continue
             found = _NAME.fullmatch(shard.name)
-            if found is None or int(found[2]) >= len(units):
+            if found is None or int(found[2]) not in by_number:
                 raise Damaged(f"{shard.name} is damaged, and is no shard of this log.")
             start = None if found[3] is None else int(found[3])
             damaged.setdefault(int(found[2]), []).append((shard, found[1], start))
     repaired = []
     for number, shards_of_unit in sorted(damaged.items()):
-        with _converted_again(manifest, units[number], bar) as again:
+        with _converted_again(manifest, by_number[number], bar) as again:
             for shard, stem, start in shards_of_unit:
                 path = manifest.folder / "shards" / shard.name
                 source = again / f"{stem}.tfrecord"
@@ -83,8 +84,8 @@ def repair_rows(manifest: Manifest, units: list[Unit], bar) -> list[pathlib.Path
                     source, path, shard, start, manifest.encoding
                 ):
                     raise Damaged(
-                        f"{path} is damaged, and {units[number].path} no longer gives "
-                        "the rows that it had. Convert with --overwrite."
+                        f"{path} is damaged, and {by_number[number].path} no longer "
+                        "gives the rows that it had. Convert with --overwrite."
                     )
                 repaired.append(path)
     return repaired

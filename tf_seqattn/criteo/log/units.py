@@ -79,6 +79,37 @@ def cut_files(
     return units
 
 
+def units_of_part(units: list[Unit], part: tuple[int, int]) -> list[Unit]:
+    """Returns part i of n of the units, in order; they keep their numbers.
+
+    Args:
+      units: of the whole log.
+      part: which, from 1, and of how many.
+
+    Raises:
+      ValueError: if the part is none of them, or the log has fewer units than parts.
+
+    Example:
+
+    >>> units = [Unit(i, pathlib.Path("log"), 0, 0, UNDECIDED) for i in range(5)]
+    >>> [unit.number for unit in units_of_part(units, (2, 2))]
+    [2, 3, 4]
+    """
+    number, total = part
+    if not 1 <= number <= total:
+        raise ValueError(
+            f"`part` must be one of 1/{total} to {total}/{total}. Received: "
+            f"part={number}/{total}"
+        )
+    if total > len(units):
+        raise ValueError(
+            "`part` must be one of at most as many as there are units, which are whole "
+            f"compressed files or {_UNIT_BYTES // 2**20} MB of a plain one: "
+            f"{len(units)} here. Received: part={number}/{total}"
+        )
+    return units[(number - 1) * len(units) // total : number * len(units) // total]
+
+
 def convert_unit(unit: Unit, folder: pathlib.Path, request: dict, bar) -> Done:
     """Parses a unit and writes its shards."""
     encoding = Encoding(**request["encoding"])
@@ -216,7 +247,7 @@ def all_quotes(finished: list[tuple[Unit, Done]]) -> list[str]:
     return quotes[: bad_rows_module.NUM_QUOTED]
 
 
-def _cut(
+def cut_shards(
     shards: list[Shard], boundaries: list[int], folder: pathlib.Path, encoding: Encoding
 ) -> list[list[Shard]]:
     """Cuts a sequence of shards at numbers of rows.
@@ -273,7 +304,9 @@ def decide_splits(
             for name in ("validation", "test")
         ]
         boundaries = [total - sum(held_out), total - held_out[1], total]
-        parts = _cut(undecided, boundaries, folder, Encoding(**request["encoding"]))
+        parts = cut_shards(
+            undecided, boundaries, folder, Encoding(**request["encoding"])
+        )
         for name, part in zip(SPLITS, parts, strict=True):
             by_split[name] += part
     return by_split

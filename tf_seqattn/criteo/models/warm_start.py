@@ -1,0 +1,191 @@
+"""Starts a click model from one that was trained on earlier rows.
+
+The tables of the earlier model may have other rows: a value that both vocabularies know
+keeps its vector, a new one begins with the vector that rare values share, and one that
+is no longer frequent is gone.
+"""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tf_keras as keras
+
+import tf_seqattn as sa
+from tf_seqattn.criteo.log.encoding import Encoding
+from tf_seqattn.criteo.log.manifest import VOCABULARY_FILE, Manifest
+from tf_seqattn.criteo.log.vocabulary import EMPTY, RARE, Vocabulary
+from tf_seqattn.criteo.models.click_model import FIRST_HIDDEN
+from tf_seqattn.files import write_json
+
+MODEL_FILE, _ENCODING_FILE = "model.keras", "encoding.json"
+
+
+class Earlier(NamedTuple):
+    """A trained model and how its rows were encoded.
+
+    Attributes:
+      network: without pruning.
+      encoding: of the rows that it was trained on.
+      vocabulary: of these rows, or None where the encoding has none.
+    """
+
+    network: keras.Model
+    encoding: Encoding
+    vocabulary: Vocabulary | None
+
+
+def save_encoding(folder: pathlib.Path, manifest: Manifest) -> None:
+    """Writes beside a trained model how its rows were encoded.
+
+    Args:
+      folder: of the model.
+      manifest: of the rows.
+    """
+    write_json(folder / _ENCODING_FILE, manifest.encoding.to_json())
+    if manifest.vocabulary is not None:
+        shutil.copyfile(manifest.folder / VOCABULARY_FILE, folder / VOCABULARY_FILE)
+
+
+def load_earlier(folder: pathlib.Path, manifest: Manifest) -> Earlier:
+    """Reads a trained model to start from.
+
+    Args:
+      folder: where `python -m tf_seqattn.criteo.train` wrote it.
+      manifest: of the new rows, which must be encoded alike.
+
+    Raises:
+      FileNotFoundError: if there is no trained model with its encoding.
+      ValueError: for rows of another encoding, or a damaged file.
+    """
+    for name in (MODEL_FILE, _ENCODING_FILE):
+        if not (folder / name).exists():
+            raise FileNotFoundError(
+                f"`--start` must name the --output of a finished training of --model "
+                f"dnn. {folder} has no {name}."
+            )
+    path = folder / _ENCODING_FILE
+    try:
+        encoding = Encoding(**json.loads(path.read_text()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}). Train that model again, or leave out "
+            "`--start`."
+        ) from error
+    same = dataclasses.replace(encoding, min_count=manifest.encoding.min_count)
+    if same != manifest.encoding:
+        raise ValueError(
+            "`--start` must name a model of rows encoded alike: "
+            f"{encoding} there, {manifest.encoding} here."
+        )
+    vocabulary = None
+    if encoding.min_count:
+        path = folder / VOCABULARY_FILE
+        vocabulary = Vocabulary.load(path, encoding.table_sizes)
+    network = keras.models.load_model(folder / MODEL_FILE, compile=False)
+    return Earlier(network, encoding, vocabulary)
+
+
+def earlier_rows(
+    sizes: Sequence[int], old: Vocabulary | None, new: Vocabulary | None
+) -> np.ndarray:
+    """Returns the row of the earlier tables that each row of the new ones begins with.
+
+    Args:
+      sizes: rows of each new table, without row 0.
+      old: of the earlier rows; None where values have rows by their remainder.
+      new: of the new rows, in the same way.
+
+    Returns:
+      int64 `(total,)`, into all earlier tables one after another.
+
+    Raises:
+      ValueError: if one has a vocabulary and the other has none.
+
+    Example:
+
+    >>> old = Vocabulary([np.array([2, 5])], [6])
+    >>> new = Vocabulary([np.array([3, 5])], [6])
+    >>> earlier_rows([3], old, new)  # empty, rare, 3 as rare, 5
+    array([0, 1, 1, 3])
+    """
+    if (old is None) != (new is None):
+        raise ValueError(
+            "The earlier rows and the new ones must both have a vocabulary, or neither "
+            "(`--min-count`)."
+        )
+    if old is None or new is None:
+        return np.arange(sum(size + 1 for size in sizes))
+    first = 0
+    parts = []
+    for column, frequent in enumerate(new.frequent):
+        parts.append([first + EMPTY, first + RARE])
+        parts.append(first + old.rows[old.first[column] + frequent].astype(np.int64))
+        first += old.table_sizes[column] + 1
+    return np.concatenate(parts).astype(np.int64)
+
+
+def start_from(
+    network: keras.Model,
+    earlier: keras.Model,
+    old: Vocabulary | None = None,
+    new: Vocabulary | None = None,
+) -> None:
+    """Gives a network the weights of an earlier one.
+
+    Args:
+      network: of `build_network`, not trained and without pruning.
+      earlier: of `build_network` with layers of the same sizes, without pruning.
+      old: vocabulary of the rows that `earlier` was trained on.
+      new: vocabulary of the rows for `network`.
+
+    Raises:
+      ValueError: naming a layer of another size, or for only one vocabulary.
+    """
+    rows = earlier_rows(network.get_layer("fields").table_sizes, old, new)
+    for layer in network.layers:
+        if not layer.weights:
+            continue
+        values = earlier.get_layer(layer.name).get_weights()
+        if layer.name == "fields" and old is not None:
+            values[-1] = values[-1][rows]
+        shapes = [value.shape for value in values]
+        wanted = [tuple(weight.shape) for weight in layer.weights]
+        if shapes != wanted:
+            raise ValueError(
+                f"`earlier` must have layers of the same sizes. Layer {layer.name!r} "
+                f"has {shapes} there and {wanted} here."
+            )
+        layer.set_weights(values)
+
+
+def kept_support(earlier: keras.Model, block_size: int) -> sa.PruningSchedule:
+    """Returns a schedule that keeps the zero blocks of the first hidden layer at 0.
+
+    With `sa.Magnitude()` it masks exactly those blocks from the first step on.
+
+    Args:
+      earlier: a network without pruning, that was pruned in such blocks.
+      block_size: rows and columns of a block.
+
+    Raises:
+      ValueError: if no block is zero.
+    """
+    kernel = earlier.get_layer(FIRST_HIDDEN).kernel.numpy()
+    rows, columns = (range(0, size, block_size) for size in kernel.shape)
+    blocks = [
+        kernel[r : r + block_size, c : c + block_size].any()
+        for r in rows
+        for c in columns
+    ]
+    if all(blocks):
+        raise ValueError(
+            f"No block of {block_size} x {block_size} of the earlier model is zero, so "
+            "there is no support to keep: prune it anew (`--support revise`), or give "
+            "the `--block-size` that it was pruned with."
+        )
+    return sa.OneShotSchedule(1 - np.mean(blocks), prune_step=0)
