@@ -53,7 +53,9 @@ def tables_of(model: keras.Model) -> list[keras.layers.Layer]:
 def table_bytes(model: keras.Model) -> int:
     """Bytes of the tables and of the numbers of their rows."""
     return sum(
-        4 * w.shape.num_elements() for la in tables_of(model) for w in la.weights
+        w.dtype.size * w.shape.num_elements()
+        for la in tables_of(model)
+        for w in la.weights
     )
 
 

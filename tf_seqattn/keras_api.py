@@ -746,9 +746,11 @@ def add_counter(layer: Layer, name: str) -> Variable:
     return _add_weight(layer, name, (), "int64", "zeros", trainable=False)
 
 
-def add_integers(layer: Layer, name: str, shape: tuple[int, ...]) -> Variable:
-    """Adds an int32 variable, at first 0, that is not trained."""
-    return _add_weight(layer, name, shape, "int32", "zeros", trainable=False)
+def add_integers(
+    layer: Layer, name: str, shape: tuple[int, ...], dtype: str = "int32"
+) -> Variable:
+    """Adds a variable of integers, at first 0, that is not trained."""
+    return _add_weight(layer, name, shape, dtype, "zeros", trainable=False)
 
 
 def add_gradient_sum(layer: Layer, name: str, shape: tuple[int, ...]) -> Variable:

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import tf_seqattn as sa
 from tf_seqattn.inference import litert
+from tf_seqattn.sparsity.shared_rows import SHARED_ROWS
 from tf_seqattn.sparsity.table_rows import row_scores
 
 keras = layers = None  # Of the Keras under test, by the fixture `keras`.
@@ -76,6 +77,16 @@ def test_the_shared_row_is_the_mean_of_what_it_stands_for(keras):
     np.testing.assert_allclose(found, [table[0], mean, mean, table[3]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("rows", [2**15, 2**15 + 1])
+def test_the_number_of_the_last_row_fits(rows, keras):
+    layer = SHARED_ROWS[keras](input_dim=3, rows=rows, output_dim=1)
+    layer.build()
+    table = np.arange(rows, dtype="float32")[:, None]
+    layer.set_weights([table, np.array([0, rows - 1, 1])])
+    found = np.asarray(layer(np.array([[0, 1, 2]])))
+    assert found.ravel().tolist() == [0, rows - 1, 1]
+
+
 def test_importance_is_what_the_outputs_lose():
     rows = np.array([[0.0, 0.0], [0.0, 4.0], [0.0, 0.1]])
     read = np.array([10.0, 1.0, 3.0])
@@ -92,8 +103,8 @@ def test_it_trains_saves_and_reaches_tflite(keras, tmp_path):
     before = [np.array(w) for w in smaller.get_weights()]
     smaller.compile("sgd", "mse")
     smaller.fit(data, np.ones(64), 16, verbose=0)
-    numbers = [w for w in before if w.dtype == np.int32]
-    after = [w for w in smaller.get_weights() if w.dtype == np.int32]
+    numbers = [w for w in before if w.dtype.kind == "i"]
+    after = [w for w in smaller.get_weights() if w.dtype.kind == "i"]
     assert len(numbers) == 2
     for one, other in zip(numbers, after, strict=True):
         np.testing.assert_array_equal(one, other)

@@ -8,6 +8,7 @@ from tf_seqattn.keras_api import add_integers, add_weight, register_for_both
 
 # The class of each Keras adds the real base; mypy needs to know no more.
 _SomeLayer: Any = object
+_INT16_ROWS = 2**15
 
 
 class SharedRowsEmbedding(_SomeLayer):
@@ -22,7 +23,8 @@ class SharedRowsEmbedding(_SomeLayer):
 
     Attributes:
       embeddings: the table, `(rows, output_dim)`.
-      row_numbers: int32 `(input_dim,)`, the row of each category.
+      row_numbers: `(input_dim,)`, the row of each category; int16 where the table has
+        so few rows that it holds their numbers, and int32 otherwise.
 
     Example:
 
@@ -52,12 +54,18 @@ class SharedRowsEmbedding(_SomeLayer):
         del input_shape
         shape = (self.rows, self.output_dim)
         self.embeddings = add_weight(self, "embeddings", shape, "uniform")
-        self.row_numbers = add_integers(self, "row_numbers", (self.input_dim,))
+        self.row_numbers = add_integers(
+            self,
+            "row_numbers",
+            (self.input_dim,),
+            "int16" if self.rows <= _INT16_ROWS else "int32",
+        )
         self.built = True
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         categories = tf.cast(inputs, tf.int32)
         rows = tf.gather(tf.convert_to_tensor(self.row_numbers), categories)
+        rows = tf.cast(rows, tf.int32)
         vectors = tf.gather(tf.convert_to_tensor(self.embeddings), rows)
         return tf.cast(vectors, self.compute_dtype)
 
