@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tf_keras as keras
+from tensorflow_model_optimization.sparsity import keras as tfmot
 
 import tf_seqattn as sa
 
@@ -169,3 +170,19 @@ def test_it_is_saved_shown_and_checked(tmp_path):
     sa.report(loaded, tmp_path / "report.html")
     with pytest.raises(ValueError, match="`decay` must be at least 0 and below 1"):
         sa.Taylor(1.0)
+
+
+def test_gradients_count_with_a_schedule_without_end():
+    """The blocks with the largest norms read inputs that are always zero."""
+    model = linear_model()
+    kernel = model.get_weights()[0]
+    kernel[:4] *= 10
+    model.set_weights([kernel])
+    schedule = tfmot.ConstantSparsity(0.5, begin_step=8, frequency=4)
+    pruned = prune(model, schedule, sa.Taylor())
+    pruned.compile(keras.optimizers.SGD(0.0), "mse")
+    x = np.random.default_rng(1).normal(size=(160, 8)).astype("float32")
+    x[:, :4] = 0
+    pruned.fit(x, np.ones((160, 4)), 16, callbacks=[sa.UpdatePruningStep()], verbose=0)
+    (found,) = sa.pruned_layers(pruned)[0].pruned_kernels
+    np.testing.assert_array_equal(np.asarray(found.mask), [[0, 0]] * 2 + [[1, 1]] * 2)

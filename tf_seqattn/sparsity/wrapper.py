@@ -386,19 +386,20 @@ class PrunableLayer(OfEitherKeras):
     def _logit_rate(self) -> float | None:
         """Rate of the logits, or None if they are left to the optimizer.
 
-        So they are, too, with a schedule that does not say when it ends.
+        So they are, too, with a schedule that does not say when it ends, unless the
+        importance has its own `new_logits`, which need no end.
         """
-        if end_step(self.pruning_schedule) is None:
+        needs_end = type(self.importance).new_logits is Importance.new_logits
+        if needs_end and end_step(self.pruning_schedule) is None:
             return None
         return self.importance.logit_rate
 
     @property
     def steps_per_move(self) -> int | None:
         """Training steps between two moves of logits with a rate of their own."""
-        end = end_step(self.pruning_schedule)
-        if self._logit_rate is None or end is None:
+        if self._logit_rate is None:
             return None
-        return logit_rate.steps_per_move(end)
+        return logit_rate.steps_per_move(end_step(self.pruning_schedule) or 0)
 
     @property
     def pruned_kernels(self) -> list[PrunedKernel]:
@@ -544,7 +545,7 @@ class PrunableLayer(OfEitherKeras):
           steps: int64 scalar, number of steps since the last call.
         """
         rate, end = self._logit_rate, end_step(self.pruning_schedule)
-        if rate is None or end is None:
+        if rate is None:
             return
         done = tf.cast(stored(self.pruning_step), tf.float32)
         number = tf.cast(steps, tf.float32)
@@ -558,6 +559,7 @@ class PrunableLayer(OfEitherKeras):
             if new is not None:
                 pruned.logits.assign(new)
                 continue
+            assert end is not None
             gradient = logit_rate.logit_gradient(
                 self.importance,
                 stored(pruned.kernel.variable),
