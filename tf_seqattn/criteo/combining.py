@@ -10,7 +10,6 @@ leave it, and new ones enter.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import logging
 import os
@@ -19,10 +18,13 @@ import shutil
 from collections.abc import Sequence
 from typing import Literal
 
+import tensorflow as tf
+
 from tf_seqattn.criteo.conversion import print_rows, write_vocabulary
 from tf_seqattn.criteo.log.encoding import Encoding
 from tf_seqattn.criteo.log.folder import locked, open_folder
 from tf_seqattn.criteo.log.manifest import MANIFEST_FILE, SPLITS, Manifest
+from tf_seqattn.criteo.log.paths import local_path
 from tf_seqattn.criteo.log.shards import Shard, sha256_of
 from tf_seqattn.criteo.log.units import cut_shards
 from tf_seqattn.experiments import command_line
@@ -33,8 +35,8 @@ _MODULE = "tf_seqattn.criteo.combining"
 
 
 def combine(
-    parts: Sequence[str | pathlib.Path],
-    folder: str | pathlib.Path,
+    parts: Sequence[str | os.PathLike],
+    folder: str | os.PathLike,
     *,
     validation_parts: int = 0,
     validation_fraction: float = 0.0,
@@ -83,7 +85,7 @@ def combine(
         "validation_parts": validation_parts,
         "validation_fraction": validation_fraction,
     }
-    folder = pathlib.Path(folder)
+    folder = local_path("folder", folder)
     with locked(folder):
         open_folder(folder, request, overwrite)
         if not (folder / MANIFEST_FILE).exists():
@@ -176,11 +178,9 @@ def _link(manifest: Manifest, shard: Shard, folder: pathlib.Path, index: int) ->
     try:
         os.link(source, target)
     except OSError:
-        # Another disk, or one without hard links.
+        # Another disk, one without hard links, or none.
         partial = target.with_suffix(".partial")
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
-        shutil.copyfile(source, partial)
+        tf.io.gfile.copy(str(source), str(partial), overwrite=True)
         partial.rename(target)
     return shard._replace(name=name)
 

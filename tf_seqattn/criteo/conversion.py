@@ -27,6 +27,7 @@ from tf_seqattn.criteo.log.manifest import (
     VOCABULARY_FILE,
     Manifest,
 )
+from tf_seqattn.criteo.log.paths import Path, local_path
 from tf_seqattn.criteo.log.repair import repair_json_files, repair_rows
 from tf_seqattn.criteo.log.shards import sha256_of
 from tf_seqattn.criteo.log.units import (
@@ -84,7 +85,7 @@ def _check(request: dict) -> None:
         )
 
 
-def _describe_files(files: list[pathlib.Path]) -> list[dict]:
+def _describe_files(files: list[Path]) -> list[dict]:
     return [
         {
             "path": str(file.resolve()),
@@ -96,14 +97,14 @@ def _describe_files(files: list[pathlib.Path]) -> list[dict]:
 
 
 def convert(
-    paths: str | pathlib.Path | Sequence,
-    folder: str | pathlib.Path,
+    paths: str | os.PathLike | Sequence,
+    folder: str | os.PathLike,
     encoding: Encoding | None = None,
     *,
     order: str = "time",
     validation_fraction: float = 0.1,
     test_fraction: float = 0.0,
-    validation_paths: str | pathlib.Path | Sequence = (),
+    validation_paths: str | os.PathLike | Sequence = (),
     max_rows: int | None = None,
     max_bad_rows: int = 100,
     seed: int = 0,
@@ -116,8 +117,9 @@ def convert(
     """Converts click logs, or goes on with a conversion that was interrupted.
 
     Args:
-      paths: files in the order of time, plain or `.gz`, or patterns such as "day_*".
-      folder: for the shards and the manifest.
+      paths: files in the order of time, plain or `.gz`, or patterns such as "day_*";
+        on the local disk or wherever `tf.io.gfile` reads, such as "gs://bucket/day_*".
+      folder: for the shards and the manifest, on the local disk.
       encoding: `Encoding()` by default.
       order: "time" holds out the last rows, "random" rows drawn by chance.
       validation_fraction: share of the rows of `paths` that is held out.
@@ -155,7 +157,7 @@ def convert(
     >>> manifest.rows("train")  # doctest: +SKIP
     41256555
     """
-    folder = pathlib.Path(folder)
+    folder = local_path("folder", folder)
     encoding = encoding or Encoding()
     files = find_files(paths)
     validation_files = find_files(validation_paths) if validation_paths else []
@@ -250,7 +252,7 @@ def _repair(units: list[Unit], folder: pathlib.Path, progress: bool) -> Manifest
 def write_vocabulary(
     folder: pathlib.Path,
     encoding: Encoding,
-    shards: list[pathlib.Path],
+    shards: Sequence[Path],
     progress: bool,
 ) -> str:
     """Counts the values of training rows and writes which are frequent.

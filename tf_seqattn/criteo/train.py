@@ -24,6 +24,7 @@ from tf_seqattn.criteo.arguments import check_rows
 from tf_seqattn.criteo.conversion import convert
 from tf_seqattn.criteo.log.encoding import NUMERIC_ENCODINGS, Encoding
 from tf_seqattn.criteo.log.manifest import MANIFEST_FILE, Manifest
+from tf_seqattn.criteo.log.paths import as_path
 from tf_seqattn.criteo.log.streaming import read_batches
 from tf_seqattn.criteo.log.synthetic import ClickSource, make_synthetic
 from tf_seqattn.criteo.models import deploy
@@ -221,7 +222,7 @@ def check_options(options: argparse.Namespace) -> None:
 
 def is_conversion(data: list[str]) -> bool:
     """Whether `--data` is a folder of converted rows."""
-    return len(data) == 1 and (pathlib.Path(data[0]) / MANIFEST_FILE).exists()
+    return len(data) == 1 and (as_path(data[0]) / MANIFEST_FILE).exists()
 
 
 def open_rows(options: argparse.Namespace) -> Manifest:

@@ -4,7 +4,7 @@ A row takes about 160 bytes. For more rows than fit see `streaming`.
 """
 
 import dataclasses
-import pathlib
+import os
 
 import numpy as np
 import tensorflow as tf
@@ -40,7 +40,7 @@ class Clicks:
         return {"numeric": self.numeric, "categorical": self.categorical}
 
 
-def load_clicks(folder: pathlib.Path | str, split: str) -> Clicks:
+def load_clicks(folder: str | os.PathLike, split: str) -> Clicks:
     """Reads a split of converted rows into memory.
 
     Args:

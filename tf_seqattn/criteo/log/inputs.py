@@ -5,11 +5,13 @@ import glob
 import gzip
 import itertools
 import os
-import pathlib
 import zlib
 from collections.abc import Sequence
 
+import tensorflow as tf
+
 from tf_seqattn.criteo.log.parsing import is_compressed
+from tf_seqattn.criteo.log.paths import Path, RemotePath, as_path
 
 # Longer marks first: that of UTF-32 begins like that of UTF-16.
 _ENCODINGS = (
@@ -20,7 +22,7 @@ _ENCODINGS = (
 )
 
 
-def find_files(paths: str | pathlib.Path | Sequence) -> list[pathlib.Path]:
+def find_files(paths: str | os.PathLike | Sequence) -> list[Path]:
     """Returns the files that paths and patterns name, those of a pattern sorted.
 
     Args:
@@ -31,14 +33,19 @@ def find_files(paths: str | pathlib.Path | Sequence) -> list[pathlib.Path]:
       FileNotFoundError: naming what does not exist or a pattern that matches nothing.
       ValueError: naming a folder, or a file that is not plain UTF-8 text.
     """
-    if isinstance(paths, (str, pathlib.Path)):
+    if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
-    found: list[pathlib.Path] = []
-    for path in paths:
-        matches = [str(path)] if os.path.exists(path) else glob.glob(str(path))
+    found: list[Path] = []
+    for path in map(as_path, paths):
+        if path.exists():
+            matches = [str(path)]
+        elif isinstance(path, RemotePath):
+            matches = tf.io.gfile.glob(str(path))
+        else:
+            matches = glob.glob(str(path))
         if not matches:
             raise FileNotFoundError(f"No file matches {path}.")
-        found += [pathlib.Path(match) for match in sorted(matches, key=_by_number)]
+        found += [as_path(match) for match in sorted(matches, key=_by_number)]
     for path in found:
         _check_file(path)
     return found
@@ -53,7 +60,7 @@ def _by_number(name: str) -> list:
     ]
 
 
-def _check_file(path: pathlib.Path) -> None:
+def _check_file(path: Path) -> None:
     """Raises a ValueError unless a file can hold the text of a click log."""
     if path.is_dir():
         raise ValueError(
@@ -74,9 +81,10 @@ def _check_file(path: pathlib.Path) -> None:
         )
 
 
-def _first_bytes(path: pathlib.Path) -> bytes:
+def _first_bytes(path: Path) -> bytes:
     try:
-        with gzip.open(path) if is_compressed(path) else open(path, "rb") as file:
+        with path.open("rb") as raw:
+            file = gzip.open(raw) if is_compressed(path) else raw
             return file.read(4)
     except (EOFError, gzip.BadGzipFile, zlib.error):
         # A damaged gzip file counts as a bad row when it is parsed.

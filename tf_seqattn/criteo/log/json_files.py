@@ -1,15 +1,16 @@
 """Reading the JSON files of a conversion, with one error for all that are damaged."""
 
 import json
-import pathlib
 from typing import Any
+
+from tf_seqattn.criteo.log.paths import Path
 
 
 class Damaged(ValueError):
     """A file of a conversion is not what was written."""
 
 
-def read_json(path: pathlib.Path, *keys: str) -> Any:
+def read_json(path: Path, *keys: str) -> Any:
     """Reads a JSON file.
 
     Args:
@@ -22,7 +23,7 @@ def read_json(path: pathlib.Path, *keys: str) -> Any:
 
     Example:
 
-    >>> import tempfile
+    >>> import pathlib, tempfile
     >>> with tempfile.NamedTemporaryFile("w") as file:  # an empty file
     ...     read_json(pathlib.Path(file.name))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -39,7 +40,7 @@ def read_json(path: pathlib.Path, *keys: str) -> Any:
     return content
 
 
-def _text(path: pathlib.Path, what: str) -> str:
+def _text(path: Path, what: str) -> str:
     return f"{path} is damaged: {what}. {remedy()}"
 
 

@@ -2,10 +2,11 @@
 
 import dataclasses
 import functools
-import pathlib
+import os
 
 from tf_seqattn.criteo.log.encoding import Encoding
 from tf_seqattn.criteo.log.json_files import Damaged, read_json, remedy
+from tf_seqattn.criteo.log.paths import Path, as_path
 from tf_seqattn.criteo.log.shards import Shard, has_its_size, is_intact, sha256_of
 from tf_seqattn.criteo.log.vocabulary import Vocabulary
 from tf_seqattn.experiments.progress import progress_bar
@@ -28,7 +29,7 @@ class Manifest:
       vocabulary_sha256: checksum of the vocabulary, or None where there is none.
     """
 
-    folder: pathlib.Path
+    folder: Path
     encoding: Encoding
     splits: dict[str, list[Shard]]
     bad_rows: int
@@ -37,7 +38,7 @@ class Manifest:
     vocabulary_sha256: str | None = None
 
     @classmethod
-    def load(cls, folder: pathlib.Path | str) -> "Manifest":
+    def load(cls, folder: str | os.PathLike) -> "Manifest":
         """Reads the manifest of a folder, and makes sure that its files are there.
 
         Raises:
@@ -63,14 +64,14 @@ class Manifest:
         return manifest
 
     @classmethod
-    def read(cls, folder: pathlib.Path | str) -> "Manifest":
+    def read(cls, folder: str | os.PathLike) -> "Manifest":
         """Reads the manifest of a folder, whether its files are there or not.
 
         Raises:
           FileNotFoundError: if there is none.
           ValueError: if it is damaged.
         """
-        folder = pathlib.Path(folder)
+        folder = as_path(folder)
         path = folder / MANIFEST_FILE
         if not path.exists():
             raise FileNotFoundError(
@@ -109,7 +110,7 @@ class Manifest:
             )
         return self.splits[split]
 
-    def paths(self, split: str) -> list[pathlib.Path]:
+    def paths(self, split: str) -> list[Path]:
         """The files of a split."""
         return [self.folder / "shards" / shard.name for shard in self.shards(split)]
 

@@ -7,7 +7,7 @@ empty. Memory is bounded by the size of a block, however large the file.
 """
 
 import gzip
-import pathlib
+import os
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -24,22 +24,21 @@ from tf_seqattn.criteo.log.fields import (
     FIELD_NAMES,
     NUMERIC_NAMES,
 )
+from tf_seqattn.criteo.log.paths import Path, as_path
 
 _BLOCK_BYTES = 32 * 2**20
 _TAB, _NEWLINE = 9, 10
 
 
-def is_compressed(path: pathlib.Path) -> bool:
+def is_compressed(path: Path) -> bool:
     """Whether a file is gzip, which can only be read from its beginning."""
     return path.suffix == ".gz"
 
 
-def _decompressed(
-    path: pathlib.Path, progress: Callable[[int], None]
-) -> Iterator[bytes]:
+def _decompressed(path: Path, progress: Callable[[int], None]) -> Iterator[bytes]:
     """Yields the content of a gzip file; all that can be had before an error."""
     told = 0
-    with open(path, "rb") as raw, gzip.open(raw, "rb") as file:
+    with path.open("rb") as raw, gzip.open(raw, "rb") as file:
         parts: list[bytes] = []
         while True:
             try:
@@ -58,10 +57,10 @@ def _decompressed(
 
 
 def _plain(
-    path: pathlib.Path, start: int, stop: int, progress: Callable[[int], None]
+    path: Path, start: int, stop: int, progress: Callable[[int], None]
 ) -> Iterator[bytes]:
     """Yields the bytes of the lines that begin in `[start, stop)`."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         if start:
             # A line that began before belongs to the part before.
             file.seek(start - 1)
@@ -203,7 +202,7 @@ def _may_break(grammar: str, text: pl.Series) -> bool:
 
 
 def parse_file(
-    path: pathlib.Path | str,
+    path: str | os.PathLike,
     bad: BadRows,
     start: int = 0,
     stop: int | None = None,
@@ -237,7 +236,7 @@ def parse_file(
     >>> for rows in parse_file("train.txt", bad):  # doctest: +SKIP
     ...     print(len(rows))
     """
-    path = pathlib.Path(path)
+    path = as_path(path)
     line, size = 1, path.stat().st_size
     if not size:
         bad.add(line, b"", "an empty file")
@@ -263,11 +262,11 @@ def parse_file(
             yield _values(good, numbers, bad)
 
 
-def lines_before(path: pathlib.Path | str, start: int) -> int:
+def lines_before(path: str | os.PathLike, start: int) -> int:
     """Returns how many lines of a file begin before a byte, for messages."""
     if not start:
         return 0
-    with open(path, "rb") as file:
+    with as_path(path).open("rb") as file:
         file.seek(start - 1)
         file.readline()
         left, lines = file.tell(), 0

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tf_seqattn.criteo.log.paths import Path
+
 BLOCK_ROWS = 1024
 _NAMES = ("numeric", "categorical", "label")
 
@@ -83,20 +85,20 @@ def write_shard(path: pathlib.Path, rows: Rows) -> Shard:
     return Shard(path.name, len(rows.labels), path.stat().st_size, sha256_of(path))
 
 
-def has_its_size(path: pathlib.Path, shard: Shard) -> bool:
+def has_its_size(path: Path, shard: Shard) -> bool:
     """Whether a file is there and has the size of a shard."""
     return path.exists() and path.stat().st_size == shard.num_bytes
 
 
-def is_intact(path: pathlib.Path, shard: Shard) -> bool:
+def is_intact(path: Path, shard: Shard) -> bool:
     """Whether a file is there and has the size and the checksum of a shard."""
     return has_its_size(path, shard) and sha256_of(path) == shard.sha256
 
 
-def sha256_of(path: pathlib.Path) -> str:
+def sha256_of(path: Path) -> str:
     """Returns the checksum of a file, hexadecimal."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
@@ -130,7 +132,7 @@ def parse_record(
     )
 
 
-def read_shard(path: pathlib.Path, num_numeric: int, num_tables: int) -> Rows:
+def read_shard(path: Path, num_numeric: int, num_tables: int) -> Rows:
     """Reads a whole shard into memory.
 
     Raises:

@@ -13,11 +13,13 @@ Then the workers of the service parse and shuffle, each file read by one of them
 the trainer only receives batches.
 """
 
-import pathlib
+import os
+from collections.abc import Sequence
 
 import tensorflow as tf
 
 from tf_seqattn.criteo.log.manifest import Manifest
+from tf_seqattn.criteo.log.paths import Path
 from tf_seqattn.criteo.log.shards import parse_record
 from tf_seqattn.criteo.log.vocabulary import look_up
 
@@ -28,7 +30,7 @@ _SHUFFLED_ROWS = 2**17
 
 
 def read_batches(
-    folder: pathlib.Path | str,
+    folder: str | os.PathLike,
     split: str,
     batch_size: int,
     seed: int | None = None,
@@ -92,7 +94,7 @@ def read_batches(
 
 
 def _records(
-    paths: list[pathlib.Path],
+    paths: Sequence[Path],
     seed: int | None,
     context: tf.distribute.InputContext | None,
 ) -> tf.data.Dataset:

@@ -20,6 +20,7 @@ from tf_seqattn.criteo.log.encoding import Encoding
 from tf_seqattn.criteo.log.json_files import Damaged, read_json
 from tf_seqattn.criteo.log.manifest import SPLITS
 from tf_seqattn.criteo.log.parsing import is_compressed, lines_before, parse_file
+from tf_seqattn.criteo.log.paths import Path
 from tf_seqattn.criteo.log.shards import (
     Rows,
     Shard,
@@ -50,7 +51,7 @@ class Unit(NamedTuple):
     """
 
     number: int
-    path: pathlib.Path
+    path: Path
     start: int
     stop: int
     split: str
@@ -64,9 +65,7 @@ class Done(NamedTuple):
     quoted: list[BadRow]
 
 
-def cut_files(
-    files: Iterable[pathlib.Path], split: str, first_number: int = 0
-) -> list[Unit]:
+def cut_files(files: Iterable[Path], split: str, first_number: int = 0) -> list[Unit]:
     """Cuts files into units, in order."""
     units = []
     for path in files:

@@ -10,11 +10,12 @@ import concurrent.futures
 import io
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
+from tf_seqattn.criteo.log.paths import Path, content_of
 from tf_seqattn.criteo.log.shards import read_shard
 from tf_seqattn.files import write_whole
 
@@ -68,9 +69,9 @@ class Vocabulary:
         write_whole(path, content.getvalue())
 
     @classmethod
-    def load(cls, path: pathlib.Path, hash_sizes: Iterable[int]) -> "Vocabulary":
+    def load(cls, path: Path, hash_sizes: Iterable[int]) -> "Vocabulary":
         """Reads what `save` wrote."""
-        with np.load(path) as columns:
+        with np.load(content_of(path)) as columns:
             return cls([columns[name] for name in columns.files], hash_sizes)
 
 
@@ -87,7 +88,7 @@ def look_up(rows: tf.Tensor, first: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
 
 
 def count_values(
-    paths: list[pathlib.Path], num_numeric: int, hash_sizes: tuple[int, ...], bar
+    paths: Sequence[Path], num_numeric: int, hash_sizes: tuple[int, ...], bar
 ) -> list[np.ndarray]:
     """Counts how often each row of each table is wanted.
 

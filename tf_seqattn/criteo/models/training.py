@@ -5,6 +5,7 @@ not in step with one another, and Keras calls no callback for a batch; there, a 
 our own gives out a few steps at a time and updates the masks in between.
 """
 
+import os
 import pathlib
 from collections.abc import Callable
 
@@ -22,7 +23,7 @@ VALIDATION_BATCH = 8192
 
 def distributed_batches(
     strategy: tf.distribute.Strategy,
-    folder: pathlib.Path | str,
+    folder: str | os.PathLike,
     split: str,
     batch_size: int,
     seed: int | None,

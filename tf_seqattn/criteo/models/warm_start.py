@@ -8,11 +8,11 @@ is no longer frequent is gone.
 import dataclasses
 import json
 import pathlib
-import shutil
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 import tf_keras as keras
 
 import tf_seqattn as sa
@@ -48,7 +48,8 @@ def save_encoding(folder: pathlib.Path, manifest: Manifest) -> None:
     """
     write_json(folder / _ENCODING_FILE, manifest.encoding.to_json())
     if manifest.vocabulary is not None:
-        shutil.copyfile(manifest.folder / VOCABULARY_FILE, folder / VOCABULARY_FILE)
+        source = manifest.folder / VOCABULARY_FILE
+        tf.io.gfile.copy(str(source), str(folder / VOCABULARY_FILE), overwrite=True)
 
 
 def load_earlier(folder: pathlib.Path, manifest: Manifest) -> Earlier:
