@@ -23,6 +23,7 @@ from tf_seqattn.criteo.models.click_model import (
     build_network,
     prune_first_layer,
 )
+from tf_seqattn.experiments import strategies
 from tf_seqattn.experiments.strategies import make_strategy, serve_cluster
 
 STEPS, BATCH = 40, 128
@@ -35,6 +36,8 @@ def main(name: str, folder: str, output: str, between: str = "1") -> None:
         tf.config.set_logical_device_configuration(cpu, two)
     if name == "parameter_server":
         serve_cluster()
+    # So small a table is shared out among the parameter servers, too.
+    strategies.TABLE_ROWS = 1000
     strategy = make_strategy(name)
     with strategy.scope():
         schedule = sa.SequentialAttentionSchedule(0.9, STEPS, cycles=3)
@@ -61,9 +64,9 @@ def main(name: str, folder: str, output: str, between: str = "1") -> None:
         )
         losses = [losses[STEPS // 2 - 1], losses[-1]]
     else:
-        history = training.fit(model, lambda first: batches(), STEPS, 2, verbose=0)
+        training.fit(model, lambda first: batches(), STEPS, 2, verbose=0)
         # TFRS shows the loss of the last batch of an epoch.
-        losses = history.history["loss"]
+        losses = model.history.history["loss"]
     [wrapper] = sa.pruned_layers(network)
     copies = strategy.experimental_local_results(wrapper.masks[0])
     stripped = sa.strip_pruning(network)

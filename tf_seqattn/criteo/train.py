@@ -17,7 +17,6 @@ import time
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
-from sklearn.metrics import roc_auc_score
 
 import tf_seqattn as sa
 from tf_seqattn.criteo.arguments import check_rows
@@ -72,6 +71,7 @@ _MODULE = "tf_seqattn.criteo.train"
 MODELS = ("dnn", "dlrm", "dcn")
 SUPPORTS = ("revise", "keep")
 _EXPORTED_ROWS = 256
+_AUC_THRESHOLDS = 10_000
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -194,6 +194,11 @@ def check_options(options: argparse.Namespace) -> None:
         raise ValueError(
             "--table-rows prunes the tables of dlrm and dcn. Received: "
             f"--table-rows {options.table_rows} --model dnn"
+        )
+    if options.table_rows and options.strategy == "parameter_server":
+        raise ValueError(
+            "--table-rows prunes whole tables, and parameter servers may hold parts of "
+            "one: use another --strategy."
         )
     if options.start and options.model != "dnn":
         raise ValueError(
@@ -330,15 +335,24 @@ def stripped_network(model: keras.Model, kind: str) -> _Network:
 
 
 def measure(network: _Network, manifest: Manifest) -> dict:
-    """Returns log loss (nats) and AUC on the validation rows."""
+    """Returns log loss (nats) and AUC on the validation rows.
+
+    Both are summed up batch by batch, so memory does not grow with the rows. The AUC is
+    that of so many thresholds, within about 1e-5 of the exact one.
+    """
     run = tf.function(lambda x: tf.reshape(network(x), (-1,)))
     batches = read_batches(manifest.folder, "validation", VALIDATION_BATCH)
-    results = [(run(features).numpy(), labels.numpy()) for features, labels in batches]
-    logits, labels = (np.concatenate(part) for part in zip(*results, strict=True))
+    total, rows = 0.0, 0
+    auc = keras.metrics.AUC(_AUC_THRESHOLDS, from_logits=True)
+    for features, labels in batches:
+        logits = run(features).numpy().astype(np.float64)
+        total += len(logits) * log_loss_of_logits(labels.numpy(), logits)
+        rows += len(logits)
+        auc.update_state(labels, logits)
     return {
-        "log_loss": log_loss_of_logits(labels, logits.astype(np.float64)),
-        "auc": float(roc_auc_score(labels, logits)),
-        "validation_rows": len(labels),
+        "log_loss": total / rows,
+        "auc": float(auc.result()),
+        "validation_rows": rows,
     }
 
 

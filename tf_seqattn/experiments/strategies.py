@@ -1,8 +1,12 @@
 """The strategies of `tf.distribute` by the names that command lines take."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 STRATEGIES = ("none", "mirrored", "multiworker", "parameter_server", "tpu")
+# A variable of two axes with so many rows is a table.
+TABLE_ROWS = 2**17
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:
@@ -12,7 +16,8 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
       name: "none" for one device, "mirrored" for all GPUs of this machine (or all its
         logical CPUs), "multiworker" for several machines as `TF_CONFIG` names them,
         "parameter_server" for the chief of workers and parameter servers that
-        `TF_CONFIG` names (see `serve_cluster`), "tpu" for the TPU of this virtual
+        `TF_CONFIG` names (see `serve_cluster`), which share out the rows of tables of
+        131,072 rows or more, "tpu" for the TPU of this virtual
         machine.
 
     Raises:
@@ -32,7 +37,11 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     if name == "multiworker":
         return tf.distribute.MultiWorkerMirroredStrategy()
     if name == "parameter_server":
-        return tf.distribute.ParameterServerStrategy(_cluster())
+        resolver = _cluster()
+        servers = resolver.cluster_spec().num_tasks("ps")
+        return tf.distribute.ParameterServerStrategy(
+            resolver, variable_partitioner=_partitioner(servers)
+        )
     if name == "tpu":
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu="local")
         tf.config.experimental_connect_to_cluster(resolver)
@@ -41,6 +50,24 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     raise ValueError(
         f"`name` must be one of {', '.join(STRATEGIES)}. Received: name={name!r}"
     )
+
+
+def _partitioner(servers: int) -> Callable[..., list[int]] | None:
+    """What shares out the rows of large tables among the parameter servers.
+
+    Kernels stay whole, since masks are made for whole kernels.
+    """
+    if servers < 2:
+        return None
+
+    def parts(shape: tf.TensorShape, dtype: tf.DType, **_: object) -> list[int]:
+        del dtype
+        found = [1] * shape.rank
+        if shape.rank == 2 and shape[0] >= TABLE_ROWS:
+            found[0] = servers
+        return found
+
+    return parts
 
 
 def _cluster() -> tf.distribute.cluster_resolver.TFConfigClusterResolver:

@@ -103,7 +103,7 @@ class _Stripping:
         for layer, original, read in self.weights:
             build_like(layer, original)
             # Read only now, so that only one layer at a time is in memory twice.
-            weights = read()
+            weights = _joined(read(), [tuple(w.shape) for w in layer.weights])
             if layer.built or not weights:
                 layer.set_weights(weights)
             else:
@@ -111,6 +111,21 @@ class _Stripping:
                     f"Layer {layer.name!r} could not be rebuilt from its configuration "
                     "while stripping. Build the model with an input shape first."
                 )
+
+
+def _joined(parts: list[np.ndarray], shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
+    """Joins tables of which each parameter server holds some rows."""
+    if len(parts) <= len(shapes):
+        return parts
+    waiting = iter(parts)
+    weights = []
+    for shape in shapes:
+        part = next(waiting)
+        rows = [part]
+        while sum(map(len, rows)) < shape[0]:
+            rows.append(next(waiting))
+        weights.append(np.concatenate(rows) if len(rows) > 1 else part)
+    return weights
 
 
 def strip_pruning(model: Model) -> Any:

@@ -5,12 +5,14 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras as keras
 
 import tf_seqattn as sa
 from tf_seqattn.criteo.log.in_memory import training_batches
 from tf_seqattn.criteo.models.click_model import (
     ClickModel,
+    FieldEmbedding,
     build_network,
     prune_first_layer,
 )
@@ -96,3 +98,11 @@ def test_tf_keras_becomes_keras_2_or_the_error_says_why(keras_3_first):
         assert "TF_USE_LEGACY_KERAS=1" in done.stderr.splitlines()[-1]
     else:
         assert done.returncode == 0, done.stderr
+
+
+def test_rows_are_counted_beyond_two_billion():
+    few = tf.constant([[3, 4]])
+    small, large = FieldEmbedding([9, 9]), FieldEmbedding([2**31 - 10, 9])
+    assert small.rows_of(few).dtype == tf.int32
+    assert small.rows_of(few).numpy().tolist() == [[3, 14]]
+    assert large.rows_of(few).numpy().tolist() == [[3, 2**31 - 9 + 4]]

@@ -103,13 +103,26 @@ class FieldEmbedding(keras.layers.Layer):
           float32 `(batch, (num_numeric + tables) * dimension)`.
         """
         numeric, categorical = inputs
-        rows = tf.constant([size + 1 for size in self.table_sizes], tf.int32)
-        first_rows = tf.cumsum(rows, exclusive=True)
-        vectors = tf.gather(self.tables, categorical + first_rows)
+        # Of a variable in several parts, too, as parameter servers hold large tables.
+        vectors = tf.nn.embedding_lookup(self.tables, self.rows_of(categorical))
         if self.num_numeric:
             counts = numeric[:, :, None] * self.directions + self.offsets
             vectors = tf.concat([counts, vectors], axis=1)
         return tf.reshape(vectors, (-1, vectors.shape[1] * self.dimension))
+
+    def rows_of(self, categorical: tf.Tensor) -> tf.Tensor:
+        """Numbers of rows in the one variable of all tables.
+
+        Args:
+          categorical: int32 `(batch, tables)`, rows of each table.
+
+        Returns:
+          The same shape; int64 where int32 cannot count all rows.
+        """
+        sizes = [size + 1 for size in self.table_sizes]
+        integer = tf.int32 if sum(sizes) < 2**31 else tf.int64
+        first_rows = tf.cumsum(tf.constant(sizes, integer), exclusive=True)
+        return tf.cast(categorical, integer) + first_rows
 
     def get_config(self):
         return {

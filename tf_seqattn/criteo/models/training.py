@@ -19,6 +19,8 @@ from tf_seqattn.criteo.models.best_weights import BestWeights
 from tf_seqattn.experiments.resuming import finished_epochs, resumable_callbacks
 
 VALIDATION_BATCH = 8192
+# Waiting for the slowest worker costs each about half a step: a twentieth of these.
+STEPS_A_WORKER = 10
 
 
 def distributed_batches(
@@ -125,6 +127,13 @@ def fit(
     return min(steps, epoch_steps * (best.state["epoch"] + 1))
 
 
+def _num_workers() -> int:
+    """Workers of the cluster that this process, its chief, is connected to."""
+    devices = tf.config.list_logical_devices()
+    specs = [tf.DeviceSpec.from_string(device.name) for device in devices]
+    return len({spec.task for spec in specs if spec.job == "worker"})
+
+
 class _StopAfter(keras.callbacks.Callback):
     """Ends the last epoch, and with it the training, after so many steps."""
 
@@ -161,7 +170,7 @@ def fit_with_parameter_servers(
     model: keras.Model,
     make_batches,
     steps: int,
-    steps_between_masks: int = 10,
+    steps_between_masks: int | None = None,
     progress=lambda steps: None,
 ) -> list[float]:
     """Trains with workers that are not in step with one another.
@@ -172,12 +181,15 @@ def fit_with_parameter_servers(
       make_batches: returns endless training batches, called by each worker.
       steps: number of training steps of all workers together.
       steps_between_masks: steps that are given out before the workers wait for one
-        another and masks are updated; fewer at the end of a phase.
+        another and masks are updated; ten for each worker by default, and fewer at the
+        end of a phase.
       progress: called with the number of steps done since the last call.
 
     Returns:
       The loss of every step, in the order in which they were given out.
     """
+    if steps_between_masks is None:
+        steps_between_masks = STEPS_A_WORKER * _num_workers()
     coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
     iterator = iter(coordinator.create_per_worker_dataset(make_batches))
     pruning = None
