@@ -15,7 +15,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed.stamp
-EXTRAS := recommenders,digits,plots,bench,colabs,hub,tests
+EXTRAS := recommenders,keras-rs,digits,plots,bench,colabs,hub,tests
 BUILD_FILES = find . -path ./$(VENV) -prune -o -type f \
   \( -name BUILD -o -name WORKSPACE -o -name '*.bzl' \) -print
 BUILDIFIER := $(VENV)/node/node_modules/.bin/buildifier

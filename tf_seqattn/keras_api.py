@@ -335,10 +335,25 @@ def named_in_scope(scope: str, names: Set[str]) -> list[str]:
     return [next(n for n in pair if n in names) for pair in plain if names & {*pair}]
 
 
+def build_config(layer: Layer) -> Any:
+    """What `build_from_config` takes, in plain dictionaries; None before `build`.
+
+    Keras tracks the dictionaries among the shapes of several inputs, and cannot walk
+    over those that it tracks.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return value
+
+    return plain(layer.get_build_config())
+
+
 def build_like(layer: Layer, original: Layer) -> None:
     """Builds a Keras 3 layer from the shapes that `original` was built from."""
     if is_keras3(layer) and not layer.built and original.get_build_config():
-        layer.build_from_config(original.get_build_config())
+        layer.build_from_config(build_config(original))
 
 
 def projections(layer: Layer) -> dict[str, Layer]:
@@ -597,6 +612,8 @@ def uncompile(model: Model) -> None:
         if model.compiled:
             model.compiled = False
             model.optimizer = None
+            # TensorFlow would still write its variables into a SavedModel.
+            model._delete_tracking("optimizer")
     elif model._is_compiled:
         model.optimizer = None
         model._is_compiled = False

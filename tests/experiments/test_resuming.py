@@ -3,10 +3,16 @@
 import argparse
 import pathlib
 
+import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_seqattn.experiments.resuming import finished_epochs, unfinished_training
+from tf_seqattn.experiments.resuming import (
+    finished_epochs,
+    resumable_callbacks,
+    unfinished_training,
+)
 
 
 def options(**changes):
@@ -78,3 +84,19 @@ def test_a_damaged_backup_is_named(tmp_path):
     path.write_bytes(b"")
     with pytest.raises(ValueError, match="backup is damaged .*Delete it"):
         finished_epochs(tmp_path)
+
+
+def test_a_model_of_keras_3_goes_on_after_its_epochs(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    data = np.ones((4, 2)), np.ones((4, 1))
+    assert finished_epochs(tmp_path) == 0
+    for epochs, trained in ((2, [0, 1]), (2, []), (3, [2])):
+        callbacks = resumable_callbacks(model, tmp_path)
+        history = model.fit(*data, epochs=epochs, callbacks=callbacks, verbose=0)
+        assert history.epoch == trained
+        assert finished_epochs(tmp_path) == epochs
+    assert any((tmp_path / "logs").rglob("events*"))
+    (newest,) = (tmp_path / "backup").glob("backup-*3")
+    (newest / "latest.weights.h5").write_bytes(b"")
+    assert finished_epochs(tmp_path) == 2

@@ -1,6 +1,7 @@
 """Click-through models through TFRS, pruned with SequentialAttention++.
 
-Run it with `python -m tf_seqattn.criteo --output out/criteo`.
+Run it with `python -m tf_seqattn.criteo --output out/criteo`. `criteo.keras_rs` has the
+same models for Keras 3.
 
 TensorFlow Recommenders (TFRS) needs `tf.keras` to mean Keras 2, which TensorFlow
 decides when `tf.keras` is first touched. Importing this package makes that choice.

@@ -10,9 +10,11 @@ would have ended (with other options that is an error).
 
 import argparse
 import dataclasses
+import functools
 import logging
 import pathlib
 import time
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -74,9 +76,14 @@ _EXPORTED_ROWS = 256
 _AUC_THRESHOLDS = 10_000
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Reads the command line, or the list `arguments` in place of it."""
-    parser = command_line.make_parser(_MODULE, __doc__)
+def make_parser(module: str, description: str) -> argparse.ArgumentParser:
+    """Returns a parser of what a training takes, whatever library its model is of.
+
+    Args:
+      module: full name of the command.
+      description: its first line is shown.
+    """
+    parser = command_line.make_parser(module, description)
     add = parser.add_argument
     add(
         "--data",
@@ -125,12 +132,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     rate = command_line.positive_number
     add("--first-rate", type=rate, help="in place of the recipe's learning rate")
     add("--last-rate", type=rate, help="in place of the recipe's, at the last step")
-    add(
-        "--table-optimizer",
-        default="adam",
-        choices=TABLE_OPTIMIZERS,
-        help="of the tables; adagrad updates the rows of a batch alone",
-    )
     add("--algorithm", default="seqattn", choices=ALGORITHMS, help="how to prune")
     add(
         "--sparsity",
@@ -139,6 +140,35 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="share of the blocks to remove",
     )
     add("--block-size", type=positive_int, help="20 for dnn, 16 for dlrm and dcn")
+    add(
+        "--validations",
+        type=positive_int,
+        help="backups and validations; 10, or one an epoch for bars",
+    )
+    add(
+        "--seed",
+        type=command_line.seed,
+        default=0,
+        help="of the weights and the order of the rows",
+    )
+    return parser
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line, or the list `arguments` in place of it."""
+    parser = make_parser(_MODULE, __doc__)
+    add = parser.add_argument
+    add(
+        "--table-optimizer",
+        default="adam",
+        choices=TABLE_OPTIMIZERS,
+        help="of the tables; adagrad updates the rows of a batch alone",
+    )
+    add(
+        "--table-rows",
+        type=command_line.positive_int,
+        help="prune the tables of dlrm or dcn by so many rows",
+    )
     add(
         "--start",
         type=pathlib.Path,
@@ -152,23 +182,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="of --start: keep its zero blocks (in place of --algorithm and "
         "--sparsity), or prune anew",
     )
-    add(
-        "--table-rows",
-        type=positive_int,
-        help="prune the tables of dlrm or dcn by so many rows",
-    )
     add("--strategy", default="none", choices=STRATEGIES, help="of tf.distribute")
-    add(
-        "--validations",
-        type=positive_int,
-        help="backups and validations; 10, or one an epoch for bars",
-    )
-    add(
-        "--seed",
-        type=command_line.seed,
-        default=0,
-        help="of the weights and the order of the rows",
-    )
     options = parser.parse_args(arguments)
     with command_line.checking(parser):
         check_options(options)
@@ -182,14 +196,7 @@ def check_options(options: argparse.Namespace) -> None:
       ValueError: naming an option that does not go with the others.
       FileNotFoundError: for data that are not there.
     """
-    Encoding(options.numeric, options.table_size, options.min_count)
-    recipe = chosen_recipe(options)
-    if not options.data and min(options.table_size) < 2:
-        raise ValueError("--table-size must be at least 2 for synthetic rows.")
-    if not (options.data and is_conversion(options.data)):
-        check_rows(options, recipe.batch_size)
-    if options.steps:
-        pruning_schedule(options.algorithm, options.sparsity, options.steps)
+    check_training(options)
     if options.model == "dnn" and options.table_rows:
         raise ValueError(
             "--table-rows prunes the tables of dlrm and dcn. Received: "
@@ -207,16 +214,33 @@ def check_options(options: argparse.Namespace) -> None:
         )
     if options.support == "keep" and not options.start:
         raise ValueError("--support keep wants the model to keep it of: --start.")
-    if options.model != "dnn" and recipe.dropout:
-        raise ValueError(
-            f"--recipe {options.recipe} has dropout, which the networks of TFRS have "
-            "not: use --model dnn, or another --recipe. Received: "
-            f"--model {options.model}"
-        )
-    if recipe.patience and options.strategy == "parameter_server":
+    if chosen_recipe(options).patience and options.strategy == "parameter_server":
         raise ValueError(
             f"--recipe {options.recipe} stops after a validation, and there is none "
             "under a parameter server: use another --recipe or --strategy."
+        )
+
+
+def check_training(options: argparse.Namespace) -> None:
+    """Checks what goes together among the options of `make_parser`.
+
+    Raises:
+      ValueError: naming an option that does not go with the others.
+      FileNotFoundError: for data that are not there.
+    """
+    Encoding(options.numeric, options.table_size, options.min_count)
+    recipe = chosen_recipe(options)
+    if not options.data and min(options.table_size) < 2:
+        raise ValueError("--table-size must be at least 2 for synthetic rows.")
+    if not (options.data and is_conversion(options.data)):
+        check_rows(options, recipe.batch_size)
+    if options.steps:
+        pruning_schedule(options.algorithm, options.sparsity, options.steps)
+    if options.model != "dnn" and recipe.dropout:
+        raise ValueError(
+            f"--recipe {options.recipe} has dropout, which dlrm and dcn have not: "
+            "use --model dnn, or another --recipe. Received: "
+            f"--model {options.model}"
         )
     if options.model != "dnn" and options.numeric == "bucket":
         raise ValueError(
@@ -262,6 +286,19 @@ def chosen_recipe(options: argparse.Namespace) -> Recipe:
     )
 
 
+def require_counts(manifest: Manifest) -> None:
+    """Makes sure that counts are numbers, as DLRM and DCN read them.
+
+    Raises:
+      ValueError: if the rows have them as categories.
+    """
+    if not manifest.num_numeric:
+        raise ValueError(
+            "--model dlrm and dcn read the counts as numbers, and these rows have them "
+            "as categories: use --model dnn, or convert with another --numeric."
+        )
+
+
 def build(options: argparse.Namespace, manifest: Manifest, steps: int) -> keras.Model:
     """Returns the model, pruned where the algorithm prunes, not compiled.
 
@@ -299,11 +336,7 @@ def build(options: argparse.Namespace, manifest: Manifest, steps: int) -> keras.
         # A backup restores the optimizer of a built model alone.
         model(few)
         return model
-    if not counts:
-        raise ValueError(
-            "--model dlrm and dcn read the counts as numbers, and these rows have them "
-            "as categories: use --model dnn, or convert with another --numeric."
-        )
+    require_counts(manifest)
     make = {"dlrm": build_dlrm, "dcn": build_dcn}[options.model]
     model = make(sizes, prunable_tables=options.table_rows is not None)
     model(ranking_features(few))
@@ -334,11 +367,15 @@ def stripped_network(model: keras.Model, kind: str) -> _Network:
     return network
 
 
-def measure(network: _Network, manifest: Manifest) -> dict:
+def measure(network: Callable, manifest: Manifest) -> dict:
     """Returns log loss (nats) and AUC on the validation rows.
 
     Both are summed up batch by batch, so memory does not grow with the rows. The AUC is
     that of so many thresholds, within about 1e-5 of the exact one.
+
+    Args:
+      network: from `numeric` and `categorical` to log-odds.
+      manifest: of the rows.
     """
     run = tf.function(lambda x: tf.reshape(network(x), (-1,)))
     batches = read_batches(manifest.folder, "validation", VALIDATION_BATCH)
@@ -374,46 +411,71 @@ def train(
         optimizer = make_optimizer(model, rate, options.table_optimizer)
         model.compile(optimizer=optimizer)
     adapt = None if options.model == "dnn" else ranking_features
-
-    def training_batches(first_batch=0):
-        return distributed_batches(
-            strategy,
-            manifest.folder,
-            "train",
-            recipe.batch_size,
-            options.seed,
-            adapt,
-            first_batch,
-        )
-
-    best = None
-    if recipe.patience:
-        best = BestWeights(options.output / "backup" / "best", recipe.patience)
     started = time.perf_counter()
     if isinstance(strategy, tf.distribute.ParameterServerStrategy):
         with progress_bar(steps, "steps", "Training") as bar:
             fit_with_parameter_servers(
                 strategy,
                 model,
-                training_batches,
+                functools.partial(
+                    _training_batches, options, manifest, strategy, adapt
+                ),
                 steps,
                 progress=bar.update,
             )
     else:
-        validation = distributed_batches(
-            strategy, manifest.folder, "validation", VALIDATION_BATCH, None, adapt
-        )
-        steps = fit(
-            model,
-            training_batches,
-            steps,
-            options.validations or recipe.validations,
-            validation,
-            options.output,
-            best=best,
-            seed=options.seed,
-        )
+        steps = fit_by_recipe(model, options, manifest, strategy, adapt)
     return model, {"steps": steps, "seconds": time.perf_counter() - started}
+
+
+def _training_batches(
+    options: argparse.Namespace,
+    manifest: Manifest,
+    strategy: tf.distribute.Strategy,
+    adapt: Callable | None,
+    first_batch: int = 0,
+):
+    batch_size, seed = chosen_recipe(options).batch_size, options.seed
+    return distributed_batches(
+        strategy, manifest.folder, "train", batch_size, seed, adapt, first_batch
+    )
+
+
+def fit_by_recipe(
+    model: keras.Model,
+    options: argparse.Namespace,
+    manifest: Manifest,
+    strategy: tf.distribute.Strategy,
+    adapt: Callable | None = None,
+) -> int:
+    """Trains in `model.fit` as the options say, and goes on where it was interrupted.
+
+    Args:
+      model: compiled, pruned or not, of Keras 2 or Keras 3.
+      options: of `make_parser`.
+      manifest: of the rows.
+      strategy: of the model, synchronous.
+      adapt: see `distributed_batches`.
+
+    Returns:
+      The number of training steps that made the model's weights.
+    """
+    recipe = chosen_recipe(options)
+    best = None
+    if recipe.patience:
+        best = BestWeights(options.output / "backup" / "best", recipe.patience)
+    return fit(
+        model,
+        functools.partial(_training_batches, options, manifest, strategy, adapt),
+        recipe.num_steps(manifest.rows("train")),
+        options.validations or recipe.validations,
+        distributed_batches(
+            strategy, manifest.folder, "validation", VALIDATION_BATCH, None, adapt
+        ),
+        options.output,
+        best=best,
+        seed=options.seed,
+    )
 
 
 def export(network: _Network, options: argparse.Namespace, manifest: Manifest) -> dict:

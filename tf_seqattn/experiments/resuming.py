@@ -8,10 +8,11 @@ import shutil
 from collections.abc import Iterator
 
 import tensorflow as tf
-import tf_keras as keras
 
 import tf_seqattn as sa
 from tf_seqattn.files import write_json
+from tf_seqattn.keras_api import Model, keras_of
+from tf_seqattn.sparsity.backup import epochs_in_backup
 
 _FILE, _BACKUP = "unfinished.json", "backup"
 # The chief writes for all workers, and Keras counts epochs from 0.
@@ -81,7 +82,7 @@ def _read(path: pathlib.Path, backup: pathlib.Path) -> dict:
     return begun
 
 
-def resumable_callbacks(model: keras.Model, folder: pathlib.Path | None) -> list:
+def resumable_callbacks(model: Model, folder: pathlib.Path | None) -> list:
     """Returns the callbacks of a `model.fit` that can be resumed after each epoch.
 
     Args:
@@ -96,7 +97,8 @@ def resumable_callbacks(model: keras.Model, folder: pathlib.Path | None) -> list
     pruned = bool(sa.pruned_layers(model))
     callbacks: list = [sa.UpdatePruningStep()] if pruned else []
     if folder is not None:
-        summaries = sa.PruningSummaries if pruned else keras.callbacks.TensorBoard
+        library = keras_of(model)
+        summaries = sa.PruningSummaries if pruned else library.callbacks.TensorBoard
         callbacks += [
             summaries(log_dir=str(folder / "logs")),
             sa.BackupAndRestore(folder / _BACKUP, delete_checkpoint=False),
@@ -125,7 +127,7 @@ def finished_epochs(folder: pathlib.Path | None) -> int:
     backup = folder / _BACKUP
     checkpoint = tf.train.latest_checkpoint(str(backup / "chief"))
     if checkpoint is None:
-        return 0
+        return epochs_in_backup(backup)
     try:
         return int(tf.train.load_variable(checkpoint, _SAVED_EPOCH)) + 1
     except tf.errors.OpError as error:

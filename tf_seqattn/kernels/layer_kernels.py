@@ -17,6 +17,7 @@ from tf_seqattn.keras_api import (
 )
 from tf_seqattn.kernels.blocks import BlockGrid, check_block_size
 from tf_seqattn.kernels.einsum import kernel_axes
+from tf_seqattn.kernels.feature_cross import dense_layers, is_feature_cross
 
 # In place of a block size: every head of an attention layer is one block.
 HEADS = "heads"
@@ -204,6 +205,14 @@ def _bidirectional(layer: Layer, prefix: str = "") -> list[Kernel]:
     )
 
 
+def _feature_cross(layer: Layer, prefix: str = "") -> list[Kernel]:
+    return [
+        kernel
+        for name, dense in dense_layers(layer).items()
+        for kernel in _plain(dense, prefix=f"{prefix}{name}/")
+    ]
+
+
 _DEPTHWISE = classes("DepthwiseConv1D", "DepthwiseConv2D")
 _ATTENTION = classes("MultiHeadAttention", "GroupQueryAttention")
 # First match wins: subclasses stand before their bases.
@@ -272,11 +281,17 @@ def _find_declared(layer: Layer, prefix: str = "") -> list[Kernel]:
     return found
 
 
+def _finder(layer: Layer) -> Callable[..., list[Kernel]] | None:
+    """What finds the kernels of a layer of a known class; None for another one."""
+    for kinds, find in _FINDERS:
+        if isinstance(layer, kinds):
+            return find
+    return _feature_cross if is_feature_cross(layer) else None
+
+
 def is_supported(layer: Layer) -> bool:
     """Whether a layer's kernels can be found (it may still have none)."""
-    if hasattr(layer, "get_prunable_weights"):
-        return True
-    return any(isinstance(layer, kinds) for kinds, _ in _FINDERS)
+    return hasattr(layer, "get_prunable_weights") or _finder(layer) is not None
 
 
 def find_kernels(layer: Layer, prefix: str = "") -> list[Kernel]:
@@ -304,9 +319,9 @@ def find_kernels(layer: Layer, prefix: str = "") -> list[Kernel]:
     """
     if hasattr(layer, "get_prunable_weights"):
         return [k for k in _find_declared(layer, prefix) if k.variable.shape.rank > 1]
-    for kinds, find in _FINDERS:
-        if isinstance(layer, kinds):
-            return find(layer, prefix)
+    find = _finder(layer)
+    if find is not None:
+        return find(layer, prefix)
     raise ValueError(
         f"tf_seqattn does not know the kernels of layer {layer.name!r} of class "
         f"{type(layer).__name__}. Give the class a method `get_prunable_weights()` "

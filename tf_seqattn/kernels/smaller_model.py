@@ -10,6 +10,7 @@ from tf_seqattn.keras_api import (
     Layer,
     Model,
     build_attention,
+    build_config,
     build_like,
     calls_forgotten,
     flat,
@@ -124,7 +125,7 @@ class _Building:
             return self._with_smaller_parts(layer, layer)
         if not copy.built and layer.built and layer.get_build_config():
             # It may make the layers that it holds only now.
-            copy.build_from_config(layer.get_build_config())
+            copy.build_from_config(build_config(layer))
         return self._with_smaller_parts(layer, copy)
 
     def _with_smaller_parts(self, layer: Layer, copy: Layer) -> Layer:

@@ -147,6 +147,19 @@ class _Backup3(keras3.callbacks.BackupAndRestore):
             shutil.rmtree(old)
 
 
+def epochs_in_backup(folder: pathlib.Path) -> int:
+    """How many epochs the newest intact backup of a Keras 3 model has, 0 without one.
+
+    Args:
+      folder: `backup_dir` of a `BackupAndRestore` that writes after each epoch.
+    """
+    intact = (b for b in reversed(_backups(folder)) if _why_damaged(b) is None)
+    newest = next(intact, None)
+    if newest is None:
+        return 0
+    return int(json.loads((newest / _STATE).read_text())["epoch"])
+
+
 def _number(backup: pathlib.Path) -> int:
     return int(backup.name.partition("-")[2])
 

@@ -196,10 +196,10 @@ class PrunableLayer(OfEitherKeras):
 
     Args:
       layer: a layer of Keras 2 or Keras 3: Dense, Conv1D/2D/3D and transposed,
-        EinsumDense, MultiHeadAttention, LSTM, GRU, Embedding, LocallyConnected1D/2D, or
-        one with tfmot's `get_prunable_weights()`. The wrapper is a layer of the same
-        Keras. Around a built-in layer without a kernel, such as MaxPooling2D, it does
-        nothing, and `sa.summary` gives the reason.
+        EinsumDense, MultiHeadAttention, LSTM, GRU, Embedding, LocallyConnected1D/2D,
+        `FeatureCross` of keras-rs, or one with tfmot's `get_prunable_weights()`. The
+        wrapper is a layer of the same Keras. Around a built-in layer without a kernel,
+        such as MaxPooling2D, it does nothing, and `sa.summary` gives the reason.
       pruning_schedule: a `PruningSchedule` of tf_seqattn or tfmot.
       block_size: (rows, columns) of a block: inputs by outputs of the kernel read as
         a matrix; a convolution is read as (H * W * C_in, C_out). None stands for all

@@ -7,14 +7,13 @@ it is kept in files, so that a training that was interrupted ends as it would ha
 import json
 import pathlib
 
-import tf_keras as keras
-
 from tf_seqattn.files import write_json
+from tf_seqattn.keras_api import Callback, Model
 
 _STATE = "best.json"
 
 
-class BestWeights(keras.callbacks.Callback):
+class BestWeights(Callback):
     """Keeps the weights with the highest validation AUC.
 
     Use it inside `sa.AfterPruning`: then only weights that are really sparse count.
@@ -52,7 +51,7 @@ class BestWeights(keras.callbacks.Callback):
             self._write({**self.state, "stopped": True})
             self.model.stop_training = True
 
-    def restore(self, model: keras.Model) -> None:
+    def restore(self, model: Model) -> None:
         """Gives a model the best weights; its own if no validation counted."""
         if self.state["epoch"] is not None:
             model.load_weights(self._weights(self.state["epoch"]))

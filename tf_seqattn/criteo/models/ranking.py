@@ -54,6 +54,36 @@ class VectorsAsMatrices(keras.layers.Layer):
         return [tf.reshape(vector, (-1, self.dimension)) for vector in inputs]
 
 
+class CrossNetwork(keras.layers.Layer):
+    """`Cross` layers in a row, each of which multiplies by the first input.
+
+    In a `Sequential` a `Cross` would multiply by its own input: no DCN-v2.
+
+    Args:
+      num_layers: number of `Cross` layers.
+      projection_dim: rank of their kernels; full by default.
+      **kwargs: passed to `keras.layers.Layer`.
+
+    Example:
+
+    >>> CrossNetwork(num_layers=2)(tf.ones((1, 4))).shape
+    TensorShape([1, 4])
+    """
+
+    def __init__(self, num_layers: int, projection_dim: int | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self.crosses = [
+            tfrs.layers.dcn.Cross(projection_dim=projection_dim)
+            for _ in range(num_layers)
+        ]
+
+    def call(self, inputs):
+        x = inputs
+        for cross in self.crosses:
+            x = cross(inputs, x)
+        return x
+
+
 def _task() -> tfrs.tasks.Ranking:
     return tfrs.tasks.Ranking(
         loss=keras.losses.BinaryCrossentropy(
@@ -139,12 +169,12 @@ def build_dcn(
     >>> model(ranking_features(features)).shape
     TensorShape([2])
     """
-    crosses = [
-        tfrs.layers.dcn.Cross(projection_dim=projection_dim)
-        for _ in range(cross_layers)
-    ]
     interaction = keras.Sequential(
-        [VectorsAsMatrices(dimension), keras.layers.Concatenate(), *crosses]
+        [
+            VectorsAsMatrices(dimension),
+            keras.layers.Concatenate(),
+            CrossNetwork(cross_layers, projection_dim),
+        ]
     )
     return tfrs.experimental.models.Ranking(
         FieldVectors(table_size, dimension, prunable_tables=prunable_tables),

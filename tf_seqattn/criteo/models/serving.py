@@ -15,6 +15,7 @@ from tf_seqattn.criteo.log.encoding import Encoding
 from tf_seqattn.criteo.log.fields import CATEGORICAL_NAMES, FIELD_NAMES, NUMERIC_NAMES
 from tf_seqattn.criteo.log.vocabulary import Vocabulary, look_up
 from tf_seqattn.files import replace_folder
+from tf_seqattn.keras_api import LAYERS
 
 # What TensorFlow writes: the entry that tells a SavedModel, and the others.
 _ENTRIES = (
@@ -103,7 +104,7 @@ def export_serving(
     >>> served = tf.saved_model.load(path)  # doctest: +SKIP
     >>> served.signatures["serving_default"](**raw)["probability"]  # doctest: +SKIP
     """
-    if isinstance(network, tf.Module) and sa.pruned_layers(network):
+    if isinstance(network, (tf.Module, *LAYERS)) and sa.pruned_layers(network):
         raise ValueError(
             "`network` is still pruned. Pass `sa.strip_pruning(network)` instead."
         )

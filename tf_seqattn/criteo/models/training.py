@@ -17,6 +17,7 @@ import tf_seqattn as sa
 from tf_seqattn.criteo.log.streaming import read_batches
 from tf_seqattn.criteo.models.best_weights import BestWeights
 from tf_seqattn.experiments.resuming import finished_epochs, resumable_callbacks
+from tf_seqattn.keras_api import Callback, classes, is_keras3, sublayers
 
 VALIDATION_BATCH = 8192
 # Waiting for the slowest worker costs each about half a step: a twentieth of these.
@@ -88,7 +89,7 @@ def fit(
     """Trains in plain `model.fit`, and goes on where it was interrupted.
 
     Args:
-      model: compiled, pruned or not.
+      model: compiled, pruned or not, of Keras 2 or Keras 3.
       make_batches: from a number of batches to the endless training batches after
         them.
       steps: number of training steps.
@@ -134,7 +135,7 @@ def _num_workers() -> int:
     return len({spec.task for spec in specs if spec.job == "worker"})
 
 
-class _StopAfter(keras.callbacks.Callback):
+class _StopAfter(Callback):
     """Ends the last epoch, and with it the training, after so many steps."""
 
     def __init__(self, steps: int):
@@ -150,7 +151,7 @@ class _StopAfter(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-class _SeededDropout(keras.callbacks.Callback):
+class _SeededDropout(Callback):
     """Starts dropout anew in each epoch, since no backup of Keras holds its state."""
 
     def __init__(self, seed: int):
@@ -158,11 +159,17 @@ class _SeededDropout(keras.callbacks.Callback):
         self.seed = seed
 
     def on_epoch_begin(self, epoch, logs=None):
-        for number, layer in enumerate(self.model.submodules):
-            if isinstance(layer, keras.layers.Dropout):
-                parts = np.random.SeedSequence([self.seed, epoch, number])
-                generator = layer._random_generator._generator
-                generator.reset_from_seed(int(parts.generate_state(1)[0]))
+        model = self.model
+        layers = sublayers(model) if is_keras3(model) else model.submodules
+        for number, layer in enumerate(layers):
+            if not isinstance(layer, classes("Dropout")):
+                continue
+            parts = np.random.SeedSequence([self.seed, epoch, number])
+            state = int(parts.generate_state(1)[0])
+            if is_keras3(layer):
+                layer.seed_generator.state.assign([state, 0])
+            else:
+                layer._random_generator._generator.reset_from_seed(state)
 
 
 def fit_with_parameter_servers(
