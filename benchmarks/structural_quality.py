@@ -1,8 +1,9 @@
 """Loss of residual networks whose channels are pruned, at equal multiply-adds.
 
 Every training of a task has the same images, batches and learning rates. Pruned in
-training: sequential attention, the L2 norm of each unit over all its slices with the
-same schedule, and random units. Beside them stand the dense network and one with fewer
+training, with the same schedule: by sequential attention, by the L2 norm of each unit
+over all its slices, by the change of the loss to first order, by the scale of its batch
+norm, and at random. Beside them stand the dense network and one with fewer
 channels everywhere, trained from random weights: for the same steps, and for as many
 multiply-adds as the dense one ("Rethinking the value of network pruning" calls these
 Scratch-E and Scratch-B). Without training afterwards: the dense network pruned at once,
@@ -70,6 +71,8 @@ class RandomUnits(sa.Importance):
 METHODS = {
     OURS: sa.SoftmaxAttention(),
     "L2 norm": sa.Magnitude(),
+    "Taylor": sa.Taylor(),
+    "scale of batch norms": sa.NormalizationScale(),
     "random": RandomUnits(),
 }
 
@@ -154,11 +157,13 @@ def quality(model, images, labels) -> dict[str, float]:
     return {"loss": float(losses.mean()), "accuracy": float(right.mean())}
 
 
-def run(name: str, seed: int) -> list[dict]:
-    """All rows of a task and a seed."""
+def run(name: str, seed: int, rows: list[dict]) -> list[dict]:
+    """The rows of a task and a seed that are there, and those that are missing."""
     task = TASKS[name]
     images, labels, *test = load(name)
-    rows = []
+    rows = list(rows)
+    there = {row["method"] for row in rows}
+    work = multiply_adds(build(task))
 
     def add(method: str, share: float | None, model, dense: int) -> None:
         rows.append(
@@ -173,19 +178,22 @@ def run(name: str, seed: int) -> list[dict]:
         )
         print(rows[-1], flush=True)
 
-    keras.utils.set_random_seed(seed)
-    dense = build(task)
-    work = multiply_adds(dense)
-    train(dense, task, images, labels, seed)
-    add("dense", None, dense, work)
-    for method, longer in (("narrow", 1.0), ("narrow, as long as dense", None)):
+    if not there:
         keras.utils.set_random_seed(seed)
-        small = narrow(task)
-        longer = longer or work / multiply_adds(small)
-        steps = round(task.steps * longer)
-        train(small, task._replace(steps=steps), images, labels, seed)
-        add(method, None, small, work)
+        dense = build(task)
+        train(dense, task, images, labels, seed)
+        add("dense", None, dense, work)
+        for method, longer in (("narrow", 1.0), ("narrow, as long as dense", None)):
+            keras.utils.set_random_seed(seed)
+            small = narrow(task)
+            longer = longer or work / multiply_adds(small)
+            steps = round(task.steps * longer)
+            train(small, task._replace(steps=steps), images, labels, seed)
+            add(method, None, small, work)
+        add_one_shot(add, dense, work, task, images, load(OTHER[name])[0])
     for method, importance in METHODS.items():
+        if method in there:
+            continue
         keras.utils.set_random_seed(seed)
         pruned = sa.prune(
             build(task),
@@ -197,7 +205,6 @@ def run(name: str, seed: int) -> list[dict]:
         )
         train(pruned, task, images, labels, seed)
         add(method, None, sa.shrink(pruned), work)
-    add_one_shot(add, dense, work, task, images, load(OTHER[name])[0])
     return rows
 
 
@@ -271,10 +278,13 @@ def main(arguments: list[str] | None = None) -> None:
     for seed in options.seeds:
         for name in options.tasks:
             file = options.output / f"{name}_{TASKS[name].steps}_{seed}.json"
-            if not file.exists():
-                write_json(file, run(name, seed))
-            rows += json.loads(file.read_text())
-    rows.sort(key=lambda row: options.tasks.index(row["task"]))
+            found = json.loads(file.read_text()) if file.exists() else []
+            if not {*METHODS} <= {row["method"] for row in found}:
+                found = run(name, seed, found)
+                write_json(file, found)
+            rows += found
+    # In training first, then at once.
+    rows.sort(key=lambda row: (options.tasks.index(row["task"]), row["share"] or 0))
     text = (
         "# Channels removed, at equal multiply-adds\n\n"
         f"`{command_line.command_text('benchmarks.structural_quality', arguments)}`: "
