@@ -27,7 +27,6 @@ import tf_keras as keras
 import tf_seqattn as sa
 from benchmarks.quality_tasks.data import split
 from tf_seqattn.digits.data import load_digits
-from tf_seqattn.experiments import command_line
 from tf_seqattn.experiments.markdown_table import markdown_table
 from tf_seqattn.files import write_json, write_whole
 from tf_seqattn.imagenet.synthetic import make_images
@@ -285,9 +284,10 @@ def main(arguments: list[str] | None = None) -> None:
             rows += found
     # In training first, then at once.
     rows.sort(key=lambda row: (options.tasks.index(row["task"]), row["share"] or 0))
+    seeds = " ".join(map(str, options.seeds))
     text = (
         "# Channels removed, at equal multiply-adds\n\n"
-        f"`{command_line.command_text('benchmarks.structural_quality', arguments)}`: "
+        f"`python -m benchmarks.structural_quality --seeds {seeds}`: "
         f"{len(options.seeds)} seeds. Losses in nats; differences are taken seed by "
         "seed, with their standard error. `narrow` is trained for the same steps, "
         "`narrow, as long as dense` for as many multiply-adds as the dense network.\n\n"
