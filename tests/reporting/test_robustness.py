@@ -155,6 +155,11 @@ def test_a_model_that_is_being_pruned_is_measured_without_its_blocks(digits):
     wanted = expected(stripped, images, labels)
     np.testing.assert_allclose(data["margin"][0][0], wanted[3], atol=0.011)
     assert sa.pruned_layers(pruned)
+    # In the middle of a training there is no warning, which would be an error here.
+    rising = sa.prune(model, sa.GradualSchedule(0.5, 10), (1, 1), pruning_policy=policy)
+    again = robustness_data({"one": rising}, images, labels)
+    wanted = expected(model, images, labels)
+    np.testing.assert_allclose(again["margin"][0][0], wanted[3], atol=0.011)
 
 
 def test_bad_arguments_are_named(digits, tmp_path):

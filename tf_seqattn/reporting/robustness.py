@@ -6,6 +6,7 @@ The last features have an angle to their true class, a length and a margin
 
 import json
 import pathlib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from tf_seqattn.keras_api import (
     stored,
 )
 from tf_seqattn.reporting import page, pictures
+from tf_seqattn.sparsity.pruning_warning import PruningWarning
 from tf_seqattn.sparsity.stripping import strip_pruning
 from tf_seqattn.sparsity.wrapper import pruned_layers
 from tf_seqattn.study.corruptions import CORRUPTIONS, STRENGTHS, corrupt
@@ -106,11 +108,16 @@ def _last_call(model: Model, name: str) -> Any:
         found = calls.get(id(outputs[0])) if len(outputs) == 1 else None
         while found and isinstance(found.operation, classes("Activation", "Softmax")):
             found = calls.get(id(found.inputs[0]))
-    if found is None or not isinstance(found.operation, classes("Dense")):
+    if (
+        found is None
+        or not isinstance(found.operation, classes("Dense"))
+        or len(found.inputs[0].shape) != 2
+    ):
         raise ValueError(
             "The report of robustness reads what the last Dense layer reads: the model "
-            "must be Sequential or functional, with a Dense layer as its last layer "
-            f"but for a Softmax or an Activation. Received: {name!r}, {model}"
+            "must be Sequential or functional, with a Dense layer, of one vector for "
+            "an image, as its last layer but for a Softmax or an Activation. Received: "
+            f"{name!r}, {model}"
         )
     return found
 
@@ -127,7 +134,10 @@ def _measure(
 ) -> dict[str, list[list[float]]]:
     """Predictions and geometry of a network, a list for each condition."""
     if pruned_layers(model) and getattr(model, "inputs", None):
-        model = strip_pruning(model)
+        with warnings.catch_warnings():
+            # A report may be written while the sparsity still rises.
+            warnings.simplefilter("ignore", PruningWarning)
+            model = strip_pruning(model)
     call = _last_call(model, name)
     kernel, bias = _weights(call.operation)
     if labels.min() < 0 or labels.max() >= len(bias):
