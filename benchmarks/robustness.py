@@ -6,13 +6,18 @@ dense network is trained again as well. Corruptions come from SciPy, at five str
 
     pip install 'tf-seqattn[digits,linear]'
     python -m benchmarks.robustness
+
+`--page FILE` writes the page of `sa.report` about the networks of the first seed, to
+look at which images flip, in place of the table.
 """
 
+import argparse
 import pathlib
 
 import numpy as np
 import tf_keras as keras
 
+import tf_seqattn as sa
 from tf_seqattn.experiments.markdown_table import markdown_table
 from tf_seqattn.experiments.progress import progress_bar
 from tf_seqattn.files import write_json, write_whole
@@ -81,6 +86,10 @@ def measure(network: keras.Model, weights, digits) -> dict:
     }
 
 
+def _title(method: str, density: float) -> str:
+    return method if density == 1 else f"{method}, density {density:g}"
+
+
 def report(results: list[dict]) -> str:
     """The page of results."""
     rows = []
@@ -93,7 +102,7 @@ def report(results: list[dict]) -> str:
 
         rows.append(
             [
-                method if density == 1 else f"{method}, density {density:g}",
+                _title(method, density),
                 cell([100 * r["clean"] for r in mine]),
                 *(
                     cell([100 * np.mean(r["corrupted"][name]) for r in mine])
@@ -126,10 +135,29 @@ def report(results: list[dict]) -> str:
     )
 
 
+def write_page(digits, retraining, path: pathlib.Path) -> None:
+    """Writes the page of a report on the networks of the first seed."""
+    models = {}
+    for method, density, weights in networks(digits, retraining, SEEDS[0]):
+        network = regimes.make_network()
+        network.set_weights(weights)
+        reestimate_batch_norms(network, digits.train_images)
+        models[_title(method, density)] = network
+    name, last = models.popitem()
+    sa.report(last, path, name, None, models, digits.test_images, digits.test_labels)
+    print(path)
+
+
 def main() -> None:
-    """Trains and measures all networks and writes the page."""
+    """Trains and measures all networks and writes the page of results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--page", type=pathlib.Path, help="write this file alone")
+    options = parser.parse_args()
     digits = regimes.load_digits()
     retraining = regimes.Retraining(digits)
+    if options.page:
+        write_page(digits, retraining, options.page)
+        return
     results = []
     with progress_bar(len(SEEDS), "seeds", "Robustness") as bar:
         for seed in SEEDS:

@@ -1,6 +1,7 @@
 """Seven pairs of ways to prune at one budget (the survey of arXiv 2308.06767).
 
-5,000 of MNIST, two hidden layers of 256, Adam. All arms have the same steps in all,
+Two tasks of `benchmarks/quality.py`, each with two hidden layers of 256, Adam, and two
+sparsities. All arms have the same steps in all,
 batches, learning rate and weights kept in the hidden layers; nothing was tuned for any
 arm. What is pruned after training is pruned after a third of the steps. The last fifth
 of the rows is held out. Every cell is kept in a file, so an interrupted run goes on
@@ -11,6 +12,7 @@ where it stopped.
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 from typing import NamedTuple
@@ -20,17 +22,22 @@ import tensorflow as tf
 import tf_keras as keras
 
 import tf_seqattn as sa
+from benchmarks.quality_tasks import networks
 from benchmarks.quality_tasks.data import split
 from benchmarks.quality_tasks.fixed_support import FixedSupport
-from benchmarks.quality_tasks.networks import perceptron
 from tf_seqattn.experiments.markdown_table import markdown_table
 from tf_seqattn.experiments.progress import progress_bar
 from tf_seqattn.files import write_json, write_whole
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-STEPS, BATCH, RATE = 300, 64, 1e-3
+# Network and rows of a batch.
+TASKS = {
+    "digits": (networks.perceptron, 64),
+    "flights": (networks.click_model_of_flights, 256),
+}
+STEPS, RATE = 300, 1e-3
 BEFORE = STEPS // 3
-SPARSITIES = (0.95,)
+SPARSITIES = (0.8, 0.95)
 _ENTRIES = (1, 1)
 ARMS = (
     "one-shot",
@@ -59,6 +66,7 @@ PAIRS = (
 class Cell(NamedTuple):
     """One training: `sparsity` is 0 for the dense network."""
 
+    task: str
     arm: str
     sparsity: float
     seed: int
@@ -66,7 +74,7 @@ class Cell(NamedTuple):
     def file(self, folder: pathlib.Path) -> pathlib.Path:
         """Where its result is kept; the name tells the budget too."""
         arm = self.arm.replace(" ", "_")
-        return folder / f"{arm}_{self.sparsity:g}_{STEPS}_{self.seed}.json"
+        return folder / f"{self.task}_{arm}_{self.sparsity:g}_{STEPS}_{self.seed}.json"
 
 
 def cells(seeds: list[int]) -> list[Cell]:
@@ -74,9 +82,10 @@ def cells(seeds: list[int]) -> list[Cell]:
     return [
         cell
         for seed in seeds
+        for task in TASKS
         for cell in [
-            Cell("dense", 0.0, seed),
-            *(Cell(arm, s, seed) for s in SPARSITIES for arm in ARMS),
+            Cell(task, "dense", 0.0, seed),
+            *(Cell(task, arm, s, seed) for s in SPARSITIES for arm in ARMS),
         ]
     ]
 
@@ -109,7 +118,7 @@ def _with_new_weights(pruned: keras.Model, cell: Cell) -> keras.Model:
     """The same zeros among other random weights."""
     zeros = [w == 0 for w in sa.strip_pruning(pruned).get_weights()]
     keras.utils.set_random_seed(1000 + cell.seed)
-    model = perceptron()
+    model = TASKS[cell.task][0]()
     weights = model.get_weights()
     kernels = [
         np.where(zero, 0.0, w) if w.ndim > 1 else w
@@ -144,10 +153,12 @@ def run_cell(cell: Cell, folder: pathlib.Path) -> None:
     """Trains a cell and writes its loss (nats) and accuracy on the rows held out."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(cell.seed)
-    rows, labels, held_rows, held_labels = split("digits")
+    network, batch = TASKS[cell.task]
+    rows, labels, held_rows, held_labels = split(cell.task)
     data = tf.data.Dataset.from_tensor_slices((rows, labels))
-    batches = data.shuffle(len(rows), seed=cell.seed).repeat().batch(BATCH).prefetch(2)
-    model = perceptron()
+    batches = data.shuffle(min(len(rows), 50_000), seed=cell.seed).repeat()
+    batches = batches.batch(batch).prefetch(2)
+    model = network()
     callbacks, done = [], 0
     if cell.arm in ("random", "regrowth"):
         gradients_on = batches if cell.arm == "regrowth" else None
@@ -191,47 +202,58 @@ def report(results: list[dict], command: str) -> str:
     """The page of results."""
     losses: dict[tuple, list[float]] = {}
     for result in sorted(results, key=lambda r: r["seed"]):
-        key = result["arm"], result["sparsity"]
+        key = result["task"], result["arm"], result["sparsity"]
         losses.setdefault(key, []).append(result["loss"])
-    seeds = len(losses["dense", 0.0])
+    seeds = len(next(iter(losses.values())))
 
     def text(values: list[float]) -> str:
         error = np.std(values, ddof=1) / np.sqrt(seeds)
-        return f"{np.mean(values):.3f} ± {error:.3f}"
+        return f"{np.mean(values):.4f} ± {error:.4f}"
 
-    rows = []
+    rows, summary = [], []
     for setting, first, first_arm, second, second_arm in PAIRS:
-        for sparsity in SPARSITIES:
-            one, other = losses[first_arm, sparsity], losses[second_arm, sparsity]
+        found = []
+        for task, sparsity in itertools.product(TASKS, SPARSITIES):
+            one = losses[task, first_arm, sparsity]
+            other = losses[task, second_arm, sparsity]
             difference = np.subtract(one, other)
             error = difference.std(ddof=1) / np.sqrt(seeds)
             better = second if difference.mean() > 0 else first
             clear = abs(difference.mean()) > 2 * error
+            found.append(better if clear else "undecided")
             rows.append(
                 [
                     setting,
-                    f"{sparsity:.0%}",
+                    f"{task}, {sparsity:.0%}",
                     f"{first}: {text(one)}",
                     f"{second}: {text(other)}",
-                    better if clear else "undecided",
+                    found[-1],
                 ]
             )
-    kept = {(r["arm"], r["sparsity"]): r["kept"] for r in results}
+        counts = [
+            f"{name}: {found.count(name)}" for name in (first, second, "undecided")
+        ]
+        summary.append([setting, *counts])
+    kept = {(r["task"], r["arm"], r["sparsity"]): r["kept"] for r in results}
     shares = [
-        f"{sparsity:.0%}: "
-        + ", ".join(f"{arm} {kept[arm, sparsity]:,}" for arm in ARMS)
-        for sparsity in SPARSITIES
+        f"- {task}, {sparsity:.0%}: "
+        + ", ".join(f"{arm} {kept[task, arm, sparsity]:,}" for arm in ARMS)
+        for task, sparsity in itertools.product(TASKS, SPARSITIES)
     ]
+    dense = " and ".join(f"{text(losses[t, 'dense', 0.0])} ({t})" for t in TASKS)
     return (
         "# Seven pairs of ways to prune at one budget\n\n"
         f"`{command}`: log loss on the rows held out, {seeds} seeds, ± is a standard "
-        f"error; {STEPS} steps in all for every arm, dense "
-        f"{text(losses['dense', 0.0])}. A pair is decided if the seeds' differences "
-        "are over 2 standard errors from 0.\n\n"
-        + markdown_table(["pair", "sparsity", "one", "other", "better"], rows)
-        + "\nWeights that stay in the hidden layers: "
-        + "; ".join(shares)
-        + ".\n"
+        f"error; {STEPS} steps in all for every arm. The dense networks reach {dense}. "
+        "A pair is decided if the seeds' differences are over 2 standard errors from 0."
+        f"\n\n## In how many of {len(TASKS) * len(SPARSITIES)} cells is which side "
+        "better?\n\n"
+        + markdown_table(["pair", "one", "other", ""], summary)
+        + "\n## Losses\n\n"
+        + markdown_table(["pair", "task, sparsity", "one", "other", "better"], rows)
+        + "\n## Weights that stay in the hidden layers\n\n"
+        + "\n".join(shares)
+        + "\n"
     )
 
 

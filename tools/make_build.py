@@ -8,6 +8,8 @@ A folder gets one BUILD file, a Python file one target in it:
 - `__init__.py` is the library named as its folder, `__main__.py` the binary `:main`;
 - `test_module.py` is the test `:test_module`, run by pytest.
 
+`module.js` and `module.css` are data of `:module`, which reads them.
+
 `tests/test_build_files.py` reads the result with code of its own.
 """
 
@@ -134,6 +136,8 @@ def file_rule(path: pathlib.Path, modules: dict[str, pathlib.Path]) -> tuple[str
         extra = {"testonly": in_tests, "srcs": [path.name]}
         if name == "main":
             extra["main"] = path.name
+        read = [path.with_suffix(suffix) for suffix in (".css", ".js")]
+        extra["data"] = [file.name for file in read if file.exists()]
     # The order of buildifier: local labels first.
     ordered = sorted(deps, key=lambda dep: (dep.startswith("//"), dep.split(":")))
     return kind, rule(kind, name=name, **extra, deps=ordered)

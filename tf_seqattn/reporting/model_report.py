@@ -24,6 +24,8 @@ _EXPLANATION = (
     "weights are larger. Grey blocks were removed. Nothing reads the inputs of a grey "
     "row, and the outputs of a grey column do not depend on the inputs."
 )
+# The name of the model among those that it is compared with.
+_THIS = "this model"
 
 
 def _size(num_weights: int) -> str:
@@ -102,11 +104,41 @@ def _note(title: str, note: str | pathlib.Path) -> list[str]:
     return parts
 
 
+def _robustness(
+    model: Any,
+    others: Mapping[str, Any] | None,
+    images: np.ndarray | None,
+    labels: np.ndarray | None,
+) -> tuple[list[str], str]:
+    """The part about robustness and its style; nothing without images."""
+    if (images is None) != (labels is None) or (others and images is None):
+        raise ValueError(
+            "`images` and `labels` go together, and `others` needs both of them. "
+            f"Received: images {'not ' * (images is None)}given, labels "
+            f"{'not ' * (labels is None)}given, others={list(others or ())}"
+        )
+    if images is None or labels is None:
+        return [], ""
+    if _THIS in (others or {}):
+        raise ValueError(
+            f"A network of `others` must have another name than {_THIS!r}, which "
+            f"`model` has on the page. Received: others={list(others or ())}"
+        )
+    # It needs SciPy, and the rest of the page does not.
+    from tf_seqattn.reporting import robustness
+
+    data = robustness.robustness_data({**(others or {}), _THIS: model}, images, labels)
+    return robustness.robustness_parts(data), robustness.style()
+
+
 def report(
     model: Any,
     path: pathlib.Path | str,
     title: str | None = None,
     notes: Mapping[str, str | pathlib.Path] | None = None,
+    others: Mapping[str, Any] | None = None,
+    images: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
 ) -> pathlib.Path:
     """Writes one HTML page about a pruned model. The page needs no other file.
 
@@ -114,20 +146,32 @@ def report(
     says why the other kernels are dense. For a model that is still being pruned, it
     also shows the schedule and the attention. The model does not change.
 
+    With `images`, the page has a part to explore as well: which samples other networks
+    and this one classify differently, clean and under five corruptions, and how angle,
+    length and margin of the last features change (arXiv 2206.07918). The page grows by
+    26 thumbnails of each image, and by about half a kilobyte for each image and
+    network.
+
     Args:
       model: a built model: pruned, stripped, or with zeros made by another tool.
       path: path of the page. An existing file is overwritten.
       title: title of the page; by default the name of the model.
       notes: more sections by their titles. A section is a text in Markdown, or the
         `pathlib.Path` of a PNG picture, which is copied into the page.
+      others: built classifiers by their names, to compare with, such as the dense one.
+        Like the model, they are Sequential or functional with a Dense layer at their
+        end.
+      images: float `(n, height, width, 1 or 3)` from 0 to 1, held out; a few hundred.
+      labels: int `(n,)`, their true classes.
 
     Returns:
       The path.
 
     Raises:
-      ValueError: if `model` is not a model or a layer.
+      ValueError: if `model` is not a model or a layer, or if networks, images and
+        labels do not go together.
       FileNotFoundError: if the folder of `path`, or a picture, does not exist.
-      ImportError: if matplotlib is not installed.
+      ImportError: if matplotlib, or SciPy for `images`, is not installed.
 
     Example:
 
@@ -139,6 +183,7 @@ def report(
     """
     check_layer(model, "model")
     path = check_file_path(path)
+    explored, style = _robustness(model, others, images, labels)
     facts = kernels_of(model)
     rows = summary(model, print_fn=lambda line: None)
     reasons = {row["layer"]: row["left_alone"] or "" for row in rows}
@@ -165,5 +210,5 @@ def report(
         parts.append(page.image(pictures.kernel_picture(kernel), description))
     for name, note in (notes or {}).items():
         parts += _note(name, note)
-    write_whole(path, page.page(title, parts))
+    write_whole(path, page.page(title, parts + explored, style))
     return path

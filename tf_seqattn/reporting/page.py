@@ -87,12 +87,13 @@ def markdown_text(text: str) -> str:
     return f'<div class="wide">{reader.convert(text)}</div>'
 
 
-def page(title: str, parts: Sequence[str]) -> str:
+def page(title: str, parts: Sequence[str], style: str = "") -> str:
     """Returns the whole page.
 
     Args:
       title: title of the page.
       parts: HTML, from the functions above.
+      style: more rules of CSS.
 
     Example:
 
@@ -103,6 +104,6 @@ def page(title: str, parts: Sequence[str]) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n<body>\n"
         f"{body}\n</body></html>"
     )

@@ -30,6 +30,20 @@ def embedded_png(content: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
+def embedded_pixels(pixels: np.ndarray) -> str:
+    """Returns an array of pixels as the source of a picture.
+
+    Args:
+      pixels: float `(height, width, 1 or 3)` from 0 to 1.
+    """
+    from matplotlib.image import imsave
+
+    content = io.BytesIO()
+    whole = np.round(255 * pixels).astype(np.uint8)
+    imsave(content, np.broadcast_to(whole, (*whole.shape[:2], 3)), format="png")
+    return embedded_png(content.getvalue())
+
+
 def kernel_picture(facts: KernelFacts) -> str:
     """Draws the norms of the kept blocks of a kernel, and how many a column keeps.
 

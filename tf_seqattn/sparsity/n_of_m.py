@@ -1,7 +1,8 @@
 """N:M sparsity: of every M consecutive inputs of an output, N stay.
 
-Hardware multiplies some of these patterns fast (2:4). An importance scores which
-entries stay, as for blocks. The others are not cut off at once, so that gradients reach
+Some GPUs multiply 2:4 fast. Nothing that this package exports to does, for 2:4 or any
+other pattern: there the entries are zeros. An importance scores which entries stay, as
+for blocks. The others are not cut off at once, so that gradients reach
 them for long ("Progressive Gradient Flow for Robust N:M Sparsity Training in
 Transformers", arXiv 2402.04744): their mask decays, or the pattern tightens in frames.
 Plain functions of tensors.
