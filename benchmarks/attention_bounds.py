@@ -183,8 +183,8 @@ def report(results: list[dict], command: str) -> str:
                     [
                         f"{column[0]}, {column[1]:.0%}, {column[2]} x {column[2]}",
                         f"{share:.0%}",
-                        text([n["largest"] for n in notes], 1),
-                        text([n["entropy"] for n in notes], 3),
+                        text([n["largest"] for n in notes], 2),
+                        text([n["entropy"] for n in notes], 5),
                         text([100 * n["below"] for n in notes], 1),
                         text([100 * n["above"] for n in notes], 1),
                     ]

@@ -1,6 +1,7 @@
 """Compares ways to an N:M pattern on real data that come inside packages.
 
-Two tasks of `benchmarks/quality.py` with fewer steps. All arms have the same data,
+Three tasks of `benchmarks/quality.py` with fewer steps; in the transformer the
+feed-forward layers are pruned. All arms have the same data,
 steps, batches and learning rate, which was chosen for the dense network; nothing was
 tuned for any arm. A tenth of the steps is dense, the pattern is reached after three
 quarters, and the rest trains at the pattern; SR-STE has it from the first step. The
@@ -32,6 +33,7 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 TASKS = {
     "digits": ("digits", networks.perceptron, 1e-3, 300, 64),
     "flights": ("flights", networks.click_model_of_flights, 1e-3, 200, 256),
+    "source code": ("source code", networks.transformer, 3e-3, 300, 32),
 }
 PATTERNS = ("2:4", "1:4", "1:8", "1:16", "1:32")
 _CODE = {"gradient": "straight", "every_step": True}
