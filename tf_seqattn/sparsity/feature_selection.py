@@ -55,7 +55,8 @@ def select_features(
       model: a functional model. Its layers are shared with the result.
       keep: how many features stay (an int), or which share of them (a float below 1).
         With `by="dimension"` it counts dimensions.
-      end_step: number of training steps; features go over the first three quarters.
+      end_step: number of training steps. No feature goes in the first quarter and in
+        the last fifth.
       features: names of the inputs, or of the layers, whose outputs are the features,
         such as embeddings and feature crosses. By default there is one for each input:
         an input of floats itself, or the first floats that are computed from it alone.
@@ -92,7 +93,10 @@ def select_features(
     tensors = _find_features(model, features)
     sizes = [_size(tensor) for tensor in tensors]
     number = len(sizes) if by == "feature" else sum(sizes)
-    schedule = SequentialAttentionSchedule(_share_to_drop(keep, number), end_step)
+    # What matters only together with another feature takes a while to show.
+    schedule = SequentialAttentionSchedule(
+        _share_to_drop(keep, number), end_step, begin_step=end_step // 4
+    )
     library = keras_of(model)
     others = [t for t in tf.nest.flatten(model.inputs) if not _is_among(t, tensors)]
     others = [t for t in others if _is_read_beside(model, t, tensors)]
