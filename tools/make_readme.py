@@ -9,6 +9,7 @@ cannot go stale.
 
 import collections
 import json
+import math
 import pathlib
 import re
 
@@ -132,34 +133,31 @@ def peers() -> str:
     return _table([[row[i] for i in columns] for row in [head, *shown]])
 
 
-# What to choose in each cell of the benchmark of quality on real data.
-_CHOICES = {
-    "digits, Adam, 90%, 8 x 8": "the default",
-    "digits, Adam, 97%, 16 x 16": "the default",
-    "digits, short, 90%, 8 x 8": "the default",
-    "digits, SGD, 90%, 8 x 8": "the default or gradual magnitude",
-    "digits, convolutions, 90%, 8 x 8": "a narrower network or gradual magnitude",
-    "flights, 90%, 8 x 8": "the default or gradual magnitude",
-    "flights, 97%, 16 x 16": "the default",
-    "films, 90%, 8 x 8": "a narrower network",
-    "source code, transformer, 80%, 8 x 8": "the default",
-    "source code, transformer, 90%, 8 x 8": "any of the three",
-    "English, LSTM, 90%, 16 x 16": "the default",
-}
-
-
 def choices() -> str:
-    """The losses from which one may choose an algorithm, with their errors."""
+    """The arms to choose from in each cell: those that are as good as the best.
+
+    As good is a mean within the standard error of its difference to the least one.
+    """
     head, *rows = _table_after(RESULTS / "quality.md", "## Losses")
-    names = "our default|magnitude, gradual|dense, as many weights|dense"
-    columns = [head.index(name) for name in names.split("|")]
-    found = {row[0]: row for row in rows}
-    shown = [
-        [cell, choice, *(found[cell][i] for i in columns)]
-        for cell, choice in _CHOICES.items()
-    ]
-    titles = ["network, removed, block", "choose", *names.split("|")]
-    return _table([titles, *shown])
+    arms = {
+        "our default": "the default",
+        "magnitude, gradual": "gradual magnitude",
+        "dense, as many weights": "a narrower network",
+    }
+    shown = []
+    for row in rows:
+        texts = {name: row[head.index(name)] for name in (*arms, "dense")}
+        losses = {
+            name: tuple(map(float, text.split(" ± "))) for name, text in texts.items()
+        }
+        best, error = min(losses[name] for name in arms)
+        good = [
+            called
+            for name, called in arms.items()
+            if losses[name][0] - best <= math.hypot(losses[name][1], error)
+        ]
+        shown.append([row[0], " or ".join(good), *texts.values()])
+    return _table([["network, removed, block", "choose", *arms, "dense"], *shown])
 
 
 _MAKERS = {
