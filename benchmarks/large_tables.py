@@ -13,6 +13,7 @@ vectors, with smaller tables (hashing), and with half of the hidden units.
 
 import argparse
 import functools
+import gc
 import json
 import pathlib
 import tempfile
@@ -80,6 +81,12 @@ def load() -> tuple[Rows, Rows]:
     return found[0], found[1]
 
 
+@functools.cache
+def _as_tensors() -> list[tf.Tensor]:
+    """The rows to train on, once in memory for all networks."""
+    return [tf.constant(array) for array in load()[0]]
+
+
 def network(
     vector: int = VECTOR, table_rows: int = TABLE_ROWS, hidden: int = HIDDEN
 ) -> keras.Model:
@@ -103,14 +110,15 @@ def network(
 
 def batches(seed: int, first_step: int, steps: int) -> tf.data.Dataset:
     """Batches of steps of one training, in a random order of all rows."""
-    rows, _ = load()
     passes = -(-STEPS * BATCH // ROWS)
     random = np.random.default_rng(seed)
     order = np.concatenate([random.permutation(ROWS) for _ in range(passes)])
     order = order[first_step * BATCH : (first_step + steps) * BATCH]
 
+    tensors = _as_tensors()
+
     def batch(chosen):
-        found = [tf.gather(tf.constant(array), chosen) for array in rows]
+        found = [tf.gather(tensor, chosen) for tensor in tensors]
         return Rows(*found).features(), found[-1][:, None]
 
     return tf.data.Dataset.from_tensor_slices(order).batch(BATCH).map(batch).prefetch(2)
@@ -233,7 +241,10 @@ def run(seed: int) -> list[dict]:
                  "bytes": weight_bytes(model), "seconds_a_step": seconds}
             )  # fmt: skip
             print(results[-1], flush=True)
+            # Each whole network has 2 GB of weights and slots.
+            del model
             keras.backend.clear_session()
+            gc.collect()
     return results
 
 
