@@ -57,6 +57,7 @@ from tf_seqattn.criteo.models.training import (
 )
 from tf_seqattn.criteo.models.warm_start import (
     MODEL_FILE,
+    check_finished,
     kept_support,
     load_earlier,
     save_encoding,
@@ -212,6 +213,8 @@ def check_options(options: argparse.Namespace) -> None:
             "--start is for --model dnn. Received: "
             f"--start {options.start} --model {options.model}"
         )
+    if options.start:
+        check_finished(options.start)
     if options.support == "keep" and not options.start:
         raise ValueError("--support keep wants the model to keep it of: --start.")
     if chosen_recipe(options).patience and options.strategy == "parameter_server":

@@ -52,6 +52,20 @@ def save_encoding(folder: pathlib.Path, manifest: Manifest) -> None:
         tf.io.gfile.copy(str(source), str(folder / VOCABULARY_FILE), overwrite=True)
 
 
+def check_finished(folder: pathlib.Path) -> None:
+    """Raises a FileNotFoundError unless a folder has a trained model to start from.
+
+    Args:
+      folder: where `python -m tf_seqattn.criteo.train` wrote it.
+    """
+    for name in (MODEL_FILE, _ENCODING_FILE):
+        if not (folder / name).exists():
+            raise FileNotFoundError(
+                f"`--start` must name the --output of a finished training of --model "
+                f"dnn. {folder} has no {name}."
+            )
+
+
 def load_earlier(folder: pathlib.Path, manifest: Manifest) -> Earlier:
     """Reads a trained model to start from.
 
@@ -63,12 +77,7 @@ def load_earlier(folder: pathlib.Path, manifest: Manifest) -> Earlier:
       FileNotFoundError: if there is no trained model with its encoding.
       ValueError: for rows of another encoding, or a damaged file.
     """
-    for name in (MODEL_FILE, _ENCODING_FILE):
-        if not (folder / name).exists():
-            raise FileNotFoundError(
-                f"`--start` must name the --output of a finished training of --model "
-                f"dnn. {folder} has no {name}."
-            )
+    check_finished(folder)
     path = folder / _ENCODING_FILE
     try:
         encoding = Encoding(**json.loads(path.read_text()))
