@@ -300,12 +300,16 @@ def report(results: list[dict]) -> str:
             def median(key: str, few=few) -> float:
                 return float(np.median([f[key] for f in few]))
 
+            def milliseconds(key: str, few=few) -> str:
+                low, middle, high = np.quantile([f[key] for f in few], [0, 0.5, 1])
+                return f"{1e3 * middle:.0f} ({1e3 * low:.0f} to {1e3 * high:.0f})"
+
             rows.append(
                 [
                     result["network"],
                     library,
-                    f"{1e3 * median('analysis'):.0f}",
-                    f"{1e3 * median('removal'):.0f}",
+                    milliseconds("analysis"),
+                    milliseconds("removal"),
                     f"{median('parameters'):,.0f}",
                     f"{median('multiply_adds') / result['multiply_adds']:.1%}",
                     f"{np.mean(result['agreement']):.0%}"
@@ -326,8 +330,8 @@ def main() -> None:
     text = (
         "# Removed channels beside Torch-Pruning\n\n"
         f"`python -m benchmarks.torch_pruning`: Torch-Pruning {tp.__version__}, half "
-        f"of each group by L2 norm, medians of {REPEATS} random networks with the same "
-        "weights in both libraries. Same channels: share of ours that it keeps, too; "
+        f"of each group by L2 norm, medians (least to most) of {REPEATS} random "
+        "networks with the same weights in both libraries. Same channels: share of ours that it keeps, too; "
         "half would be chance. It averages the norms of the slices of a group, and we "
         "sum their squares.\n\n" + report(results)
     )
