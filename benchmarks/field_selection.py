@@ -32,6 +32,7 @@ from tf_seqattn.criteo.log.encoding import Encoding
 from tf_seqattn.criteo.log.fields import CATEGORICAL_NAMES, NUMERIC_NAMES
 from tf_seqattn.criteo.log.in_memory import load_clicks
 from tf_seqattn.criteo.log.synthetic import ClickSource
+from tf_seqattn.criteo.models.click_model import OnlyLayer
 from tf_seqattn.experiments.markdown_table import markdown_table
 from tf_seqattn.files import write_json, write_whole
 
@@ -259,10 +260,12 @@ def by_gates(table: Table, keep: int, seed: int, importance) -> tuple[list[int],
 
 def by_rows_of_the_kernel(table: Table, keep: int, seed: int, schedule) -> list[int]:
     """Blocks of the first kernel, each all that is read of a field."""
-    policy = sa.PruningPolicy()
-    policy.allow_pruning = lambda layer: layer.name == "hidden_1"
     model = sa.prune(
-        network(table), schedule, (VECTOR, None), sa.Magnitude(), pruning_policy=policy
+        network(table),
+        schedule,
+        (VECTOR, None),
+        sa.Magnitude(),
+        pruning_policy=OnlyLayer("hidden_1"),
     )
     fit(model, batches(table, seed))
     kernel = sa.strip_pruning(model).get_layer("hidden_1").kernel.numpy()

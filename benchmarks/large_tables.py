@@ -27,11 +27,13 @@ import tf_keras as keras
 from sklearn.metrics import log_loss
 
 import tf_seqattn as sa
+from benchmarks.quality_tasks.tasks import HiddenLayers
 from tf_seqattn.criteo.conversion import convert
 from tf_seqattn.criteo.log.encoding import Encoding
 from tf_seqattn.criteo.log.fields import CATEGORICAL_NAMES, NUMERIC_NAMES
 from tf_seqattn.criteo.log.in_memory import load_clicks
 from tf_seqattn.criteo.log.synthetic import ClickSource
+from tf_seqattn.criteo.models.optimizers import make_optimizer
 from tf_seqattn.experiments.markdown_table import markdown_table
 from tf_seqattn.files import write_json, write_whole
 
@@ -41,7 +43,7 @@ INFORMATIVE, VALUES, TAIL = 12, 500, 0.1
 ROWS, HELD_OUT, BATCH = 1_000_000, 100_000, 1024
 # Of all steps, those in which fields or dimensions go; then rows and blocks do.
 STEPS, FIRST_STEPS = 3000, 2000
-RATE, TABLE_RATE = 1e-3, 0.05
+RATE = 1e-3
 KEPT_FIELDS, KEPT_DIMENSIONS, KEPT_ROWS, SPARSITY, BLOCK = 16, 60, 0.01, 0.9, 20
 
 
@@ -126,32 +128,14 @@ def batches(seed: int, first_step: int, steps: int) -> tf.data.Dataset:
 
 def train(model: keras.Model, seed: int, first_step: int, steps: int) -> float:
     """Adagrad for the tables and Adam for the rest; returns seconds a step."""
-    # Imported here: it needs TF_USE_LEGACY_KERAS, which the package has set by now.
-    from tensorflow_recommenders.experimental.optimizers import CompositeOptimizer
-
-    legacy = keras.optimizers.legacy
-    tables = [
-        w for layer in model.submodules if isinstance(layer, keras.layers.Embedding)
-        for w in layer.trainable_weights
-    ]  # fmt: skip
-    taken = {id(table) for table in tables}
     share = 1 - first_step / STEPS
     rate = keras.optimizers.schedules.PolynomialDecay(RATE * share, steps, 0.0)
     if first_step + steps < STEPS:
         rate = keras.optimizers.schedules.PolynomialDecay(
             RATE, steps, RATE * (1 - steps / STEPS)
         )
-    optimizer = CompositeOptimizer(
-        [
-            (
-                legacy.Adam(rate),
-                lambda: [v for v in model.trainable_variables if id(v) not in taken],
-            ),
-            (legacy.Adagrad(TABLE_RATE), lambda: tables),
-        ]
-    )
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
-    model.compile(optimizer, loss)
+    model.compile(make_optimizer(model, rate, "adagrad"), loss)
     callbacks = [sa.UpdatePruningStep()] if sa.pruned_layers(model) else []
     data = batches(seed, first_step, steps)
     started = time.perf_counter()
@@ -215,10 +199,8 @@ def ours(seed: int) -> Iterator[Result]:
         plain,
         train(plain, seed, FIRST_STEPS, rest),
     )
-    policy = sa.PruningPolicy()
-    policy.allow_pruning = lambda layer: layer.name.startswith("hidden")
     schedule = sa.SequentialAttentionSchedule(SPARSITY, end_step=rest)
-    pruned = sa.prune(small, schedule, (BLOCK, BLOCK), pruning_policy=policy)
+    pruned = sa.prune(small, schedule, (BLOCK, BLOCK), pruning_policy=HiddenLayers())
     seconds = train(pruned, seed, FIRST_STEPS, rest)
     packed = sa.pack(sa.strip_pruning(pruned))
     yield f"and {SPARSITY:.0%} of the perceptron's blocks removed", packed, seconds

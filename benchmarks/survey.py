@@ -25,6 +25,7 @@ import tf_seqattn as sa
 from benchmarks.quality_tasks import networks
 from benchmarks.quality_tasks.data import split
 from benchmarks.quality_tasks.fixed_support import FixedSupport
+from benchmarks.quality_tasks.tasks import HiddenLayers
 from tf_seqattn.experiments.markdown_table import markdown_table
 from tf_seqattn.experiments.progress import progress_bar
 from tf_seqattn.files import write_json, write_whole
@@ -88,13 +89,6 @@ def cells(seeds: list[int]) -> list[Cell]:
             *(Cell(task, arm, s, seed) for s in SPARSITIES for arm in ARMS),
         ]
     ]
-
-
-class HiddenLayers(sa.PruningPolicy):
-    """Prunes the hidden layers."""
-
-    def allow_pruning(self, layer) -> bool:
-        return layer.name.startswith("hidden")
 
 
 def _at_once(model: keras.Model, cell: Cell, **options) -> keras.Model:

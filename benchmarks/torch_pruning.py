@@ -331,9 +331,9 @@ def main() -> None:
         "# Removed channels beside Torch-Pruning\n\n"
         f"`python -m benchmarks.torch_pruning`: Torch-Pruning {tp.__version__}, half "
         f"of each group by L2 norm, medians (least to most) of {REPEATS} random "
-        "networks with the same weights in both libraries. Same channels: share of ours that it keeps, too; "
-        "half would be chance. It averages the norms of the slices of a group, and we "
-        "sum their squares.\n\n" + report(results)
+        "networks with the same weights in both libraries. Same channels: share of "
+        "ours that it keeps, too; half would be chance. It averages the norms of "
+        "the slices of a group, and we sum their squares.\n\n" + report(results)
     )
     write_whole(RESULTS / "torch_pruning.md", text)
     write_json(RESULTS / "torch_pruning.json", results)

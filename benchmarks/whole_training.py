@@ -23,6 +23,7 @@ import tf_keras as keras
 
 import tf_seqattn as sa
 from benchmarks.quality_tasks.data import split
+from benchmarks.quality_tasks.tasks import HiddenLayers
 from tf_seqattn.experiments.markdown_table import markdown_table
 from tf_seqattn.experiments.progress import progress_bar
 from tf_seqattn.files import write_json, write_whole
@@ -44,13 +45,6 @@ class Case(NamedTuple):
 
 
 CASES = (Case(2048, 64, 1024), Case(2048, 32, 1024), Case(1024, 32, 4096))
-
-
-class HiddenLayers(sa.PruningPolicy):
-    """Prunes the hidden layers."""
-
-    def allow_pruning(self, layer) -> bool:
-        return layer.name.startswith("hidden")
 
 
 def network(width: int) -> keras.Sequential:

@@ -20,7 +20,7 @@ from typing import Literal
 
 import tensorflow as tf
 
-from tf_seqattn.criteo.conversion import print_rows, write_vocabulary
+from tf_seqattn.criteo.conversion import print_rows, write_manifest
 from tf_seqattn.criteo.log.encoding import Encoding
 from tf_seqattn.criteo.log.folder import locked, open_folder
 from tf_seqattn.criteo.log.manifest import MANIFEST_FILE, SPLITS, Manifest
@@ -29,7 +29,6 @@ from tf_seqattn.criteo.log.shards import Shard, sha256_of
 from tf_seqattn.criteo.log.units import cut_shards
 from tf_seqattn.experiments import command_line
 from tf_seqattn.experiments.progress import progress_bar
-from tf_seqattn.files import write_json
 
 _MODULE = "tf_seqattn.criteo.combining"
 
@@ -156,18 +155,9 @@ def _combine(
         splits["train"], splits["validation"] = cut_shards(
             splits["train"], [rows - last, rows], folder, encoding
         )
-    checksum = None
-    if encoding.min_count:
-        paths = [folder / "shards" / shard.name for shard in splits["train"]]
-        checksum = write_vocabulary(folder, encoding, paths, progress)
-    content = {
-        "splits": splits,
-        "vocabulary_sha256": checksum,
-        "bad_rows": sum(m.bad_rows for m in manifests),
-        "bad_row_quotes": [quote for m in manifests for quote in m.bad_row_quotes],
-        "request": request,
-    }
-    write_json(folder / MANIFEST_FILE, content)
+    bad_rows = sum(m.bad_rows for m in manifests)
+    quotes = [quote for m in manifests for quote in m.bad_row_quotes]
+    write_manifest(folder, request, splits, bad_rows, quotes, progress)
 
 
 def _link(manifest: Manifest, shard: Shard, folder: pathlib.Path, index: int) -> Shard:

@@ -29,7 +29,7 @@ from tf_seqattn.criteo.log.manifest import (
 )
 from tf_seqattn.criteo.log.paths import Path, local_path
 from tf_seqattn.criteo.log.repair import repair_json_files, repair_rows
-from tf_seqattn.criteo.log.shards import sha256_of
+from tf_seqattn.criteo.log.shards import Shard, sha256_of
 from tf_seqattn.criteo.log.units import (
     UNDECIDED,
     Done,
@@ -241,7 +241,7 @@ def _repair(units: list[Unit], folder: pathlib.Path, progress: bool) -> Manifest
     checksum = manifest.vocabulary_sha256
     if checksum is not None and not (path.exists() and sha256_of(path) == checksum):
         paths = manifest.paths("train")
-        if write_vocabulary(folder, manifest.encoding, paths, progress) != checksum:
+        if _write_vocabulary(folder, manifest.encoding, paths, progress) != checksum:
             raise ValueError(f"{path} cannot be made again. Convert with --overwrite.")
         repaired.append(path)
     for path in repaired:
@@ -249,7 +249,7 @@ def _repair(units: list[Unit], folder: pathlib.Path, progress: bool) -> Manifest
     return Manifest.load(folder)
 
 
-def write_vocabulary(
+def _write_vocabulary(
     folder: pathlib.Path,
     encoding: Encoding,
     shards: Sequence[Path],
@@ -273,6 +273,40 @@ def write_vocabulary(
     return sha256_of(path)
 
 
+def write_manifest(
+    folder: pathlib.Path,
+    request: dict,
+    splits: dict[str, list[Shard]],
+    bad_rows: int,
+    quotes: list[str],
+    progress: bool,
+) -> None:
+    """Writes the vocabulary of the training rows and then the manifest.
+
+    Args:
+      folder: of the conversion, with all shards in it.
+      request: what was converted and how.
+      splits: the shards of each split.
+      bad_rows: number of lines that were left out.
+      quotes: the first of them.
+      progress: whether to show a progress bar.
+    """
+    encoding = Encoding(**request["encoding"])
+    checksum = None
+    if encoding.min_count:
+        files = [folder / "shards" / shard.name for shard in splits["train"]]
+        checksum = _write_vocabulary(folder, encoding, files, progress)
+    content = {
+        "splits": splits,
+        "vocabulary_sha256": checksum,
+        "bad_rows": bad_rows,
+        "bad_row_quotes": quotes,
+        "request": request,
+    }
+    # Written last: without it, there is no conversion.
+    write_json(folder / MANIFEST_FILE, content)
+
+
 def _finish(
     finished: list[tuple[Unit, Done]],
     folder: pathlib.Path,
@@ -280,7 +314,6 @@ def _finish(
     progress: bool,
 ) -> Manifest:
     """Decides the splits, counts the vocabulary and writes the manifest."""
-    encoding = Encoding(**request["encoding"])
     splits = decide_splits(finished, folder, request)
     quotes = all_quotes(finished)
     if not splits["train"]:
@@ -290,19 +323,8 @@ def _finish(
             "tab-separated columns: label, I1..I13, C1..C26 (the Kaggle train.txt)."
             f"{listed}"
         )
-    checksum = None
-    if encoding.min_count:
-        files = [folder / "shards" / shard.name for shard in splits["train"]]
-        checksum = write_vocabulary(folder, encoding, files, progress)
-    content = {
-        "splits": splits,
-        "vocabulary_sha256": checksum,
-        "bad_rows": sum(done.bad_rows for _, done in finished),
-        "bad_row_quotes": quotes,
-        "request": request,
-    }
-    # Written last: without it, there is no conversion.
-    write_json(folder / MANIFEST_FILE, content)
+    bad_rows = sum(done.bad_rows for _, done in finished)
+    write_manifest(folder, request, splits, bad_rows, quotes, progress)
     kept = {shard.name for shards in splits.values() for shard in shards}
     for path in (folder / "shards").iterdir():
         if path.name not in kept and path.suffix in (".tfrecord", ".partial"):

@@ -28,6 +28,7 @@ from tf_seqattn.criteo.train import (
     make_parser,
     measure,
     open_rows,
+    print_result,
     require_counts,
 )
 from tf_seqattn.experiments import command_line
@@ -133,11 +134,7 @@ def main(arguments: list[str] | None = None) -> dict:
             **measure(network, manifest),
         }
         write_json(options.output / "result.json", result)
-    print(
-        f"Validation log loss {result['log_loss']:.4f}, AUC {result['auc']:.4f} on "
-        f"{result['validation_rows']:,} rows after {result['steps']:,} steps. Written "
-        f"to {options.output}."
-    )
+    print_result(result, options.output)
     return result
 
 

@@ -527,12 +527,17 @@ def main(arguments: list[str] | None = None) -> dict:
             **export(network, options, manifest),
         }
         write_json(options.output / "result.json", result)
+    print_result(result, options.output)
+    return result
+
+
+def print_result(result: dict, output: pathlib.Path) -> None:
+    """Prints how good a trained model is, and where it is."""
     print(
         f"Validation log loss {result['log_loss']:.4f}, AUC {result['auc']:.4f} on "
         f"{result['validation_rows']:,} rows after {result['steps']:,} steps. Written "
-        f"to {options.output}."
+        f"to {output}."
     )
-    return result
 
 
 if __name__ == "__main__":

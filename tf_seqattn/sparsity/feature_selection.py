@@ -55,8 +55,8 @@ def select_features(
       model: a functional model. Its layers are shared with the result.
       keep: how many features stay (an int), or which share of them (a float below 1).
         With `by="dimension"` it counts dimensions.
-      end_step: number of training steps. No feature goes in the first quarter and in
-        the last fifth.
+      end_step: number of training steps. No feature goes in the first quarter, or
+        in about the last fifth.
       features: names of the inputs, or of the layers, whose outputs are the features,
         such as embeddings and feature crosses. By default there is one for each input:
         an input of floats itself, or the first floats that are computed from it alone.

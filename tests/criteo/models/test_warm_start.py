@@ -6,7 +6,7 @@ import pytest
 import tf_seqattn as sa
 from tf_seqattn.criteo.log.vocabulary import Vocabulary
 from tf_seqattn.criteo.models.click_model import build_network, prune_first_layer
-from tf_seqattn.criteo.models.warm_start import earlier_rows, kept_support, start_from
+from tf_seqattn.criteo.models.warm_start import kept_support, start_from
 
 OLD = [np.array([2, 5]), np.array([1, 3, 4])]
 NEW = [np.array([1, 5, 6]), np.array([3])]
@@ -55,7 +55,7 @@ def test_the_same_rows_give_the_same_predictions():
 def test_only_one_vocabulary_or_another_size_is_an_error():
     vocabulary = Vocabulary(OLD, HASHES)
     with pytest.raises(ValueError, match="both have a vocabulary"):
-        earlier_rows((3, 4), None, vocabulary)
+        start_from(network((9, 7)), network((9, 7)), None, vocabulary)
     with pytest.raises(ValueError, match="'hidden_1' has"):
         start_from(network((9, 7), (20,)), network((9, 7)))
     with pytest.raises(ValueError, match="'fields' has"):

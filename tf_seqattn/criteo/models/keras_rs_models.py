@@ -79,6 +79,21 @@ def _hidden(x: Tensor, units: Sequence[int], name: str, dropout: float = 0.0) ->
     return x
 
 
+def _ranking_vectors(
+    table_size: int | Sequence[int],
+    dimension: int,
+    bottom_units: Sequence[int],
+    distributed: bool,
+) -> tuple[dict[str, Tensor], Tensor, list[Tensor]]:
+    """The inputs of DLRM and DCN, the vector of all counts and those of categories."""
+    inputs = _inputs(len(sizes_of_tables(table_size)), len(NUMERIC_NAMES))
+    counts = _hidden(inputs["numeric"], [*bottom_units, dimension], "bottom")
+    vectors = _category_vectors(
+        inputs["categorical"], table_size, dimension, distributed
+    )
+    return inputs, counts, vectors
+
+
 def _model(inputs: dict[str, Tensor], x: Tensor) -> keras.Model:
     return keras.Model(inputs, _layers.Dense(1, name="logits")(x), name="clicks")
 
@@ -155,10 +170,8 @@ def build_dlrm(
     >>> build_dlrm(table_size=100).output_shape
     (None, 1)
     """
-    inputs = _inputs(len(sizes_of_tables(table_size)), len(NUMERIC_NAMES))
-    counts = _hidden(inputs["numeric"], [*bottom_units, dimension], "bottom")
-    vectors = _category_vectors(
-        inputs["categorical"], table_size, dimension, distributed
+    inputs, counts, vectors = _ranking_vectors(
+        table_size, dimension, bottom_units, distributed
     )
     dots = keras_rs.layers.DotInteraction(name="dots")([*vectors, counts])
     x = _layers.Concatenate(name="features")([counts, dots])
@@ -193,10 +206,8 @@ def build_dcn(
     >>> build_dcn(table_size=100).output_shape
     (None, 1)
     """
-    inputs = _inputs(len(sizes_of_tables(table_size)), len(NUMERIC_NAMES))
-    counts = _hidden(inputs["numeric"], [*bottom_units, dimension], "bottom")
-    vectors = _category_vectors(
-        inputs["categorical"], table_size, dimension, distributed
+    inputs, counts, vectors = _ranking_vectors(
+        table_size, dimension, bottom_units, distributed
     )
     first = x = _layers.Concatenate(name="fields")([*vectors, counts])
     for number in range(1, cross_layers + 1):

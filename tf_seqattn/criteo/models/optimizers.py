@@ -20,8 +20,10 @@ def table_variables(model: keras.Model) -> list[tf.Variable]:
     Args:
       model: built.
     """
-    found = [m for m in model.submodules if isinstance(m, FieldEmbedding)]
-    return [layer.tables for layer in found]
+    layers = list(model.submodules)
+    found = [m.tables for m in layers if isinstance(m, FieldEmbedding)]
+    kind = keras.layers.Embedding
+    return found + [m.embeddings for m in layers if isinstance(m, kind)]
 
 
 def make_optimizer(

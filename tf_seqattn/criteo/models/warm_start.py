@@ -8,7 +8,6 @@ is no longer frequent is gone.
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from tf_seqattn.criteo.log.manifest import VOCABULARY_FILE, Manifest
 from tf_seqattn.criteo.log.vocabulary import EMPTY, RARE, Vocabulary
 from tf_seqattn.criteo.models.click_model import FIRST_HIDDEN
 from tf_seqattn.files import write_json
+from tf_seqattn.kernels import blocks
 
 MODEL_FILE, _ENCODING_FILE = "model.keras", "encoding.json"
 
@@ -100,36 +100,23 @@ def load_earlier(folder: pathlib.Path, manifest: Manifest) -> Earlier:
     return Earlier(network, encoding, vocabulary)
 
 
-def earlier_rows(
-    sizes: Sequence[int], old: Vocabulary | None, new: Vocabulary | None
-) -> np.ndarray:
+def earlier_rows(old: Vocabulary, new: Vocabulary) -> np.ndarray:
     """Returns the row of the earlier tables that each row of the new ones begins with.
 
     Args:
-      sizes: rows of each new table, without row 0.
-      old: of the earlier rows; None where values have rows by their remainder.
-      new: of the new rows, in the same way.
+      old: of the earlier rows.
+      new: of the new rows.
 
     Returns:
       int64 `(total,)`, into all earlier tables one after another.
-
-    Raises:
-      ValueError: if one has a vocabulary and the other has none.
 
     Example:
 
     >>> old = Vocabulary([np.array([2, 5])], [6])
     >>> new = Vocabulary([np.array([3, 5])], [6])
-    >>> earlier_rows([3], old, new)  # empty, rare, 3 as rare, 5
+    >>> earlier_rows(old, new)  # empty, rare, 3 as rare, 5
     array([0, 1, 1, 3])
     """
-    if (old is None) != (new is None):
-        raise ValueError(
-            "The earlier rows and the new ones must both have a vocabulary, or neither "
-            "(`--min-count`)."
-        )
-    if old is None or new is None:
-        return np.arange(sum(size + 1 for size in sizes))
     first = 0
     parts = []
     for column, frequent in enumerate(new.frequent):
@@ -156,13 +143,17 @@ def start_from(
     Raises:
       ValueError: naming a layer of another size, or for only one vocabulary.
     """
-    rows = earlier_rows(network.get_layer("fields").table_sizes, old, new)
+    if (old is None) != (new is None):
+        raise ValueError(
+            "The earlier rows and the new ones must both have a vocabulary, or neither "
+            "(`--min-count`)."
+        )
     for layer in network.layers:
         if not layer.weights:
             continue
         values = earlier.get_layer(layer.name).get_weights()
-        if layer.name == "fields" and old is not None:
-            values[-1] = values[-1][rows]
+        if layer.name == "fields" and old is not None and new is not None:
+            values[-1] = values[-1][earlier_rows(old, new)]
         shapes = [value.shape for value in values]
         wanted = [tuple(weight.shape) for weight in layer.weights]
         if shapes != wanted:
@@ -185,17 +176,13 @@ def kept_support(earlier: keras.Model, block_size: int) -> sa.PruningSchedule:
     Raises:
       ValueError: if no block is zero.
     """
-    kernel = earlier.get_layer(FIRST_HIDDEN).kernel.numpy()
-    rows, columns = (range(0, size, block_size) for size in kernel.shape)
-    blocks = [
-        kernel[r : r + block_size, c : c + block_size].any()
-        for r in rows
-        for c in columns
-    ]
-    if all(blocks):
+    kernel = earlier.get_layer(FIRST_HIDDEN).kernel
+    grid = blocks.BlockGrid(tuple(kernel.shape), (block_size, block_size))
+    pruned = blocks.block_norms(kernel, grid).numpy() == 0
+    if not pruned.any():
         raise ValueError(
             f"No block of {block_size} x {block_size} of the earlier model is zero, so "
             "there is no support to keep: prune it anew (`--support revise`), or give "
             "the `--block-size` that it was pruned with."
         )
-    return sa.OneShotSchedule(1 - np.mean(blocks), prune_step=0)
+    return sa.OneShotSchedule(pruned.mean(), prune_step=0)
