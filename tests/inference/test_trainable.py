@@ -117,6 +117,44 @@ def batches(number: int):
     ]
 
 
+def shifted(x):
+    """An activation that is none of Keras's."""
+    return tf.nn.relu(x) + 0.1 * x
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("activation", ["gelu", "softmax", shifted, "linear"])
+def test_packed_layers_in_a_row(activation, use_bias):
+    def dense(units):
+        return layers.Dense(
+            units, activation, use_bias, bias_initializer="random_normal"
+        )
+
+    # Blocks exceed both matrices, and a layer is read twice.
+    inputs = keras.Input((18,))
+    hidden = dense(22)(inputs)
+    outputs = layers.Concatenate()([dense(18)(hidden), hidden, dense(7)(hidden)])
+    model = set_block_sparse(keras.Model(inputs, outputs))
+    packed = sa.pack(model, choose="always", trainable=True)
+    assert len(packed_layers(packed)) >= 2
+    x = RNG.normal(size=(5, 18)).astype("float32")
+    weights = RNG.normal(size=(5, 47)).astype("float32")
+
+    def gradients_of(model, x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            outputs = model(x)
+            loss = tf.reduce_sum(weights * outputs)
+        biases = [w for w in model.trainable_weights if len(w.shape) == 1]
+        biases = [b if isinstance(b, tf.Variable) else b.value for b in biases]
+        return outputs, *tape.gradient(loss, [x, *biases])
+
+    found, expected = (gradients_of(m, tf.constant(x)) for m in (packed, model))
+    assert len(found) == (5 if use_bias else 2)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5 * np.abs(other).max())
+
+
 def test_training_equals_masked_training(tmp_path):
     model = small_network(keras.regularizers.L2(0.01))
     packed = sa.pack(model, choose="always", trainable=True)

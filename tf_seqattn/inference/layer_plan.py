@@ -272,6 +272,8 @@ def plan_support(
         return plan
     row_bytes = plan.samples * height * bytes_of_entry(plan.precision)
     is_large = support.sum() * row_bytes > _CHAINED_BYTES
+    # In training a larger part, which fills two cores, pays for what leaves the cache.
+    cache = (2 if trainable else 1) * _CACHE_BYTES
     window = matrix_shape[0] // divisor if divisor else 1
     cost = Cost(
         plan.samples, "training" if trainable else plan.precision, plan.num_threads
@@ -281,7 +283,7 @@ def plan_support(
         matrix_shape,
         plan.block_size,
         cost_of_slice=cost.slice_in_blocks(plan.block_size),
-        max_blocks=max(1, _CACHE_BYTES // row_bytes) if is_large else None,
+        max_blocks=max(1, cache // row_bytes) if is_large else None,
     )
     plan.density = plan.pattern.num_stored * height * width / math.prod(matrix_shape)
     plan.predicted = cost.speedup(plan.pattern, window)

@@ -37,6 +37,10 @@ from tf_seqattn.kernels.einsum import split_equation
 FORMS = ("slices", "blocks", "training")
 # Activations that TFLite computes within a product.
 _FUSED = ("linear", "relu", "relu6")
+# Activations of single entries, which may be computed in any layout.
+_ENTRYWISE = (*_FUSED, "elu", "gelu", "sigmoid", "silu", "swish", "tanh")
+# Where a tensor keeps its transpose, as Keras keeps a mask.
+_TRANSPOSE = "_tf_seqattn_transpose"
 
 
 def positions_of(pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
@@ -240,20 +244,47 @@ class PackedLayer(_Mixin):
         outputs = trainable_product(
             rows, tf.cast(self.kernels[0], rows.dtype), positions
         )
-        width = self.pattern.block_size[1]
-        outputs = tf.transpose(tf.reshape(outputs, (count * width, -1)))
-        return outputs[:, : self.pattern.matrix_shape[1]]
+        width, wanted = self.pattern.block_size[1], self.pattern.matrix_shape[1]
+        outputs = tf.reshape(outputs, (count * width, -1))
+        if count * width != wanted:
+            outputs = outputs[:wanted]
+        if self._adds_bias_in_training and self.bias is not None:
+            # The gradient of the bias is a sum over runs of memory here.
+            outputs += tf.cast(self.bias, outputs.dtype)[:, None]
+        if self._activates_in_training:
+            outputs = self.activation(outputs)
+        transposed = tf.transpose(outputs)
+        # A packed layer that comes next reads this, and nothing is transposed twice.
+        setattr(transposed, _TRANSPOSE, outputs)
+        return transposed
+
+    @property
+    def _adds_bias_in_training(self) -> bool:
+        in_training = self.form == "training" and self.pattern.num_kept > 0
+        one_for_each_output = (self.pattern.matrix_shape[1],)
+        return in_training and self.bias_shape in (None, one_for_each_output)
+
+    @property
+    def _activates_in_training(self) -> bool:
+        name = keras_of(self).activations.serialize(self.activation)
+        return self._adds_bias_in_training and name in _ENTRYWISE
 
     def _multiply_matrix(self, matrix: tf.Tensor) -> tf.Tensor:
         """`matrix @ kernel` for a matrix `(samples, inputs)`."""
         inputs, height = self.pattern.matrix_shape[0], self.pattern.block_size[0]
-        if inputs % height:
-            matrix = tf.pad(matrix, [[0, 0], [0, -inputs % height]])
         count = self.pattern.grid_shape[0]
         if self.form == "training" and self.pattern.num_kept:
+            rows = getattr(matrix, _TRANSPOSE, None)
+            if rows is None:
+                rows = tf.transpose(matrix)
+            if inputs % height:
+                rows = tf.pad(rows, [[0, -inputs % height], [0, 0]])
             samples = tf.shape(matrix)[0]
-            rows = tf.reshape(tf.transpose(matrix), (count, height, samples))
-            return self._multiply_in_training(rows)
+            return self._multiply_in_training(
+                tf.reshape(rows, (count, height, samples))
+            )
+        if inputs % height:
+            matrix = tf.pad(matrix, [[0, 0], [0, -inputs % height]])
         if self.form == "blocks" and self.pattern.num_kept:
             # After a transposition the inputs of a block are one long run.
             block_rows, columns = positions_of(self.pattern)
@@ -271,17 +302,20 @@ class PackedLayer(_Mixin):
 
     def _multiply_channels(self, inputs: tf.Tensor) -> tf.Tensor:
         """The product over the last axis of inputs `(..., inputs)`."""
-        matrix = tf.reshape(inputs, (-1, self.pattern.matrix_shape[0]))
-        outputs = self._multiply_matrix(matrix)
-        if inputs.shape.rank != 2:
-            sizes = [*_sizes(inputs)[:-1], self.pattern.matrix_shape[1]]
-            outputs = tf.reshape(outputs, sizes)
-        return outputs
+        if inputs.shape.rank == 2:
+            return self._multiply_matrix(inputs)
+        outputs = self._multiply_matrix(
+            tf.reshape(inputs, (-1, self.pattern.matrix_shape[0]))
+        )
+        sizes = [*_sizes(inputs)[:-1], self.pattern.matrix_shape[1]]
+        return tf.reshape(outputs, sizes)
 
     def _finish(self, outputs: tf.Tensor) -> tf.Tensor:
-        if self.bias is not None and not self._fuses_bias:
+        added = self._fuses_bias or self._adds_bias_in_training
+        if self.bias is not None and not added:
             outputs = outputs + tf.cast(self.bias, outputs.dtype)
-        return outputs if self._fuses_activation else self.activation(outputs)
+        activated = self._fuses_activation or self._activates_in_training
+        return outputs if activated else self.activation(outputs)
 
     def get_config(self) -> dict[str, Any]:
         return {
