@@ -73,6 +73,10 @@ RECIPES = {
     "ranked by attention alone": Recipe(
         DEFAULT, "recommended", _ours(rank="attention")
     ),
+    "ranked by attention times the whole norm": Recipe(
+        DEFAULT, "recommended", _ours(rank="effective")
+    ),
+    "logits twice as fast": Recipe(DEFAULT, "recommended", _ours(logit_rate=1.0)),
     "logits moved by the optimizer": Recipe(
         DEFAULT, "recommended", _ours(logit_rate=None)
     ),

@@ -77,7 +77,7 @@ ARMS = {
     "attention": Arm(
         "the same with sequential attention (our default)",
         {"decay": "linear"},
-        sa.SoftmaxAttention(),
+        sa.SoftmaxAttention(rank="effective", logit_rate=1.0),
     ),
     "sr-ste": Arm(
         "SR-STE", {"gradient": "regularized", "every_step": True}, from_start=True

@@ -3,10 +3,10 @@
 Nine tasks on five data sets (`quality_tasks/data.py`): perceptrons, convolutions, click
 models, a transformer and an LSTM; Adam, SGD and Adagrad; 300 to 4,000 steps. Two of the
 tasks were held back from every choice of the default recipe: see `HELD_BACK`. All arms
-have the same data, steps and batches. The learning rate of each arm is chosen for each
-task among three, in the task's sparsest cell, on a seed that is not reported. The last
-fifth of the rows is held out. Every cell is kept in a file, so an interrupted run goes
-on where it stopped.
+have the same data, steps and batches. The learning rate of each arm is halved or
+doubled for each task until the loss no longer falls, in the task's sparsest cell, on a
+seed that is not reported. The last fifth of the rows is held out. Every cell is kept in
+a file, so an interrupted run goes on where it stopped.
 
     pip install 'tf-seqattn[quality]' && pip install --no-deps recbole
     python -m benchmarks.quality
@@ -55,7 +55,7 @@ ARMS = (
 PHASES = Phases(cycles=7, dense_fraction=0.10, finetune_fraction=0.15)
 
 
-# Factors of the task's learning rate that are tried, and the seed of the trials.
+# Factors of the task's learning rate that are tried first, and the seed of the trials.
 FACTORS = (0.5, 1.0, 2.0)
 TUNING_SEED = 100
 HELD_BACK = ("films", "English, LSTM")
@@ -92,7 +92,7 @@ Factors = dict[tuple[str, str], float]
 
 
 def tuning_cells(arms: list[str]) -> list[Cell]:
-    """The trainings that choose a learning rate for each task and arm."""
+    """The first trainings that choose a learning rate for each task and arm."""
     sides = {name: task.cells[-1] for name, task in TASKS.items()}
     return [
         Cell(name, arm, *((0.0, 0) if arm == "dense" else side), TUNING_SEED, factor)
@@ -102,14 +102,36 @@ def tuning_cells(arms: list[str]) -> list[Cell]:
     ]
 
 
-def best_factors(results: list[dict]) -> Factors:
-    """Of each task and arm, the factor with the lowest loss."""
+def best_trials(results: list[dict]) -> dict[tuple[str, str], dict]:
+    """Of each task and arm, the training with the lowest loss."""
     best: dict[tuple[str, str], dict] = {}
     for result in results:
         key = result["task"], result["arm"]
         if key not in best or result["loss"] < best[key]["loss"]:
             best[key] = result
-    return {key: result["factor"] for key, result in best.items()}
+    return best
+
+
+def wider_cells(results: list[dict]) -> list[Cell]:
+    """The trainings beyond every rate that is the best and the last one tried.
+
+    Example:
+
+    >>> trial = {**Cell("films", "narrow", 0.97, 16, 100, 2.0)._asdict(), "loss": 0.5}
+    >>> [cell.factor for cell in wider_cells([trial, {**trial, "factor": 1.0}])]
+    [4.0]
+    """
+    tried: dict[tuple[str, str], list[float]] = {}
+    for result in results:
+        tried.setdefault((result["task"], result["arm"]), []).append(result["factor"])
+    found = []
+    for key, best in best_trials(results).items():
+        cell = Cell(*(best[field] for field in Cell._fields))
+        if best["factor"] == max(tried[key]):
+            found.append(cell._replace(factor=2 * best["factor"]))
+        elif best["factor"] == min(tried[key]):
+            found.append(cell._replace(factor=best["factor"] / 2))
+    return found
 
 
 def cells(seeds: list[int], arms: list[str], factors: Factors) -> list[Cell]:
@@ -182,7 +204,10 @@ def main() -> None:
         run_missing(wanted, run_cell, options.output, options.workers)
         return [json.loads(cell.file(options.output).read_text()) for cell in wanted]
 
-    factors = best_factors(run(tuning_cells(options.arms)))
+    tuning = run(tuning_cells(options.arms))
+    while wider := wider_cells(tuning):
+        tuning += run(wider)
+    factors = {key: trial["factor"] for key, trial in best_trials(tuning).items()}
     results = run(cells(options.seeds, options.arms, factors))
     columns = [(name, *cell) for name, task in TASKS.items() for cell in task.cells]
     seeds = " ".join(map(str, options.seeds))

@@ -63,9 +63,11 @@ def test_without_a_target_nothing_is_clipped(density):
 
 
 def test_untrained_logits_leave_the_ranking_to_the_norms():
-    zeros = tf.zeros(GRID.shape)
-    scores = sa.SoftmaxAttention().scores(tf.constant(KERNEL), zeros, GRID)
-    np.testing.assert_allclose(scores, block_norms(KERNEL, GRID))
+    zeros, norms = tf.zeros(GRID.shape), block_norms(KERNEL, GRID).numpy()
+    for rank, expected in (("attention", norms), (0.125, norms**0.125)):
+        importance = sa.SoftmaxAttention(rank=rank)
+        scores = importance.scores(tf.constant(KERNEL), zeros, GRID)
+        np.testing.assert_allclose(scores, expected, rtol=1e-6)
 
 
 def test_penalties():

@@ -106,8 +106,8 @@ def test_training_agrees_with_plain_numpy(keras):
         kernel = kernel - 0.01 * upstream * factors
         mean_square = 0.999 * mean_square + 0.001 * np.square(gradient).mean()
         typical = np.sqrt(mean_square / (1 - 0.999 ** (step + 1)))
-        logits -= 1 / STEPS * (1 - (step + 1) / STEPS) * gradient / typical
-    assert np.abs(logits).max() > 0.01
+        logits -= 0.5 / STEPS * (1 - (step + 1) / STEPS) * gradient / typical
+    assert np.abs(logits).max() > 0.005
     np.testing.assert_allclose(stored(kept.logits), logits, rtol=2e-3, atol=1e-5)
 
 
@@ -118,7 +118,7 @@ def test_the_optimizer_does_not_train_the_logits(keras, optimizer):
     assert len(model.trainable_variables) == 1
     kept = fit(model)
     # The blocks differ, and by about as much whatever the optimizer's rate is.
-    assert 0.02 < np.std(stored(kept.logits)) < 1.0
+    assert 0.01 < np.std(stored(kept.logits)) < 0.5
 
 
 def test_the_paper_leaves_them_to_the_optimizer(keras):

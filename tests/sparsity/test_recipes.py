@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import tf_seqattn as sa
-from tf_seqattn.kernels.blocks import BlockGrid, block_norms
+from tf_seqattn.kernels.blocks import BlockGrid
 
 
 def phases(schedule, last):
@@ -78,25 +78,50 @@ def test_the_importance_goes_with_the_schedule(keras):
     def chosen(schedule):
         return sa.PrunableLayer(keras.layers.Dense(8), schedule).importance
 
-    effective = sa.SoftmaxAttention()
-    assert chosen(sa.SequentialAttentionSchedule(0.9, 100)) == effective
-    assert chosen(sa.GradualSchedule(0.9, 100)) == effective
+    default = sa.SoftmaxAttention()
+    assert chosen(sa.SequentialAttentionSchedule(0.9, 100)) == default
+    assert chosen(sa.GradualSchedule(0.9, 100)) == default
     paper = sa.SequentialAttentionSchedule.criteo(0.9, 1000)
-    assert chosen(paper) == sa.SoftmaxAttention.paper() != effective
+    assert chosen(paper) == sa.SoftmaxAttention.paper() != default
 
 
-def test_blocks_are_ranked_by_the_norm_of_what_is_computed():
+def test_channels_features_and_entries_are_ranked_as_they_were_measured(keras):
+    schedule = sa.SequentialAttentionSchedule(0.5, 100)
+    measured = sa.SoftmaxAttention(rank="effective", logit_rate=1.0)
+    layers = [keras.Input((8,)), keras.layers.Dense(16), keras.layers.Dense(8)]
+    by_channels = sa.prune(keras.Sequential(layers), schedule, "channels")
+    of_features = sa.select_features(
+        keras.Model(inputs := keras.Input((8,)), keras.layers.Dense(8)(inputs)),
+        keep=4,
+        end_step=100,
+        by="dimension",
+    )
+    found = [*sa.pruned_layers(by_channels), *sa.pruned_layers(of_features)]
+    found.append(sa.PrunableLayer(keras.layers.Dense(8), schedule, pattern="2:4"))
+    assert [layer.importance for layer in found] == [measured] * 3
+
+
+@pytest.mark.parametrize(
+    ("rank", "power"), [("attention", 0.0), ("effective", 1.0), (0.125, 0.125)]
+)
+def test_blocks_are_ranked_by_attention_times_a_power_of_the_norm(rank, power):
     rng = np.random.default_rng(0)
     kernel = rng.normal(size=(4, 6)).astype("float32")
     grid, logits = BlockGrid((4, 6), (2, 2)), rng.normal(size=(2, 3)).astype("float32")
-    importance = sa.SoftmaxAttention(clip=None)
-    multipliers = importance.multipliers(kernel, tf.constant(logits), grid, None)
-    effective = kernel * np.kron(multipliers, np.ones((2, 2), "float32"))
-    np.testing.assert_allclose(
-        importance.scores(tf.constant(kernel), tf.constant(logits), grid),
-        block_norms(effective, grid),
-        rtol=1e-5,
+    scores = sa.SoftmaxAttention(clip=None, rank=rank).scores(
+        tf.constant(kernel), tf.constant(logits), grid
     )
+    attention = 6 * np.exp(logits) / np.exp(logits).sum()
+    norms = np.linalg.norm(
+        kernel.reshape(2, 2, 3, 2).transpose(0, 2, 1, 3).reshape(2, 3, 4), axis=2
+    )
+    np.testing.assert_allclose(scores, attention * norms**power, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rank", ["norm", None, -0.1, 1.5, float("nan")], ids=repr)
+def test_a_rank_that_is_none_is_refused(rank):
+    with pytest.raises(ValueError, match=f"Received: rank={rank!r}"):
+        sa.SoftmaxAttention(rank=rank)
 
 
 def test_a_file_from_before_the_choice_ranks_by_the_attention():

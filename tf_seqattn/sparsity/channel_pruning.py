@@ -34,7 +34,7 @@ from tf_seqattn.sparsity.importance import (
     NormalizationScale,
     PowerPropagation,
 )
-from tf_seqattn.sparsity.wrapper import PrunableLayer, pruned_layers
+from tf_seqattn.sparsity.wrapper import PrunableLayer, default_importance, pruned_layers
 from tf_seqattn.tfmot_api import Schedule
 
 logger = logging.getLogger("tf_seqattn")
@@ -63,7 +63,8 @@ def prune_channels(
       model: a built model. A subclassed one, and custom layers that hold others, are
         changed in place.
       pruning_schedule: when to prune, and what share of the units of each group.
-      importance: what to score, `SoftmaxAttention()` by default.
+      importance: what to score, by default `SoftmaxAttention(rank="effective",
+        logit_rate=1.0)`.
       round_to: the units of a group that stay are a multiple of it.
       target_flops: the share of the model's multiply-adds to keep. It takes the place
         of the schedule's target.
@@ -183,6 +184,8 @@ class _Wrapping:
             places += [p for p in group.places if _is_scale(p)]
         kind = UNITS[keras_of(places[0].layer)]
         units = kind(group.units, round_to, name=self._name(group))
+        if importance is None:
+            importance = default_importance(schedule, of_blocks=False)
         pruned = PrunableLayer(units, schedule, (1, 1), importance)
         self.groups.append(pruned)
         for place in places:

@@ -31,7 +31,7 @@ from tf_seqattn.sparsity.feature_layers import (
 )
 from tf_seqattn.sparsity.importance import Importance
 from tf_seqattn.sparsity.schedules import SequentialAttentionSchedule
-from tf_seqattn.sparsity.wrapper import PrunableLayer
+from tf_seqattn.sparsity.wrapper import PrunableLayer, default_importance
 
 BY = ("feature", "dimension")
 _REST = "on_features"
@@ -62,7 +62,8 @@ def select_features(
         an input of floats itself, or the first floats that are computed from it alone.
       by: "feature", or "dimension" for the single dimensions of all features. They
         compete with one another, so that each table gets a width of its own.
-      importance: what to score, `sa.SoftmaxAttention()` by default.
+      importance: what to score, by default `sa.SoftmaxAttention(rank="effective",
+        logit_rate=1.0)`.
 
     Returns:
       A functional model with the same inputs and outputs.
@@ -104,6 +105,8 @@ def select_features(
     rest = library.Model(tensors + others, outputs, name=_REST)
     gate = GATES[library](sizes, by == "dimension", name="feature_gate")
     gate.build()
+    if importance is None:
+        importance = default_importance(schedule, of_blocks=False)
     wrapper = PrunableLayer(gate, schedule, (1, 1), importance, name="select_features")
     outputs = rest([*wrapper(tensors), *others])
     return library.Model(inputs, outputs, name=model.name)

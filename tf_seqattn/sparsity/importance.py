@@ -44,8 +44,8 @@ _ACTIVATIONS = {
 }
 
 
-# What ranks the blocks of `SoftmaxAttention`.
-RANKS = ("attention", "effective")
+# What ranks the blocks of `SoftmaxAttention`, and the power of the norm in it.
+_NORM_POWERS = {"attention": 0.0, "effective": 1.0}
 
 
 class Importance(abc.ABC):
@@ -140,18 +140,19 @@ class Importance(abc.ABC):
 class SoftmaxAttention(Importance):
     """One trainable logit per block, softmax over the blocks (section 3).
 
-    The attention multiplies the block in the forward pass and, with the block's norm,
-    ranks it when blocks must go. `SoftmaxAttention.paper()` ranks by the attention
-    alone. It is 1 everywhere at the start, so wrapping a trained layer
+    The attention multiplies the block in the forward pass and, with a root of the
+    block's norm, ranks it when blocks must go. `SoftmaxAttention.paper()` ranks by the
+    attention alone. It is 1 everywhere at the start, so wrapping a trained layer
     does not change what it computes.
 
     Args:
       activation: function from logits to attention. "softmax" (the paper's, mean 1);
         "exp", the unnormalised softmax of lemma 2.1; "sigmoid", scaled to 1 at
         logit 0; "identity", the mask itself, starting at 1 (lemma 2.2 with `l1`).
-      rank: what ranks a block: "effective", the norm of what the layer computes with,
-        which is its attention times its Frobenius norm, or "attention" alone, as in
-        the paper.
+      rank: what ranks a block: a float `p` in [0, 1] for `attention * norm ** p`, with
+        its Frobenius norm; "effective", the norm of what the layer computes with, is
+        1, and "attention" alone, as in the paper, is 0. A small power lets a slight
+        attention decide, which disturbs the training less than a strong one.
       clip: "density" clips the attention to `[d, 1 / d]`, `d = 1 - target sparsity`
         (appendix C.1, which prints `[n d, n / d]`: that is read here as bounds on the
         mean-1 attention, the reading taken throughout); a pair of floats gives
@@ -182,17 +183,19 @@ class SoftmaxAttention(Importance):
         clip: str | tuple[float, float] | None = "density",
         l1: float = 0.0,
         l2: float = 0.0,
-        rank: str = "effective",
-        logit_rate: float | None = 1.0,
+        rank: str | float = 0.125,
+        logit_rate: float | None = 0.5,
     ) -> None:
         if logit_rate is not None and not 0.0 < logit_rate < math.inf:
             raise ValueError(
                 "`logit_rate` must be above 0, or None to leave the logits to the "
                 f"optimizer. Received: logit_rate={logit_rate!r}"
             )
-        if rank not in RANKS:
+        norm_power = _NORM_POWERS.get(rank) if isinstance(rank, str) else rank
+        if not isinstance(norm_power, int | float) or not 0.0 <= norm_power <= 1.0:
             raise ValueError(
-                f"`rank` must be one of {sorted(RANKS)}. Received: rank={rank!r}"
+                f"`rank` must be one of {sorted(_NORM_POWERS)} or the power of the "
+                f"norm, a float in [0, 1]. Received: rank={rank!r}"
             )
         if activation not in _ACTIVATIONS:
             raise ValueError(
@@ -214,6 +217,7 @@ class SoftmaxAttention(Importance):
                 )
         self.activation = activation
         self.rank = rank
+        self._norm_power = norm_power
         self.logit_rate = None if logit_rate is None else float(logit_rate)
         self.clip = clip
         self.l1 = float(l1)
@@ -249,8 +253,8 @@ class SoftmaxAttention(Importance):
     ) -> tf.Tensor:
         attention = self.attention(logits)
         norms = blocks.block_norms(kernel, grid)
-        if self.rank == "effective":
-            return tf.abs(attention) * norms
+        if self._norm_power:
+            return tf.abs(attention) * tf.pow(norms, self._norm_power)
         # Untrained logits rank nothing; the blocks' norms then do.
         untrained = tf.reduce_all(logits == tf.reshape(logits, [-1])[0])
         return tf.where(untrained, norms, attention)

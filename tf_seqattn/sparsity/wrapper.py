@@ -141,19 +141,25 @@ def _check_pattern(
     return 1, 1
 
 
-def default_importance(schedule: Schedule) -> Importance:
+def default_importance(schedule: Schedule, of_blocks: bool = True) -> Importance:
     """The importance for a schedule when the user gives none.
 
     It is the paper's if the schedule is, so that the named recipes are complete.
+    Channels, features and single entries keep the balance of attention and norm that
+    was measured for them.
     """
     if isinstance(schedule, SequentialAttentionSchedule) and schedule.follows_paper:
         return SoftmaxAttention.paper()
-    return SoftmaxAttention()
+    if of_blocks:
+        return SoftmaxAttention()
+    return SoftmaxAttention(rank="effective", logit_rate=1.0)
 
 
-def _check_importance(importance: Importance | None, schedule: Schedule) -> Importance:
+def _check_importance(
+    importance: Importance | None, schedule: Schedule, pattern: NofM | None
+) -> Importance:
     if importance is None:
-        return default_importance(schedule)
+        return default_importance(schedule, of_blocks=pattern is None)
     if not isinstance(importance, Importance):
         hint = " Pass an instance." if isinstance(importance, type) else ""
         raise ValueError(
@@ -284,7 +290,7 @@ class PrunableLayer(OfEitherKeras):
                 self.pattern, block_size, balanced, pruning_schedule
             )
         self.block_size = layer_kernels.check_block_size_or_heads(block_size)
-        self.importance = _check_importance(importance, pruning_schedule)
+        self.importance = _check_importance(importance, pruning_schedule, self.pattern)
         by_scales = isinstance(self.importance, NormalizationScale)
         if by_scales and not isinstance(layer, ChannelUnits):
             raise ValueError(
