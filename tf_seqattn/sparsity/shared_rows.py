@@ -4,11 +4,33 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_seqattn.keras_api import add_integers, add_weight, register_for_both
+from tf_seqattn.keras_api import (
+    Layer,
+    Variable,
+    add_integers,
+    add_weight,
+    register_for_both,
+)
 
 # The class of each Keras adds the real base; mypy needs to know no more.
 _SomeLayer: Any = object
 _INT16_ROWS = 2**15
+
+
+def add_row_numbers(layer: Layer, categories: int, rows: int) -> Variable:
+    """Adds the row of each category, at first 0, to a layer.
+
+    Args:
+      layer: whose `rows` many categories share.
+      categories: how many there are.
+      rows: of the table.
+
+    Returns:
+      A variable `(categories,)`: int16 where the table has so few rows that it holds
+      their numbers, and int32 otherwise.
+    """
+    dtype = "int16" if rows <= _INT16_ROWS else "int32"
+    return add_integers(layer, "row_numbers", (categories,), dtype)
 
 
 class SharedRowsEmbedding(_SomeLayer):
@@ -23,8 +45,7 @@ class SharedRowsEmbedding(_SomeLayer):
 
     Attributes:
       embeddings: the table, `(rows, output_dim)`.
-      row_numbers: `(input_dim,)`, the row of each category; int16 where the table has
-        so few rows that it holds their numbers, and int32 otherwise.
+      row_numbers: `(input_dim,)`, the row of each category; see `add_row_numbers`.
 
     Example:
 
@@ -54,12 +75,7 @@ class SharedRowsEmbedding(_SomeLayer):
         del input_shape
         shape = (self.rows, self.output_dim)
         self.embeddings = add_weight(self, "embeddings", shape, "uniform")
-        self.row_numbers = add_integers(
-            self,
-            "row_numbers",
-            (self.input_dim,),
-            "int16" if self.rows <= _INT16_ROWS else "int32",
-        )
+        self.row_numbers = add_row_numbers(self, self.input_dim, self.rows)
         self.built = True
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:

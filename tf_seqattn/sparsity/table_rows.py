@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -21,21 +21,42 @@ from tf_seqattn.keras_api import (
 )
 from tf_seqattn.model_editing import clone, replace_sublayers
 from tf_seqattn.sparsity.shared_rows import SHARED_ROWS
+from tf_seqattn.sparsity.wrapper import pruned_layers
 
 Counts = Mapping[str, npt.ArrayLike]
 
 BY = ("importance", "frequency", "norm")
+
+_EMBEDDINGS = classes("Embedding")
+
+
+@runtime_checkable
+class HoldsTables(Protocol):
+    """A layer of your own whose categories `prune_rows` can let share rows.
+
+    Its attribute `tables` is one variable `(rows, dimensions)` with all its tables, one
+    after another. `tf_seqattn.criteo.models.click_model.FieldEmbedding` is an example.
+    """
+
+    def get_table_rows(self) -> list[int]:
+        """Rows of each table; empty where categories share rows already."""
+
+    def rows_of(self, categories: Any) -> Any:
+        """Numbers of the categories of a batch, counted through all tables."""
+
+    def with_shared_rows(self, tables: np.ndarray, row_numbers: np.ndarray) -> Layer:
+        """A new layer with these `tables`, in which categories have these rows."""
 
 
 def count_rows(model: Model, data: Iterable[Any]) -> dict[str, np.ndarray]:
     """Counts how often data read each row of a model's tables.
 
     Args:
-      model: built, with Keras `Embedding` layers.
+      model: built, with tables as for `prune_rows`.
       data: batches of inputs for `model(batch)`, without labels. Each is run once.
 
     Returns:
-      For the name of each table int64 `(rows,)`.
+      For the name of each layer with tables int64 `(rows,)`.
 
     Raises:
       ValueError: for a model without tables.
@@ -47,7 +68,7 @@ def count_rows(model: Model, data: Iterable[Any]) -> dict[str, np.ndarray]:
     [0, 1, 0, 2]
     """
     tables = _tables(model, built=False)
-    counts = {table.name: np.zeros(table.input_dim, np.int64) for table in tables}
+    counts = {table.name: np.zeros(sum(_sizes(table)), np.int64) for table in tables}
     with contextlib.ExitStack() as stack:
         for table in tables:
             stack.enter_context(_counting(table, counts[table.name]))
@@ -59,18 +80,21 @@ def count_rows(model: Model, data: Iterable[Any]) -> dict[str, np.ndarray]:
 @contextlib.contextmanager
 def _counting(table: Layer, counts: np.ndarray) -> Iterator[None]:
     """Context in which the eager calls of a table are counted."""
-    call = table.call
+    keras_table = type(table) in _EMBEDDINGS
+    method = "call" if keras_table else "rows_of"
+    original = getattr(table, method)
 
     def counted(inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        read = np.asarray(inputs).astype(np.int64).ravel()
+        found = original(inputs, *args, **kwargs)
+        read = np.asarray(inputs if keras_table else found).astype(np.int64).ravel()
         counts[:] += np.bincount(read, minlength=len(counts))
-        return call(inputs, *args, **kwargs)
+        return found
 
-    table.__dict__["call"] = counted
+    table.__dict__[method] = counted
     try:
         yield
     finally:
-        del table.__dict__["call"]
+        del table.__dict__[method]
 
 
 def prune_rows(
@@ -84,10 +108,12 @@ def prune_rows(
     4 where over 32,768 rows stay, in place of 4 bytes for each dimension.
 
     Args:
-      model: built, with Keras `Embedding` layers. A Sequential or functional model is
-        made anew around its other layers; a subclassed one is changed in place.
+      model: built, with Keras `Embedding` layers, or with layers of your own that have
+        the methods of `HoldsTables`, as the click models of this package do. A
+        Sequential or functional model is made anew around its other layers; a
+        subclassed one is changed in place.
       keep: share of the weights of all tables that stays, above 0 and below 1. All rows
-        compete, so rarely read tables lose more.
+        compete, so rarely read tables lose more. Each table has its own shared row.
       counts: how often each row is read: what `count_rows` returns.
       by: what ranks a row. "importance" is how often it is read times its squared
         distance from the mean row, about what the outputs lose without it;
@@ -97,8 +123,9 @@ def prune_rows(
       The smaller model, not compiled; the same object for a subclassed model.
 
     Raises:
-      ValueError: for a model without tables, a `keep` outside its range, an unknown
-        `by`, or counts that are missing or of another length.
+      ValueError: for a model without tables or with tables that are pruned by blocks, a
+        `keep` outside its range or too small for the shared rows, an unknown `by`, or
+        counts that are missing or of another length.
 
     Example:
 
@@ -138,11 +165,12 @@ def prune_rows(
 
 def _tables(model: Model, built: bool = True) -> list[Layer]:
     check_layer(model, "model")
-    kinds = classes("Embedding")
-    found = [layer for layer in sublayers(model) if type(layer) in kinds]
+    found = [layer for layer in sublayers(model) if _sizes(layer)]
     if not isinstance(model, MODELS) or not found:
         raise ValueError(
-            "`model` must be a model with `keras.layers.Embedding` layers. Received: "
+            "`model` must be a model with `keras.layers.Embedding` layers, or with "
+            "layers of your own that have the methods of `tf_seqattn.sparsity."
+            "table_rows.HoldsTables`, whose rows are not shared yet. Received: "
             f"model={model!r}"
         )
     names = [layer.name for layer in found]
@@ -150,7 +178,14 @@ def _tables(model: Model, built: bool = True) -> list[Layer]:
     if twice:
         raise ValueError(
             f"Several tables of `model` have the same name: {sorted(twice)}. Give each "
-            "`Embedding` a name of its own."
+            "of these layers a name of its own."
+        )
+    wrapped = {id(wrapper.layer) for wrapper in pruned_layers(model)}
+    in_blocks = [layer.name for layer in found if id(layer) in wrapped]
+    if in_blocks:
+        raise ValueError(
+            f"`model` has tables that are pruned by blocks: {', '.join(in_blocks)}. "
+            "Call `sa.strip_pruning(model)` first."
         )
     unbuilt = [layer.name for layer in found if not layer.built]
     if built and unbuilt:
@@ -161,10 +196,24 @@ def _tables(model: Model, built: bool = True) -> list[Layer]:
     return found
 
 
+def _sizes(layer: Layer) -> list[int]:
+    """Rows of each table of a layer; empty for a layer without tables."""
+    if type(layer) in _EMBEDDINGS:
+        return [layer.input_dim]
+    return layer.get_table_rows() if isinstance(layer, HoldsTables) else []
+
+
+def _rows(table: Layer) -> np.ndarray:
+    """What a layer has, `(rows, dimensions)`, its tables one after another."""
+    held = table.embeddings if type(table) in _EMBEDDINGS else table.tables
+    return np.asarray(stored(held))
+
+
 def _checked(table: Layer, counts: Counts | None, by: str) -> np.ndarray:
     """How often each row of a table is read, float64; alike if nobody counted."""
+    rows = sum(_sizes(table))
     if counts is None and by == "norm":
-        return np.ones(table.input_dim)
+        return np.ones(rows)
     if counts is None or table.name not in counts:
         raise ValueError(
             f"`counts` must have how often each row of table {table.name!r} is read: "
@@ -172,9 +221,9 @@ def _checked(table: Layer, counts: Counts | None, by: str) -> np.ndarray:
             f"{None if counts is None else sorted(counts)}"
         )
     found = np.asarray(counts[table.name], np.float64)
-    if found.shape != (table.input_dim,) or (found < 0).any():
+    if found.shape != (rows,) or (found < 0).any():
         raise ValueError(
-            f"`counts[{table.name!r}]` must be {table.input_dim} numbers from 0 up. "
+            f"`counts[{table.name!r}]` must be {rows} numbers from 0 up. "
             f"Received: shape {found.shape}, smallest {found.min(initial=0.0)}"
         )
     return found
@@ -206,34 +255,69 @@ def row_scores(rows: np.ndarray, read: np.ndarray, by: str) -> np.ndarray:
     return read * np.square(rows - _mean_row(rows, read)).sum(axis=1)
 
 
+def _split(table: Layer, rows: np.ndarray) -> list[np.ndarray]:
+    """What belongs to each table of a layer."""
+    return np.split(rows, np.cumsum(_sizes(table))[:-1])
+
+
 def _kept_rows(
     tables: list[Layer], read: Mapping[str, np.ndarray], keep: float, by: str
 ) -> dict[str, np.ndarray]:
-    """Which rows keep a row of their own: a bool array for each table."""
-    scores = [
-        row_scores(np.asarray(stored(t.embeddings), np.float64), read[t.name], by)
-        for t in tables
-    ]
-    costs = np.concatenate([np.full(t.input_dim, t.output_dim) for t in tables])
+    """Which rows keep a row of their own: a bool array for each layer."""
+    scores, costs, shared = [], [], 0
+    for table in tables:
+        rows = _rows(table).astype(np.float64)
+        parts = zip(_split(table, rows), _split(table, read[table.name]), strict=True)
+        scores += [row_scores(*part, by) for part in parts]
+        costs.append(np.full(len(rows), rows.shape[1]))
+        shared += len(_sizes(table)) * rows.shape[1]
+    cost = np.concatenate(costs)
     # Of equal scores the first rows stay, which vocabularies give to what is frequent.
-    order = np.argsort(-np.concatenate(scores) / costs, kind="stable")
-    shared = sum(table.output_dim for table in tables)
-    allowed = keep * costs.sum() - shared
-    kept = np.zeros(len(costs), bool)
-    kept[order[np.cumsum(costs[order]) <= allowed]] = True
-    parts = np.split(kept, np.cumsum([t.input_dim for t in tables])[:-1])
-    for table, part in zip(tables, parts, strict=True):
+    order = np.argsort(-np.concatenate(scores) / cost, kind="stable")
+    allowed = keep * cost.sum() - shared
+    if allowed < 0:
+        raise ValueError(
+            "`keep` must leave the shared row of each table, "
+            f"{shared} of {cost.sum()} weights. Received: keep={keep!r}"
+        )
+    kept = np.zeros(len(cost), bool)
+    kept[order[np.cumsum(cost[order]) <= allowed]] = True
+    ends = np.cumsum([len(part) for part in costs])[:-1]
+    found = {}
+    for table, part in zip(tables, np.split(kept, ends), strict=True):
         # Padding stays padding.
-        part[0] |= bool(table.mask_zero)
-    return {t.name: part for t, part in zip(tables, parts, strict=True)}
+        part[0] |= bool(getattr(table, "mask_zero", False))
+        found[table.name] = part
+    return found
+
+
+def _shared(
+    table: Layer, kept: np.ndarray, read: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The fewer rows of a layer's tables, and the number of each category's row."""
+    rows, numbers, first = [], [], 0
+    for whole, own, often in zip(
+        *(_split(table, values) for values in (_rows(table), kept, read)), strict=True
+    ):
+        fewer = whole[own]
+        numbers.append(first + np.where(own, np.cumsum(own) - 1, len(fewer)))
+        if not own.all():
+            mean = _mean_row(whole[~own], often[~own])
+            fewer = np.concatenate([fewer, mean[None]])
+        rows.append(fewer)
+        first += len(fewer)
+    return np.concatenate(rows), np.concatenate(numbers)
 
 
 def _smaller(table: Layer, kept: np.ndarray, read: np.ndarray) -> Layer:
-    rows = np.asarray(stored(table.embeddings))
-    own = int(kept.sum())
+    rows, numbers = _shared(table, kept, read)
+    if type(table) not in _EMBEDDINGS:
+        layer = table.with_shared_rows(rows, numbers)
+        layer.trainable = table.trainable
+        return layer
     layer = SHARED_ROWS[keras_of(table)](
         table.input_dim,
-        own + 1,
+        len(rows),
         table.output_dim,
         table.mask_zero,
         name=table.name,
@@ -241,7 +325,5 @@ def _smaller(table: Layer, kept: np.ndarray, read: np.ndarray) -> Layer:
         trainable=table.trainable,
     )
     layer.build()
-    numbers = np.where(kept, np.cumsum(kept) - 1, own)
-    shared = _mean_row(rows[~kept], read[~kept])
-    layer.set_weights([np.concatenate([rows[kept], shared[None]]), numbers])
+    layer.set_weights([rows, numbers])
     return layer

@@ -8,12 +8,14 @@ that gives the log-odds of a click. The paper prunes the first dense layer.
 
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 import tf_keras as keras
 
 import tf_seqattn as sa
 from tf_seqattn.criteo.log.fields import CATEGORICAL_NAMES, NUMERIC_NAMES
+from tf_seqattn.sparsity.shared_rows import add_row_numbers
 
 FIRST_HIDDEN = "hidden_1"
 
@@ -46,7 +48,14 @@ class FieldEmbedding(keras.layers.Layer):
       num_numeric: number of fields that are counts, 13 or 0.
       prunable_tables: whether `sa.prune` may cut the tables into blocks of rows.
       l2: weight of half the sum of squares of tables and directions in the loss.
+      rows: of the one variable of all tables, where categories share rows, as
+        `sa.prune_rows` lets them; by default each has a row of its own.
       **kwargs: passed to `keras.layers.Layer`.
+
+    Attributes:
+      tables: the variable, `(rows, dimension)`.
+      row_numbers: the row of each category of all tables, or None where each has its
+        own.
 
     Example:
 
@@ -62,9 +71,12 @@ class FieldEmbedding(keras.layers.Layer):
         num_numeric: int = len(NUMERIC_NAMES),
         prunable_tables: bool = False,
         l2: float = 0.0,
+        rows: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.rows = rows
+        self.row_numbers = None
         self.table_sizes = sizes_of_tables(table_size)
         self.l2 = l2
         self.dimension = dimension
@@ -79,18 +91,50 @@ class FieldEmbedding(keras.layers.Layer):
                 "directions", shape, initializer="uniform", regularizer=decay
             )
             self.offsets = self.add_weight("offsets", shape, initializer="uniform")
-        rows = sum(size + 1 for size in self.table_sizes)
+        categories = sum(size + 1 for size in self.table_sizes)
         self.tables = self.add_weight(
             "tables",
-            (rows, self.dimension),
+            (categories if self.rows is None else self.rows, self.dimension),
             initializer="uniform",
             regularizer=decay,
         )
+        if self.rows is not None:
+            self.row_numbers = add_row_numbers(self, categories, self.rows)
         super().build(input_shape)
 
     def get_prunable_weights(self):
         """What `sa.prune` may cut into blocks: tfmot's way of saying so."""
         return [self.tables] if self.prunable_tables else []
+
+    def get_table_rows(self) -> list[int]:
+        """Rows of each table that `sa.prune_rows` may take some from."""
+        if self.rows is not None:
+            return []
+        return [size + 1 for size in self.table_sizes]
+
+    def with_shared_rows(
+        self, tables: np.ndarray, row_numbers: np.ndarray
+    ) -> "FieldEmbedding":
+        """Returns a layer like this one in which categories share rows.
+
+        Args:
+          tables: `(rows, dimension)`.
+          row_numbers: the row of each category of all tables.
+        """
+        layer = type(self).from_config({**self.get_config(), "rows": len(tables)})
+        layer.build(None)
+        values = {"tables": tables, "row_numbers": row_numbers}
+        if self.num_numeric:
+            values |= {"directions": self.directions, "offsets": self.offsets}
+        for name, value in values.items():
+            getattr(layer, name).assign(tf.cast(value, getattr(layer, name).dtype))
+        return layer
+
+    def whole_tables(self) -> tf.Tensor:
+        """The vector of each category of all tables, `(categories, dimension)`."""
+        if self.row_numbers is None:
+            return tf.convert_to_tensor(self.tables)
+        return tf.gather(self.tables, tf.cast(self.row_numbers, tf.int32))
 
     def call(self, inputs):
         """Embeds a batch.
@@ -104,14 +148,19 @@ class FieldEmbedding(keras.layers.Layer):
         """
         numeric, categorical = inputs
         # Of a variable in several parts, too, as parameter servers hold large tables.
-        vectors = tf.nn.embedding_lookup(self.tables, self.rows_of(categorical))
+        rows = self.rows_of(categorical)
+        if self.row_numbers is not None:
+            rows = tf.cast(tf.nn.embedding_lookup(self.row_numbers, rows), tf.int32)
+        vectors = tf.nn.embedding_lookup(self.tables, rows)
         if self.num_numeric:
             counts = numeric[:, :, None] * self.directions + self.offsets
             vectors = tf.concat([counts, vectors], axis=1)
         return tf.reshape(vectors, (-1, vectors.shape[1] * self.dimension))
 
     def rows_of(self, categorical: tf.Tensor) -> tf.Tensor:
-        """Numbers of rows in the one variable of all tables.
+        """Numbers of categories, counted through all tables.
+
+        They are the rows of the one variable, unless categories share rows.
 
         Args:
           categorical: int32 `(batch, tables)`, rows of each table.
@@ -132,6 +181,7 @@ class FieldEmbedding(keras.layers.Layer):
             "num_numeric": self.num_numeric,
             "prunable_tables": self.prunable_tables,
             "l2": self.l2,
+            "rows": self.rows,
         }
 
 

@@ -136,7 +136,8 @@ def start_from(
 
     Args:
       network: of `build_network`, not trained and without pruning.
-      earlier: of `build_network` with layers of the same sizes, without pruning.
+      earlier: of `build_network` with layers of the same sizes, without pruning. Where
+        its categories share rows (`sa.prune_rows`), each begins with a copy.
       old: vocabulary of the rows that `earlier` was trained on.
       new: vocabulary of the rows for `network`.
 
@@ -151,9 +152,13 @@ def start_from(
     for layer in network.layers:
         if not layer.weights:
             continue
-        values = earlier.get_layer(layer.name).get_weights()
-        if layer.name == "fields" and old is not None and new is not None:
-            values[-1] = values[-1][earlier_rows(old, new)]
+        source = earlier.get_layer(layer.name)
+        values = source.get_weights()
+        if layer.name == "fields":
+            tables = source.whole_tables().numpy()
+            if old is not None and new is not None:
+                tables = tables[earlier_rows(old, new)]
+            values = [*values[: 2 * bool(source.num_numeric)], tables]
         shapes = [value.shape for value in values]
         wanted = [tuple(weight.shape) for weight in layer.weights]
         if shapes != wanted:

@@ -99,11 +99,19 @@ def without_fields(network: keras.Model) -> keras.Model:
     counts = [field for field in kept if field < old.num_numeric]
     tables = [f - old.num_numeric for f in kept if f >= old.num_numeric]
     inputs = feature_inputs(len(old.table_sizes), old.num_numeric)
+    first_rows = np.cumsum([0, *(size + 1 for size in old.table_sizes)])
+    rows = [np.arange(first_rows[t], first_rows[t + 1]) for t in tables]
+    rows = np.concatenate([*rows, []]).astype(int)
+    shares = old.row_numbers is not None
+    if shares:
+        numbers = old.row_numbers.numpy()[rows].astype(int)
+        rows, numbers = np.unique(numbers, return_inverse=True)
     embedding = FieldEmbedding(
         [old.table_sizes[table] for table in tables],
         old.dimension,
         len(counts),
         l2=old.l2,
+        rows=len(rows) if shares else None,
         name="fields",
     )
     x = embedding(
@@ -117,11 +125,9 @@ def without_fields(network: keras.Model) -> keras.Model:
         x = type(layer).from_config(layer.get_config())(x)
     smaller = keras.Model(inputs, x, name=network.name)
 
-    first_rows = np.cumsum([0, *(size + 1 for size in old.table_sizes)])
-    rows = [np.arange(first_rows[t], first_rows[t + 1]) for t in tables]
-    embedding.tables.assign(
-        tf.gather(old.tables, np.concatenate([*rows, []]).astype(int))
-    )
+    embedding.tables.assign(tf.gather(old.tables, rows))
+    if shares:
+        embedding.row_numbers.assign(numbers)
     if counts:
         embedding.directions.assign(tf.gather(old.directions, counts))
         embedding.offsets.assign(tf.gather(old.offsets, counts))
