@@ -23,7 +23,7 @@ BUILDIFIER_VERSION := 8.2.1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo digits test test-all chaos bench bench-criteo bench-inference \
-  architectures docs lint readme build-files clean
+  architectures wheel notebooks docs lint readme build-files clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' Makefile
@@ -64,6 +64,12 @@ bench-inference: setup  ## Time packed and dense models, by layer and whole.
 	$(BIN)/python benchmarks/inference_models.py
 	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS),peers]"
 	$(BIN)/python -m benchmarks.peers
+
+wheel: setup  ## Build the wheel, to upload to Colab, in out/wheel.
+	$(BIN)/python -m build --outdir out/wheel
+
+notebooks: setup  ## Run each notebook in a new environment, from the wheel (half an hour).
+	$(BIN)/python -m tools.run_notebooks
 
 docs: setup  ## Build the guides and the reference as a site in out/docs.
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"

@@ -30,6 +30,7 @@ from benchmarks.quality_tasks.tasks import (
 )
 from tf_seqattn.experiments.algorithms import pruning_schedule
 from tf_seqattn.experiments.markdown_table import markdown_table
+from tf_seqattn.experiments.mean_and_error import mean_and_error_text
 from tf_seqattn.files import write_json, write_whole
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -140,8 +141,7 @@ def table(results: list[dict]) -> str:
                 cells.append(f"{own.mean():.4f}")
                 continue
             more = own - losses[recipe.whole, column]
-            error = more.std(ddof=1) / np.sqrt(len(more))
-            cells.append(f"{more.mean():+.4f} ± {error:.4f}")
+            cells.append(mean_and_error_text(more, signed=True))
         lines.append([f"**{name}**" if name == recipe.whole else name, *cells])
     titles = [f"{task}, {sparsity:.0%}, {b} x {b}" for task, sparsity, b in COLUMNS]
     return markdown_table(["recipe", *titles], lines)

@@ -32,6 +32,7 @@ from benchmarks.quality_tasks.tasks import (
 )
 from tf_seqattn.experiments.algorithms import pruning_schedule
 from tf_seqattn.experiments.markdown_table import markdown_table
+from tf_seqattn.experiments.mean_and_error import mean_and_error_text
 from tf_seqattn.files import write_json, write_whole
 from tf_seqattn.sparsity.importance import attention_entropy
 
@@ -151,12 +152,10 @@ def _losses(results: list[dict]) -> str:
         for task, *_ in COLUMNS:
             own = np.array(losses[arm, task])
             if arm == DEFAULT:
-                error = own.std(ddof=1) / np.sqrt(len(own))
-                row.append(f"{own.mean():.4f} ± {error:.4f}")
+                row.append(mean_and_error_text(own))
             else:
                 more = own - losses[DEFAULT, task]
-                error = more.std(ddof=1) / np.sqrt(len(more))
-                row.append(f"{more.mean():+.4f} ± {error:.4f}")
+                row.append(mean_and_error_text(more, signed=True))
         rows.append(row)
     titles = [f"{task}, {sparsity:.0%}, {b} x {b}" for task, sparsity, b in COLUMNS]
     return markdown_table(["arm", *titles], rows)
@@ -165,11 +164,6 @@ def _losses(results: list[dict]) -> str:
 def report(results: list[dict], command: str) -> str:
     """The page of results."""
     seeds = len({r["seed"] for r in results})
-
-    def text(values, digits: int) -> str:
-        error = np.std(values, ddof=1) / np.sqrt(seeds)
-        return f"{np.mean(values):.{digits}f} ± {error:.{digits}f}"
-
     parts = []
     for arm in (DEFAULT, PAPER):
         rows = []
@@ -185,10 +179,10 @@ def report(results: list[dict], command: str) -> str:
                     [
                         f"{column[0]}, {column[1]:.0%}, {column[2]} x {column[2]}",
                         f"{share:.0%}",
-                        text([n["largest"] for n in notes], 2),
-                        text([n["entropy"] for n in notes], 5),
-                        text([100 * n["below"] for n in notes], 1),
-                        text([100 * n["above"] for n in notes], 1),
+                        mean_and_error_text([n["largest"] for n in notes], 2),
+                        mean_and_error_text([n["entropy"] for n in notes], 5),
+                        mean_and_error_text([100 * n["below"] for n in notes], 1),
+                        mean_and_error_text([100 * n["above"] for n in notes], 1),
                     ]
                 )
         titles = [

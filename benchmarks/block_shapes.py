@@ -32,6 +32,7 @@ from benchmarks.quality_tasks.tasks import (
 )
 from tf_seqattn.experiments import command_line
 from tf_seqattn.experiments.markdown_table import markdown_table
+from tf_seqattn.experiments.mean_and_error import mean_and_error_text
 from tf_seqattn.files import write_json, write_whole
 from tf_seqattn.inference import litert
 from tf_seqattn.inference.latency import time_in_turns
@@ -133,8 +134,7 @@ def _loss_cells(results: list[dict], shape: tuple[int, int], area: int) -> list[
             cells.append(f"{own.mean():.4f}")
             continue
         more = own - [losses[task, square, seed] for seed in seeds]
-        error = more.std(ddof=1) / np.sqrt(len(more))
-        cells.append(f"{more.mean():+.4f} ± {error:.4f}")
+        cells.append(mean_and_error_text(more, signed=True))
     return cells
 
 

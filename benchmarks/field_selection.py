@@ -34,6 +34,7 @@ from tf_seqattn.criteo.log.in_memory import load_clicks
 from tf_seqattn.criteo.log.synthetic import ClickSource
 from tf_seqattn.criteo.models.click_model import OnlyLayer
 from tf_seqattn.experiments.markdown_table import markdown_table
+from tf_seqattn.experiments.mean_and_error import mean_and_error_text
 from tf_seqattn.files import write_json, write_whole
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -403,13 +404,12 @@ def report(results: list[dict], tuned: dict[str, float]) -> str:
                     continue
                 own = np.array([r["loss"] for r in losses[way]])
                 more = own - ours
-                error = more.std(ddof=1) / np.sqrt(len(more))
                 hits = [r["hits"] for r in losses[way]]
                 lines.append(
                     [
                         way,
                         f"{own.mean():.4f}",
-                        None if way == OURS else f"{more.mean():+.4f} ± {error:.4f}",
+                        None if way == OURS else mean_and_error_text(more, signed=True),
                         None if None in hits else f"{np.mean(hits):.1f}",
                         f"{np.mean([r['steps'] for r in losses[way]]):,.0f}",
                     ]

@@ -35,6 +35,7 @@ from tf_seqattn.criteo.log.in_memory import load_clicks
 from tf_seqattn.criteo.log.synthetic import ClickSource
 from tf_seqattn.criteo.models.optimizers import make_optimizer
 from tf_seqattn.experiments.markdown_table import markdown_table
+from tf_seqattn.experiments.mean_and_error import mean_and_error_text
 from tf_seqattn.files import write_json, write_whole
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -237,7 +238,6 @@ def report(results: list[dict]) -> str:
     for name in dict.fromkeys(r["network"] for r in results):
         mine = [r for r in results if r["network"] == name]
         more = np.array([r["loss"] for r in mine]) - [r["loss"] for r in dense]
-        error = more.std(ddof=1) / np.sqrt(len(more)) if len(more) > 1 else np.nan
         size = np.mean([r["bytes"] for r in mine])
         lines.append(
             [
@@ -245,7 +245,7 @@ def report(results: list[dict]) -> str:
                 f"{size / 1e6:,.1f}",
                 f"{dense[0]['bytes'] / size:,.0f}",
                 f"{np.mean([r['loss'] for r in mine]):.4f}",
-                None if name == "dense" else f"{more.mean():+.4f} ± {error:.4f}",
+                None if name == "dense" else mean_and_error_text(more, signed=True),
                 f"{1000 * np.median([r['seconds_a_step'] for r in mine]):.0f}",
             ]
         )

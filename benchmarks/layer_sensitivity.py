@@ -10,6 +10,7 @@ alone is pruned by the norm of its blocks of 4 x 4, without training again, by
 """
 
 import argparse
+import functools
 import json
 import pathlib
 from typing import NamedTuple
@@ -21,6 +22,7 @@ import tf_seqattn as sa
 from benchmarks.quality_tasks.data import split
 from benchmarks.quality_tasks.tasks import TASKS, Task, run_missing, start, train
 from tf_seqattn.experiments.markdown_table import markdown_table
+from tf_seqattn.experiments.mean_and_error import mean_and_error_text
 from tf_seqattn.files import write_json, write_whole
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -98,11 +100,7 @@ def run_cell(cell: Cell, folder: pathlib.Path) -> None:
 def report(results: list[dict], command: str) -> str:
     """The page of results."""
     seeds = len({r["seed"] for r in results})
-
-    def text(values) -> str:
-        error = np.std(values, ddof=1) / np.sqrt(seeds)
-        return f"{np.mean(values):.3f} ± {error:.3f}"
-
+    text = functools.partial(mean_and_error_text, digits=3)
     parts = []
     for network in NETWORKS:
         mine = [r for r in results if r["network"] == network]

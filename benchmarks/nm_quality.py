@@ -25,6 +25,7 @@ import tf_seqattn as sa
 from benchmarks.quality_tasks import networks
 from benchmarks.quality_tasks.data import split
 from tf_seqattn.experiments.markdown_table import markdown_table
+from tf_seqattn.experiments.mean_and_error import mean_and_error, mean_and_error_text
 from tf_seqattn.experiments.progress import progress_bar
 from tf_seqattn.files import write_json, write_whole
 
@@ -180,8 +181,7 @@ def report(results: list[dict], patterns: list[str], command: str) -> str:
     seeds = len(next(iter(losses.values())))
 
     def text(values: list[float], is_best: bool) -> str:
-        error = np.std(values, ddof=1) / np.sqrt(seeds)
-        cell = f"{np.mean(values):.4f} ± {error:.4f}"
+        cell = mean_and_error_text(values)
         return f"**{cell}**" if is_best else cell
 
     parts, ranks, duels = [], {arm: [] for arm in ARMS}, {arm: [] for arm in ARMS}
@@ -194,9 +194,8 @@ def report(results: list[dict], patterns: list[str], command: str) -> str:
             for arm in ARMS:
                 rows[arm].append(text(column[arm], arm == order[0]))
                 ranks[arm].append(1 + order.index(arm))
-                difference = np.subtract(column[arm], column[BASELINE])
-                error = difference.std(ddof=1) / np.sqrt(seeds)
-                duels[arm].append(difference.mean() / max(error, 1e-12))
+                more, error = mean_and_error(np.subtract(column[arm], column[BASELINE]))
+                duels[arm].append(more / max(error, 1e-12))
         dense = text(losses[task, "dense", ""], False)
         parts.append(
             f"## {task}: log loss on the rows held out (dense {dense})\n\n"

@@ -12,6 +12,7 @@ look at which images flip, in place of the table.
 """
 
 import argparse
+import functools
 import pathlib
 
 import numpy as np
@@ -19,6 +20,7 @@ import tf_keras as keras
 
 import tf_seqattn as sa
 from tf_seqattn.experiments.markdown_table import markdown_table
+from tf_seqattn.experiments.mean_and_error import mean_and_error_text
 from tf_seqattn.experiments.progress import progress_bar
 from tf_seqattn.files import write_json, write_whole
 from tf_seqattn.study import regimes
@@ -95,11 +97,7 @@ def report(results: list[dict]) -> str:
     rows = []
     for method, density in dict.fromkeys((r["method"], r["density"]) for r in results):
         mine = [r for r in results if (r["method"], r["density"]) == (method, density)]
-
-        def cell(values, digits: int = 1) -> str:
-            error = np.std(values, ddof=1) / np.sqrt(len(values))
-            return f"{np.mean(values):.{digits}f} ± {error:.{digits}f}"
-
+        cell = functools.partial(mean_and_error_text, digits=1)
         rows.append(
             [
                 _title(method, density),
@@ -111,7 +109,7 @@ def report(results: list[dict]) -> str:
                 cell([100 * np.mean(list(r["corrupted"].values())) for r in mine]),
                 cell([r["angle"] for r in mine]),
                 cell([r["length"] for r in mine]),
-                cell([r["margin"] for r in mine], 2),
+                cell([r["margin"] for r in mine], digits=2),
             ]
         )
     return (

@@ -28,6 +28,7 @@ import tf_seqattn as sa
 from benchmarks.quality_tasks.data import split
 from tf_seqattn.digits.data import load_digits
 from tf_seqattn.experiments.markdown_table import markdown_table
+from tf_seqattn.experiments.mean_and_error import mean_and_error_text
 from tf_seqattn.files import write_json, write_whole
 from tf_seqattn.imagenet.synthetic import make_images
 from tf_seqattn.keras_api import register
@@ -234,11 +235,6 @@ def add_one_shot(add, dense, work, task: Task, images, others) -> None:
             add(method, share, sa.shrink(model), work)
 
 
-def _mean_and_error(values: np.ndarray) -> str:
-    error = values.std(ddof=1) / np.sqrt(len(values))
-    return f"{values.mean():+.4f} ± {error:.4f}"
-
-
 def table(rows: list[dict]) -> str:
     """Means over the seeds, and the loss less that of sequential attention."""
     found: dict = {}
@@ -247,7 +243,7 @@ def table(rows: list[dict]) -> str:
     cells = []
     for (task, share, method), same in found.items():
         losses = np.array([r["loss"] for r in same])
-        ours = np.array([r["loss"] for r in found[task, None, OURS]])
+        more = losses - [r["loss"] for r in found[task, None, OURS]]
         cells.append(
             [
                 task,
@@ -256,7 +252,7 @@ def table(rows: list[dict]) -> str:
                 f"{np.mean([r['flops'] for r in same]):.1%}",
                 f"{np.mean([r['accuracy'] for r in same]):.1%}",
                 f"{losses.mean():.4f}",
-                None if method == OURS else _mean_and_error(losses - ours),
+                None if method == OURS else mean_and_error_text(more, signed=True),
             ]
         )
     titles = ["task", "method", "channels removed", "MACs", "accuracy", "loss"]

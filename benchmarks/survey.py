@@ -27,6 +27,7 @@ from benchmarks.quality_tasks.data import split
 from benchmarks.quality_tasks.fixed_support import FixedSupport
 from benchmarks.quality_tasks.tasks import HiddenLayers
 from tf_seqattn.experiments.markdown_table import markdown_table
+from tf_seqattn.experiments.mean_and_error import mean_and_error, mean_and_error_text
 from tf_seqattn.experiments.progress import progress_bar
 from tf_seqattn.files import write_json, write_whole
 
@@ -201,28 +202,22 @@ def report(results: list[dict], command: str) -> str:
         key = result["task"], result["arm"], result["sparsity"]
         losses.setdefault(key, []).append(result["loss"])
     seeds = len(next(iter(losses.values())))
-
-    def text(values: list[float]) -> str:
-        error = np.std(values, ddof=1) / np.sqrt(seeds)
-        return f"{np.mean(values):.4f} ± {error:.4f}"
-
     rows, summary = [], []
     for setting, first, first_arm, second, second_arm in PAIRS:
         found = []
         for task, sparsity in itertools.product(TASKS, SPARSITIES):
             one = losses[task, first_arm, sparsity]
             other = losses[task, second_arm, sparsity]
-            difference = np.subtract(one, other)
-            error = difference.std(ddof=1) / np.sqrt(seeds)
-            better = second if difference.mean() > 0 else first
-            clear = abs(difference.mean()) > 2 * error
+            more, error = mean_and_error(np.subtract(one, other))
+            better = second if more > 0 else first
+            clear = abs(more) > 2 * error
             found.append(better if clear else "undecided")
             rows.append(
                 [
                     setting,
                     f"{task}, {sparsity:.0%}",
-                    f"{first}: {text(one)}",
-                    f"{second}: {text(other)}",
+                    f"{first}: {mean_and_error_text(one)}",
+                    f"{second}: {mean_and_error_text(other)}",
                     found[-1],
                 ]
             )
@@ -236,7 +231,9 @@ def report(results: list[dict], command: str) -> str:
         + ", ".join(f"{arm} {kept[task, arm, sparsity]:,}" for arm in ARMS)
         for task, sparsity in itertools.product(TASKS, SPARSITIES)
     ]
-    dense = " and ".join(f"{text(losses[t, 'dense', 0.0])} ({t})" for t in TASKS)
+    dense = " and ".join(
+        f"{mean_and_error_text(losses[t, 'dense', 0.0])} ({t})" for t in TASKS
+    )
     return (
         "# Seven pairs of ways to prune at one budget\n\n"
         f"`{command}`: log loss on the rows held out, {seeds} seeds, ± is a standard "

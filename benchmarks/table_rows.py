@@ -24,6 +24,7 @@ import tf_seqattn as sa
 from benchmarks.quality_tasks.data import TABLE_ROWS, split
 from benchmarks.quality_tasks.tasks import TASKS, held_out, run_missing, start, train
 from tf_seqattn.experiments.markdown_table import markdown_table
+from tf_seqattn.experiments.mean_and_error import mean_and_error_text
 from tf_seqattn.files import write_json, write_whole
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -132,7 +133,7 @@ def table(results: list[dict]) -> str:
             return None
         own = np.array(losses[task, way, keep, after])
         more = own - losses[task, "whole", 1.0, True]
-        return f"{more.mean():+.4f} ± {more.std(ddof=1) / np.sqrt(len(more)):.4f}"
+        return mean_and_error_text(more, signed=True)
 
     lines = []
     for task in NAMES:

@@ -17,7 +17,6 @@ import argparse
 import concurrent.futures
 import dataclasses
 import json
-import math
 import multiprocessing
 import os
 import pathlib
@@ -32,6 +31,7 @@ import tf_seqattn as sa
 from tf_seqattn.digits.data import load_digits
 from tf_seqattn.experiments.algorithms import ALGORITHMS
 from tf_seqattn.experiments.markdown_table import markdown_table
+from tf_seqattn.experiments.mean_and_error import mean_and_error
 from tf_seqattn.files import write_json, write_whole
 from tf_seqattn.imagenet.recipe import Recipe
 from tf_seqattn.imagenet.synthetic import make_images
@@ -229,13 +229,6 @@ def run(wanted: list[Cell], folder: pathlib.Path, workers: int) -> list[dict]:
         for number, done in enumerate(concurrent.futures.as_completed(running), 1):
             print(f"{number}/{len(missing)} {done.result()}", flush=True)
     return [json.loads(cell.file(folder).read_text()) for cell in wanted]
-
-
-def mean_and_error(values) -> tuple[float, float]:
-    """Mean and its standard error."""
-    return float(np.mean(values)), float(
-        np.std(values, ddof=1) / math.sqrt(len(values))
-    )
 
 
 def summarize(results: list[dict]) -> list[dict]:

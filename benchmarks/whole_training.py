@@ -25,6 +25,7 @@ import tf_seqattn as sa
 from benchmarks.quality_tasks.data import split
 from benchmarks.quality_tasks.tasks import HiddenLayers
 from tf_seqattn.experiments.markdown_table import markdown_table
+from tf_seqattn.experiments.mean_and_error import mean_and_error_text
 from tf_seqattn.experiments.progress import progress_bar
 from tf_seqattn.files import write_json, write_whole
 
@@ -209,14 +210,13 @@ def report(results: list[dict]) -> str:
         for name in ARMS:
             ratio = values(name, "seconds") / values("dense", "seconds")
             more = values(name, "loss") - values("dense", "loss")
-            error = more.std(ddof=1) / np.sqrt(len(more))
             lines.append(
                 [
                     f"{case[0]} wide, {case[1]} x {case[1]}, batch {case[2]}",
                     name,
                     f"{ratio.mean():.2f} ({ratio.min():.2f} to {ratio.max():.2f})",
                     f"{values(name, 'loss').mean():.4f}",
-                    None if name == "dense" else f"{more.mean():+.4f} ± {error:.4f}",
+                    None if name == "dense" else mean_and_error_text(more, signed=True),
                 ]
             )
     titles = ["network", "training", "time to dense", "loss", "loss less dense"]

@@ -10,6 +10,7 @@ import numpy as np
 
 from tf_seqattn.experiments.algorithms import ALGORITHMS
 from tf_seqattn.experiments.markdown_table import markdown_table
+from tf_seqattn.experiments.mean_and_error import mean_and_error, mean_and_error_text
 
 _OURS = "recommended"
 _OTHERS = {
@@ -81,29 +82,11 @@ def interval(differences: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def paired_difference(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """Mean difference of two arms by seed, and its standard error.
-
-    Example:
-
-    >>> paired_difference(np.array([1.0, 2.0]), np.array([0.0, 1.0]))
-    (1.0, 0.0)
-    """
-    difference = one - other
-    error = difference.std(ddof=1) / np.sqrt(len(difference))
-    return float(difference.mean()), float(error)
-
-
 def _losses(losses: dict[str, np.ndarray], columns: Sequence[Column]) -> str:
     titles = ["log loss", *(f"{n}, {s:.0%}, {b} x {b}" for n, s, b in columns)]
     rows = []
     for arm, found in losses.items():
-        errors = found.std(axis=1, ddof=1) / np.sqrt(found.shape[1])
-        texts = [
-            f"{mean:.4f} ± {error:.4f}"
-            for mean, error in zip(found.mean(axis=1), errors, strict=True)
-        ]
-        rows.append([title(arm), *texts])
+        rows.append([title(arm), *map(mean_and_error_text, found)])
     # A row a column of the experiment: there are too many to stand side by side.
     turned = [list(row) for row in zip(*[titles, *rows], strict=True)]
     return markdown_table(turned[0], turned[1:])
@@ -120,7 +103,7 @@ def _ranks(losses: dict[str, np.ndarray]) -> str:
             continue
         low, high = interval(ranks[arm] - ranks[_OURS])
         pairs = [
-            paired_difference(ours, theirs)
+            mean_and_error(ours - theirs)
             for ours, theirs in zip(pruned[_OURS], pruned[arm], strict=True)
         ]
         ahead = sum(mean < -error for mean, error in pairs)

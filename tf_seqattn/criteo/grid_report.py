@@ -11,23 +11,10 @@ from tf_seqattn.criteo.models.experiment import ARMS
 from tf_seqattn.criteo.paper_results import paper_loss
 from tf_seqattn.experiments.algorithms import ALGORITHMS
 from tf_seqattn.experiments.markdown_table import markdown_table
+from tf_seqattn.experiments.mean_and_error import mean_and_error
 from tf_seqattn.files import write_json, write_whole
 
 _PRUNING = [name for name, found in ALGORITHMS.items() if found.schedule]
-
-
-def mean_and_error(values) -> tuple[float, float]:
-    """Mean and its standard error; NaN for the error of a single value.
-
-    Example:
-
-    >>> mean_and_error([1.0, 3.0])
-    (2.0, 1.0)
-    """
-    values = np.asarray(values, np.float64)
-    if len(values) < 2:
-        return float(values.mean()), math.nan
-    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
 def last_improvement(result: dict) -> float:

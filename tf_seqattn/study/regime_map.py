@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from tf_seqattn.experiments.markdown_table import markdown_table
+from tf_seqattn.experiments.mean_and_error import mean_and_error_text
 from tf_seqattn.study.rule import regime, score_rule, threshold
 
 _COLOURS = {"I": "#cc6677", "II-A": "#ddcc77", "II-B": "#44aa99"}
@@ -83,7 +84,7 @@ def report(
                 [
                     str(setting),
                     *(
-                        f"{100 * r['error']:.1f} ± {_spread(r):.1f}, "
+                        f"{mean_and_error_text(100 * np.array(r['errors']), 1)}, "
                         f"{100 * r['barrier']:.1f}, {r['cka']:.3f}"
                         for r in row
                     ),
@@ -121,11 +122,6 @@ def report(
         + "\n\nThe cells below are test error ± standard error (%), barrier (%) and "
         "similarity.\n\n" + "\n".join(tables)
     )
-
-
-def _spread(result: dict) -> float:
-    errors = np.array(result["errors"])
-    return float(100 * errors.std(ddof=1) / np.sqrt(len(errors)))
 
 
 def _choice(part: Sequence[dict]) -> str:
