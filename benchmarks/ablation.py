@@ -1,9 +1,9 @@
 """What each part of the recipes is worth: one part at a time is left out.
 
 On four cells of `benchmarks/quality.py`, the default and the paper's recipe for
-ImageNet are trained whole, and without their parts. Every arm has the same steps,
-batches and learning rate. Every training is kept in a file, so an interrupted run goes
-on where it stopped.
+ImageNet are trained whole, and without their parts. Every arm has the same steps and
+batches, and the learning rate that `benchmarks/quality.py` chose for the whole recipe.
+Every training is kept in a file, so an interrupted run goes on where it stopped.
 
     pip install 'tf-seqattn[quality]'
     python -m benchmarks.ablation
@@ -42,6 +42,8 @@ COLUMNS = (
     ("source code, transformer", 0.8, 8),
 )
 DEFAULT, PAPER = "our default", "the paper's recipe"
+# Their names in the table of quality.
+_ARMS = {DEFAULT: "recommended", PAPER: "seqattn"}
 
 
 class Recipe(NamedTuple):
@@ -93,13 +95,17 @@ RECIPES = {
 
 
 class Cell(NamedTuple):
-    """One training: of `RECIPES`, on a cell of `COLUMNS`."""
+    """One training: of `RECIPES`, on a cell of `COLUMNS`.
+
+    `factor` is that of the task's learning rate.
+    """
 
     recipe: str
     task: str
     sparsity: float
     block_size: int
     seed: int
+    factor: float
 
     def file(self, folder: pathlib.Path) -> pathlib.Path:
         """Where its result is kept; the name tells the budget too."""
@@ -113,6 +119,7 @@ def run_cell(cell: Cell, folder: pathlib.Path) -> None:
     """Trains a cell and writes its loss (nats) on the rows held out."""
     start(cell.seed)
     task, recipe = TASKS[cell.task], RECIPES[cell.recipe]
+    task = task._replace(rate=task.rate * cell.factor)
     model = sa.prune(
         task.network(),
         pruning_schedule(recipe.schedule, cell.sparsity, task.steps, PHASES),
@@ -155,8 +162,12 @@ def main(arguments: list[str] | None = None) -> None:
     add("--workers", type=int, default=os.cpu_count(), help="trainings at a time")
     add("--output", type=pathlib.Path, default=pathlib.Path("out/ablation"))
     options = parser.parse_args(arguments)
+    chosen = {
+        (result["task"], result["arm"]): result["factor"]
+        for result in json.loads((RESULTS / "quality.json").read_text())
+    }
     every = [
-        Cell(recipe, *column, seed)
+        Cell(recipe, *column, seed, chosen[column[0], _ARMS[RECIPES[recipe].whole]])
         for seed in options.seeds
         for column in COLUMNS
         for recipe in RECIPES
@@ -167,9 +178,10 @@ def main(arguments: list[str] | None = None) -> None:
     text = (
         "# Parts of the recipes\n\n"
         f"`python -m benchmarks.ablation --seeds {seeds}`: {len(options.seeds)} seeds. "
-        "Log loss on rows held out; below each whole recipe the difference that a "
-        "change makes, taken seed by seed, with its standard error. Above 0 the part "
-        f"helps.\n\n{table(results)}"
+        "The learning rates are those that `benchmarks/quality.py` chose for the whole "
+        "recipes. Log loss on rows held out; below each whole recipe the difference "
+        "that a change makes, taken seed by seed, with its standard error. Above 0 the "
+        f"part helps.\n\n{table(results)}"
     )
     write_whole(RESULTS / "ablation.md", text)
     write_json(RESULTS / "ablation.json", results)

@@ -19,7 +19,6 @@ import os
 import pathlib
 import re
 import tempfile
-import time
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +46,7 @@ from tf_seqattn.criteo.models.experiment import (
 from tf_seqattn.criteo.models.recipes import decaying_rate
 from tf_seqattn.criteo.models.warm_start import kept_support, start_from
 from tf_seqattn.experiments.markdown_table import markdown_table
+from tf_seqattn.experiments.mean_and_error import mean_and_error_text
 from tf_seqattn.files import write_json, write_whole
 from tf_seqattn.kernels import blocks
 
@@ -60,8 +60,6 @@ HIDDEN, SPARSITY, BLOCK = (240, 60), 0.9, 20
 BATCH, STEPS = 256, 2 * ROWS // 256
 RATES, LAST_RATE = (5e-4, 1.5e-3, 4.5e-3, 1.35e-2), 0.15
 TUNING_SEED = 100
-# Steps before the clock starts: the first ones build graphs.
-UNTIMED = 32
 
 
 class Arm(NamedTuple):
@@ -142,18 +140,6 @@ def load(seed: int, day: int, folder: pathlib.Path) -> Day:
     return Day(Clicks(**found), bayes)
 
 
-class Clock(keras.callbacks.Callback):
-    """Measures the seconds of all steps, by those after the first few."""
-
-    def on_train_batch_end(self, batch, logs=None):
-        if batch + 1 == UNTIMED:
-            self.started = time.perf_counter()
-
-    def on_train_end(self, logs=None):
-        timed = time.perf_counter() - self.started
-        self.seconds = timed * STEPS / (STEPS - UNTIMED)
-
-
 def units(arm: Arm) -> tuple[int, ...]:
     """Hidden units; those of a narrow network make as many weights as the kept blocks.
 
@@ -182,22 +168,17 @@ def build(
     return prune_first_layer(network, schedule, BLOCK, scores)
 
 
-def train(
-    network: keras.Model, clicks: Clicks, rate: float, seed: int
-) -> tuple[keras.Model, float]:
-    """Trains for the steps of a day; the model without pruning, and seconds."""
+def train(network: keras.Model, clicks: Clicks, rate: float, seed: int) -> keras.Model:
+    """Trains for the steps of a day, and returns the model without pruning."""
     rates = decaying_rate(rate, LAST_RATE * rate, STEPS)
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
     network.compile(keras.optimizers.Adam(rates), loss)
     data = training_batches(clicks, BATCH, seed).map(lambda x, y: (x, y[:, None]))
-    clock = Clock()
-    callbacks = [clock]
-    if sa.pruned_layers(network):
-        callbacks.append(sa.UpdatePruningStep())
+    callbacks = [sa.UpdatePruningStep()] if sa.pruned_layers(network) else []
     network.fit(data, steps_per_epoch=STEPS, verbose=0, callbacks=callbacks)
     if sa.pruned_layers(network):
         network = sa.strip_pruning(network)
-    return network, clock.seconds
+    return network
 
 
 def kept_blocks(network: keras.Model) -> np.ndarray:
@@ -236,7 +217,7 @@ def run_cell(cell: Cell, folder: pathlib.Path) -> None:
         start(1000 * cell.seed + number)
         today, tomorrow = (load(cell.seed, number + i, folder) for i in (0, 1))
         network = build(arm, today, network, before)
-        network, seconds = train(
+        network = train(
             network,
             today.encoded(today.vocabulary),
             cell.rate,
@@ -247,7 +228,7 @@ def run_cell(cell: Cell, folder: pathlib.Path) -> None:
         now = kept_blocks(network)
         stayed = None if kept is None else float((now & kept).sum() / kept.sum())
         results.append(
-            {**cell._asdict(), "day": number, "loss": loss, "seconds": seconds,
+            {**cell._asdict(), "day": number, "loss": loss,
              "bayes": tomorrow.bayes_log_loss, "kept": float(now.mean()),
              "kept_again": stayed}
         )  # fmt: skip
@@ -273,16 +254,12 @@ def tuned_rate(arm: str, folder: pathlib.Path) -> float:
     return min(losses, key=losses.__getitem__)
 
 
-def _plus_minus(values: np.ndarray) -> str:
-    return f"{values.mean():+.4f} ± {values.std(ddof=1) / np.sqrt(len(values)):.4f}"
-
-
 def report(results: list[dict], rates: dict[str, float]) -> str:
     """Loss beside the dense network that goes on, over all days and day by day."""
     seeds = sorted({r["seed"] for r in results})
     days = sorted({r["day"] for r in results if r["day"]})
     # {arm: (seeds, days)}
-    losses, seconds, again = (
+    losses, again = (
         {
             arm: np.array(
                 [
@@ -296,19 +273,19 @@ def report(results: list[dict], rates: dict[str, float]) -> str:
             )
             for arm in ARMS
         }
-        for what in ("loss", "seconds", "kept_again")
+        for what in ("loss", "kept_again")
     )
     lines, by_day = [], []
     for arm, (algorithm, *_) in ARMS.items():
         more = losses[arm] - losses[REFERENCE]
         pruned = algorithm not in ("dense", "narrow")
+        beside = mean_and_error_text(more.mean(axis=1), signed=True)
         lines.append(
             [
                 arm,
                 f"{rates[arm]:g}",
                 f"{losses[arm].mean():.4f}",
-                None if arm == REFERENCE else _plus_minus(more.mean(axis=1)),
-                f"{np.median(seconds[arm] / seconds[REFERENCE]):.2f}",
+                None if arm == REFERENCE else beside,
                 f"{again[arm].mean():.0%}" if pruned else None,
             ]
         )
@@ -325,7 +302,7 @@ def report(results: list[dict], rates: dict[str, float]) -> str:
         )
     titles = ["model", "rate", "loss on the next day", "less dense, warm"]
     return (
-        markdown_table([*titles, "time a day", "blocks kept again"], lines)
+        markdown_table([*titles, "blocks kept again"], lines)
         + "\nDay by day (mean of the seeds; `dense, warm` itself, the others less it):"
         "\n\n" + markdown_table(["model", *(f"day {day + 1}" for day in days)], by_day)
     )
@@ -361,8 +338,7 @@ def main(arguments: list[str] | None = None) -> None:
         f"error. Sparse models keep {1 - SPARSITY:.0%} of the blocks ({BLOCK} x "
         f"{BLOCK}) of the first hidden layer, which has "
         f"{390 * HIDDEN[0] / (390 * HIDDEN[0] + HIDDEN[0] * HIDDEN[1]):.0%} of the "
-        "perceptron's weights. `time a day` is that of the training steps as a ratio "
-        "to `dense, warm`, the median over days and seeds. `blocks kept again` is the "
+        "perceptron's weights. `blocks kept again` is the "
         "share of a day's blocks that the next day keeps.\n\n" + report(results, rates)
     )
     write_whole(RESULTS / "days.md", text)
