@@ -363,9 +363,7 @@ def run_cell(cell: Cell, folder: pathlib.Path) -> None:
     choices = {
         "permutation importance": (STEPS, by_permutation(table, keep, seed, whole))
     }
-    fields, own_loss = by_gates(
-        table, keep, seed, sa.SoftmaxAttention(rank="effective", logit_rate=1.0)
-    )
+    fields, own_loss = by_gates(table, keep, seed, None)
     add(OURS_KEPT, own_loss, 0, fields)
     choices[OURS] = STEPS, fields
     choices[WAYS[1]] = STEPS, by_gates(table, keep, seed, sa.Magnitude())[0]

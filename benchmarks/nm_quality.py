@@ -46,13 +46,13 @@ class Arm(NamedTuple):
     Attributes:
       title: in the table.
       options: of `sa.NofM`.
-      importance: what is scored.
+      importance: what is scored; None for our default.
       from_start: whether the pattern is there from the first step.
     """
 
     title: str
     options: dict
-    importance: sa.Importance = sa.Magnitude()
+    importance: sa.Importance | None = sa.Magnitude()
     from_start: bool = False
 
 
@@ -78,7 +78,7 @@ ARMS = {
     "attention": Arm(
         "the same with sequential attention (our default)",
         {"decay": "linear"},
-        sa.SoftmaxAttention(rank="effective", logit_rate=1.0),
+        None,
     ),
     "sr-ste": Arm(
         "SR-STE", {"gradient": "regularized", "every_step": True}, from_start=True

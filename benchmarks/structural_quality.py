@@ -69,7 +69,7 @@ class RandomUnits(sa.Importance):
 
 
 METHODS = {
-    OURS: sa.SoftmaxAttention(rank="effective", logit_rate=1.0),
+    OURS: None,
     "L2 norm": sa.Magnitude(),
     "Taylor": sa.Taylor(),
     "scale of batch norms": sa.NormalizationScale(),
