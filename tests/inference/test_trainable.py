@@ -118,7 +118,7 @@ def batches(number: int):
 
 
 def shifted(x):
-    """An activation that is none of Keras's."""
+    """A custom activation, not one of Keras's own."""
     return tf.nn.relu(x) + 0.1 * x
 
 
