@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import tf_seqattn as sa
 from tests import channel_models
+from tf_seqattn.keras_api import graph_calls
 
 keras = layers = None  # Of the Keras under test, by the fixture `keras`.
 
@@ -321,3 +322,28 @@ def test_the_rule_of_a_layer_comes_before_the_layers_that_it_holds(keras):
     groups = sa.channel_groups(keras.Model(x, layers.Dense(2)(y)))
     assert not groups
     assert groups.frozen["first"] == "its own rule"
+
+
+def test_a_layer_without_a_copy_keeps_its_call_in_the_new_graph(keras):
+    class Doubled(keras.layers.Layer):
+        def call(self, inputs):
+            return 2 * inputs
+
+        def get_config(self):
+            raise NotImplementedError
+
+    inputs = keras.Input((6,))
+    hidden = keras.layers.Dense(16, name="hidden")(Doubled()(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3, name="head")(hidden))
+    model.layers[-1].kernel.assign(
+        model.layers[-1].kernel * (np.arange(16)[:, None] < 8).astype("float32")
+    )
+    smaller = sa.shrink(model)
+    for call in graph_calls(smaller):
+        layer, node = call.outputs[0]._keras_history[:2]
+        assert node < len(layer._inbound_nodes), f"{layer.name} lost its call"
+    # A model without this call cannot be cloned: Keras 2 waits for it without end.
+    again = sa.pack(smaller)
+    rows = np.random.default_rng(0).normal(size=(4, 6)).astype("float32")
+    np.testing.assert_allclose(again(rows), model(rows), atol=1e-5)
+    assert smaller.count_params() < model.count_params()

@@ -56,11 +56,13 @@ def smaller_model(model: Model, trace: Trace, live: Mask) -> Model:
       live: bool array over the labels, by the label that stands for each class.
     """
     building = _Building(trace, live)
+    if has_graph(model):
+        # The graph of the new model consists of calls, also of the layers it shares.
+        smaller = building.model(model, None)
+        building.set_weights()
+        return smaller
     with calls_forgotten(model):
-        if has_graph(model):
-            smaller = building.model(model, None)
-        else:
-            smaller = building.in_place(model)
+        smaller = building.in_place(model)
         building.set_weights()
     return smaller
 

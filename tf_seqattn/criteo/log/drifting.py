@@ -10,10 +10,10 @@ from tf_seqattn.criteo.log.synthetic import (
     FIELDS,
     CategoryField,
     ClickSource,
-    _category_texts,
-    _check_range,
-    _effect,
-    _generator,
+    category_texts,
+    check_range,
+    generator,
+    random_effect,
 )
 
 # Streams of random numbers of the days; the rows have those below.
@@ -59,9 +59,9 @@ class DriftingClicks(ClickSource):
         new_values: float = 0.03,
         **kwargs,
     ):
-        _check_range("day", day, 0, 10_000)
-        _check_range("turn", turn, 0.0, 1.0)
-        _check_range("new_values", new_values, 0.0, 1.0)
+        check_range("day", day, 0, 10_000)
+        check_range("turn", turn, 0.0, 1.0)
+        check_range("new_values", new_values, 0.0, 1.0)
         self.day, self.turn, self.new_values = day, turn, new_values
         super().__init__(seed, **kwargs)
 
@@ -70,7 +70,7 @@ class DriftingClicks(ClickSource):
         # How often the value of each level has been replaced.
         self._generations = [np.zeros_like(ranks) for ranks in self._ranks]
         for number in range(1, self.day + 1):
-            self._pass_night(_generator(self.seed, _DAY_STREAM + number))
+            self._pass_night(generator(self.seed, _DAY_STREAM + number))
         return super()._calibrate()
 
     def _pass_night(self, random: np.random.Generator) -> None:
@@ -79,7 +79,7 @@ class DriftingClicks(ClickSource):
             generations += levels
 
         def next_day(j: int, effect: np.ndarray) -> np.ndarray:
-            fresh = effect.std() * _effect(FIELDS[j], self._ranks[j], random)
+            fresh = effect.std() * random_effect(FIELDS[j], self._ranks[j], random)
             turned = math.cos(self.turn) * effect + math.sin(self.turn) * fresh
             return np.where(new[j], fresh, turned).astype(np.float32)
 
@@ -107,7 +107,7 @@ class DriftingClicks(ClickSource):
             zip(self._ranks, self._generations, strict=True)
         ):
             if isinstance(FIELDS[j], CategoryField):
-                texts[j] = _category_texts(j, ranks + _VALUES * generations)
+                texts[j] = category_texts(j, ranks + _VALUES * generations)
         return texts
 
     def describe(self) -> dict:

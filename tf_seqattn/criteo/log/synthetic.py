@@ -175,15 +175,15 @@ class ClickSource:
         signal: float = 1.85,
         interaction_share: float = 0.6,
     ):
-        _check_range("seed", seed, 0, 2**61)
-        _check_range("max_categories", max_categories, 2, 4096)
-        _check_range("signal", signal, 0.0, 10.0)
-        _check_range("interaction_share", interaction_share, 0.0, 1.0)
+        check_range("seed", seed, 0, 2**61)
+        check_range("max_categories", max_categories, 2, 4096)
+        check_range("signal", signal, 0.0, 10.0)
+        check_range("interaction_share", interaction_share, 0.0, 1.0)
         self.seed = seed
         self.max_categories = max_categories
-        random = _generator(seed, _TABLE_STREAM)
+        random = generator(seed, _TABLE_STREAM)
         candidates = [i for i, field in enumerate(FIELDS) if _can_inform(field)]
-        _check_range("informative", informative, 2, NUM_INFORMATIVE)
+        check_range("informative", informative, 2, NUM_INFORMATIVE)
         chosen = random.permutation(candidates)[:informative]
         self._informative = sorted(int(index) for index in chosen)
         # A ring through the chosen fields in random order; two fields make one pair.
@@ -195,13 +195,13 @@ class ClickSource:
         main_scale = signal * math.sqrt((1 - interaction_share) / informative)
         pair_scale = signal * math.sqrt(interaction_share / len(self._pairs))
         self._main = {
-            j: main_scale * _effect(FIELDS[j], self._ranks[j], random)
+            j: main_scale * random_effect(FIELDS[j], self._ranks[j], random)
             for j in self._informative
         }
         self._interactions = [
             (
-                pair_scale * _effect(FIELDS[j], self._ranks[j], random),
-                _effect(FIELDS[k], self._ranks[k], random),
+                pair_scale * random_effect(FIELDS[j], self._ranks[j], random),
+                random_effect(FIELDS[k], self._ranks[k], random),
             )
             for j, k in self._pairs
         ]
@@ -234,7 +234,7 @@ class ClickSource:
         """
         signal = np.concatenate(
             [
-                self._signal(_levels(_generator(self.seed, _CALIBRATION_STREAM + i)))
+                self._signal(_levels(generator(self.seed, _CALIBRATION_STREAM + i)))
                 for i in range(_CALIBRATION_CHUNKS)
             ]
         ).astype(np.float64)
@@ -251,7 +251,7 @@ class ClickSource:
         return low, float(entropy.mean())
 
     def _chunk(self, index: int) -> Rows:
-        random = _generator(self.seed, index)
+        random = generator(self.seed, index)
         levels = _levels(random)
         probabilities = _sigmoid(
             self._signal(levels).astype(np.float64) + self.intercept
@@ -285,7 +285,7 @@ class ClickSource:
     def _texts(self) -> list[pl.Series]:
         """What the file says for each level of each field; null is an empty field."""
         return [
-            _category_texts(j, ranks)
+            category_texts(j, ranks)
             if isinstance(field, CategoryField)
             else _count_texts(field, ranks)
             for j, (field, ranks) in enumerate(zip(FIELDS, self._ranks, strict=True))
@@ -368,14 +368,15 @@ def make_synthetic(source: ClickSource, path: pathlib.Path, rows: int) -> None:
     source.write_tsv(path, rows)
 
 
-def _check_range(name: str, value, low, high) -> None:
+def check_range(name: str, value, low, high) -> None:
+    """Raises a `ValueError` that names an argument outside its range."""
     if not low <= value <= high:
         raise ValueError(
             f"`{name}` must be between {low} and {high}. Received: {name}={value!r}"
         )
 
 
-def _generator(seed: int, stream: int) -> np.random.Generator:
+def generator(seed: int, stream: int) -> np.random.Generator:
     """A random generator of its own for each (seed, stream)."""
     key = np.array([seed, stream], np.uint64)
     return np.random.Generator(np.random.Philox(key=key))
@@ -415,7 +416,7 @@ def _count_values(field: CountField, ranks: np.ndarray) -> np.ndarray:
     return ranks + field.least
 
 
-def _effect(
+def random_effect(
     field: CountField | CategoryField,
     ranks: np.ndarray,
     random: np.random.Generator,
@@ -440,7 +441,7 @@ def _effect(
     return ((effect - effect.mean()) / effect.std()).astype(np.float32)
 
 
-def _category_texts(index: int, ranks: np.ndarray) -> pl.Series:
+def category_texts(index: int, ranks: np.ndarray) -> pl.Series:
     """Hexadecimal names, distinct modulo any power of two above the largest rank."""
     words = (ranks + index * 40_503) * _ODD_MULTIPLIER % _WORD
     distinct = {int(r): f"{int(w):08x}" for r, w in zip(ranks, words, strict=True)}
