@@ -50,6 +50,7 @@ ARMS = (
     "regrowth",
     "seqattn",
     "recommended",
+    "sparse_start",
 )
 # The paper's phases for ImageNet.
 PHASES = Phases(cycles=7, dense_fraction=0.10, finetune_fraction=0.15)

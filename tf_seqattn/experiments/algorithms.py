@@ -12,7 +12,7 @@ import tf_seqattn as sa
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 _BLACK, _PINK, _BLUE = "#000000", "#CC79A7", "#0072B2"
 _ORANGE, _SKY, _VERMILION = "#E69F00", "#56B4E9", "#D55E00"
-_PURPLE = "#6A3D9A"
+_PURPLE, _GREEN = "#6A3D9A", "#009E73"
 # The share of the steps over which gradual pruning removes blocks, at most.
 _GRADUAL_SHARE = 0.75
 
@@ -77,6 +77,11 @@ def _recommended(sparsity: float, steps: int, phases: Phases) -> sa.PruningSched
     return sa.SequentialAttentionSchedule(sparsity, steps)
 
 
+def _sparse_start(sparsity: float, steps: int, phases: Phases) -> sa.PruningSchedule:
+    del phases
+    return sa.SequentialAttentionSchedule(sparsity, steps, initial_sparsity=sparsity)
+
+
 ALGORITHMS = {
     "dense": Algorithm("dense", _BLACK),
     "magnitude": Algorithm("magnitude, one shot", _PINK, _one_shot),
@@ -95,6 +100,12 @@ ALGORITHMS = {
         "our default",
         _PURPLE,
         _recommended,
+        lambda l2: sa.SoftmaxAttention(l2=l2),
+    ),
+    "sparse_start": Algorithm(
+        "ours, sparse from the start",
+        _GREEN,
+        _sparse_start,
         lambda l2: sa.SoftmaxAttention(l2=l2),
     ),
 }

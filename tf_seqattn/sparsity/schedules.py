@@ -65,6 +65,15 @@ class PruningSchedule(tfmot_api.schedule_module().PruningSchedule):  # type: ign
         """
         return True
 
+    @property
+    def revised_until(self) -> int:
+        """The step before which masked blocks compete with the others.
+
+        0 if a block that has gone stays away, as it does by default. The logits of
+        masked blocks then learn whether their blocks would lower the loss.
+        """
+        return 0
+
     def next_phase_change(self, step: int) -> float:
         """Returns the first step after `step` of another phase, or infinity.
 
@@ -182,6 +191,14 @@ def phase_changes(schedule: Schedule, step: int = 1) -> Iterator[int]:
     while change < math.inf:
         yield int(change)
         change = next_phase_change(schedule, int(change))
+
+
+def revised_until(schedule: Schedule) -> int:
+    """The step before which masked blocks compete with the others, or 0.
+
+    In schedules of tfmot they do not.
+    """
+    return schedule.revised_until if isinstance(schedule, PruningSchedule) else 0
 
 
 def resets_optimizer(schedule: Schedule) -> bool:
@@ -343,11 +360,11 @@ class _PhasedSchedule(PruningSchedule):
             return None
         segment = self._segment(step)
         elapsed = step - segment.start
+        # tfmot's wrapper first asks at step 1, so what begins at 0 is due then too.
+        due = elapsed == 0 or step == 1 and segment.start == 0
         if segment.phase == Phase.SPARSIFICATION:
-            due = elapsed % self.frequency == 0
-        else:
-            # tfmot's wrapper first asks at step 1, so what begins at 0 is due then too.
-            due = elapsed == 0 or step == 1 and segment.start == 0
+            due &= self.sparsity(segment.start) > 0
+            due |= elapsed % self.frequency == 0
         return self.sparsity(step) if due else None
 
     def __call__(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -381,7 +398,9 @@ class _PhasedSchedule(PruningSchedule):
         level = tf.where(begun, level, tf.zeros_like(level))
 
         first = (elapsed == 0) | ((step == 1) & (start == 0))
-        due = tf.where(rising, elapsed % self.frequency == 0, first)
+        begins_sparse = [self.sparsity(start) > 0 for start in self._starts]
+        first &= ~rising | tf.gather(begins_sparse, index)
+        due = first | (rising & (elapsed % self.frequency == 0))
         return begun & due, tf.cast(self.target_sparsity * level, tf.float32)
 
     def get_config(self) -> dict[str, Any]:
@@ -506,6 +525,14 @@ class SequentialAttentionSchedule(_CyclicSchedule):
     stays. No block comes back and the optimizer is never reset, so that attention has
     all of the training to learn from. `docs/questions/phases.md` says why.
 
+    With `initial_sparsity` the sparsity rises from there, and the first choice, of a new
+    network at random, so to speak, is revised: until the last quarter of the steps
+    all blocks compete at every update. A masked block has a logit that goes on
+    learning, by the gradient that it would have if the mask were 1 (straight through
+    the mask). Sparse from the first step, `initial_sparsity=target_sparsity`, all of
+    the training goes into few blocks, which suits networks that are far from trained
+    when the training ends: `docs/questions/which_algorithm.md`.
+
     `SequentialAttentionSchedule.imagenet` and `.criteo` are the recipes of the paper
     (section 4.2). Giving any of `cycles`, `dense_fraction`, `finetune_fraction` and
     `exponent` also selects the paper's kind of schedule; those not given have the
@@ -528,6 +555,8 @@ class SequentialAttentionSchedule(_CyclicSchedule):
         the paper's kind of schedule; otherwise it divides the rise into 200 updates.
       extend_last_cycle: whether the last cycle is longer by half a cycle, as on
         ImageNet.
+      initial_sparsity: share of the blocks that are masked at first, up to
+        `target_sparsity`. Not for the paper's kind, which begins dense.
 
     Attributes:
       follows_paper: whether this is the paper's kind of schedule.
@@ -556,6 +585,7 @@ class SequentialAttentionSchedule(_CyclicSchedule):
         exponent: float | None = None,
         frequency: int | None = None,
         extend_last_cycle: bool = True,
+        initial_sparsity: float = 0.0,
     ) -> None:
         shape = {
             "cycles": cycles,
@@ -580,6 +610,19 @@ class SequentialAttentionSchedule(_CyclicSchedule):
             extend_last_cycle=extend_last_cycle,
             **full,
         )
+        if not 0.0 <= initial_sparsity <= self.target_sparsity:
+            raise ValueError(
+                "`initial_sparsity` must be from 0 to `target_sparsity`. Received: "
+                f"initial_sparsity={initial_sparsity!r}, "
+                f"target_sparsity={target_sparsity!r}"
+            )
+        if initial_sparsity and given:
+            raise ValueError(
+                "`initial_sparsity` is for a single rise, and the paper's kind of "
+                "schedule begins dense: leave one of them out. Received: "
+                f"initial_sparsity={initial_sparsity!r}, {', '.join(given)}"
+            )
+        self.initial_sparsity = float(initial_sparsity)
 
     @classmethod
     def imagenet(
@@ -608,6 +651,11 @@ class SequentialAttentionSchedule(_CyclicSchedule):
         """Whether the optimizer is reset where a phase begins: in the paper's kind."""
         return self.follows_paper
 
+    @property
+    def revised_until(self) -> int:
+        """The step before which masked blocks compete: 0 if none is at first."""
+        return self.segments[-1].start if self.initial_sparsity else 0
+
     def _cycle(
         self, start: float, end: float, is_last: bool
     ) -> list[tuple[float, Phase]]:
@@ -621,12 +669,19 @@ class SequentialAttentionSchedule(_CyclicSchedule):
         ]
 
     def _rise(self, progress: Progress, xp: types.ModuleType) -> Progress:
-        if self.exponent is None:
+        if self.exponent is not None:
+            return exponential_rise(progress, self.exponent, xp)
+        if not self.initial_sparsity:
             return power_rise(progress, 3.0)
-        return exponential_rise(progress, self.exponent, xp)
+        share = self.initial_sparsity / self.target_sparsity
+        return share + (1.0 - share) * power_rise(progress, 3.0)
 
     def _arguments(self) -> dict[str, Any]:
-        arguments = {**super()._arguments(), "exponent": self.exponent}
+        arguments = {
+            **super()._arguments(),
+            "exponent": self.exponent,
+            "initial_sparsity": self.initial_sparsity,
+        }
         if not self.follows_paper:
             arguments |= dict.fromkeys(_RECOMMENDED)
         return arguments

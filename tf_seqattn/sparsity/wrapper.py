@@ -51,6 +51,7 @@ from tf_seqattn.sparsity.schedules import (
     SequentialAttentionSchedule,
     end_step,
     final_sparsity,
+    revised_until,
     update_at,
 )
 from tf_seqattn.tfmot_api import Schedule
@@ -570,7 +571,7 @@ class PrunableLayer(OfEitherKeras):
                 self.importance,
                 stored(pruned.kernel.variable),
                 logits,
-                stored(pruned.mask),
+                self._competing(pruned),
                 pruned.grid,
                 self._density,
                 total,
@@ -589,7 +590,7 @@ class PrunableLayer(OfEitherKeras):
         for pruned in self._pruned:
             kernel = stored(pruned.kernel.variable)
             scores = self.importance.scores(kernel, _stored_logits(pruned), pruned.grid)
-            mask = self._new_mask(pruned, stored(pruned.mask), scores, sparsity)
+            mask = self._new_mask(pruned, self._competing(pruned), scores, sparsity)
             pruned.mask.assign(mask)
             if self.zero_pruned_weights:
                 kept = tf.cast(mask > 0, tf.float32)
@@ -597,6 +598,16 @@ class PrunableLayer(OfEitherKeras):
                 pruned.kernel.variable.assign(
                     tf.cast(zeroed, pruned.kernel.variable.dtype)
                 )
+
+    def _competing(self, pruned: PrunedKernel) -> tf.Tensor:
+        """Ones for the blocks of which the next mask is chosen, and whose logits learn.
+
+        Those of the mask, or all as long as the schedule revises it.
+        """
+        mask, until = stored(pruned.mask), revised_until(self.pruning_schedule)
+        if not until:
+            return mask
+        return tf.where(stored(self.pruning_step) < until, tf.ones_like(mask), mask)
 
     def _new_mask(
         self,
