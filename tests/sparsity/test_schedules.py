@@ -28,6 +28,9 @@ SCHEDULES = [
     sa.GradualSchedule(0.9, end_step=700),
     sa.GradualSchedule(0.8, 500, begin_step=100, power=1, frequency=7),
     sa.GradualSchedule(0.8, 500, exponent=4.0),
+    sa.SequentialAttentionSchedule(0.9, 1000, initial_sparsity=0.9),
+    sa.SequentialAttentionSchedule(0.8, 700, begin_step=90, initial_sparsity=0.5),
+    sa.SequentialAttentionSchedule(0.8, 700, revise=False),
 ]  # fmt: skip
 
 

@@ -96,7 +96,10 @@ def select_features(
     number = len(sizes) if by == "feature" else sum(sizes)
     # What matters only together with another feature takes a while to show.
     schedule = SequentialAttentionSchedule(
-        _share_to_drop(keep, number), end_step, begin_step=end_step // 4
+        _share_to_drop(keep, number),
+        end_step,
+        begin_step=end_step // 4,
+        revise=False,
     )
     library = keras_of(model)
     others = [t for t in tf.nest.flatten(model.inputs) if not _is_among(t, tensors)]

@@ -69,8 +69,7 @@ class PruningSchedule(tfmot_api.schedule_module().PruningSchedule):  # type: ign
     def revised_until(self) -> int:
         """The step before which masked blocks compete with the others.
 
-        0 if a block that has gone stays away, as it does by default. The logits of
-        masked blocks then learn whether their blocks would lower the loss.
+        0 if a block that has gone stays away, or comes back in dense phases alone.
         """
         return 0
 
@@ -522,16 +521,16 @@ class SequentialAttentionSchedule(_CyclicSchedule):
 
     Given a target and an end alone, the sparsity rises once, as
     `s (1 - (1 - t)^3)`, over the first three quarters of the steps; then the mask
-    stays. No block comes back and the optimizer is never reset, so that attention has
-    all of the training to learn from. `docs/questions/phases.md` says why.
+    stays. The optimizer is never reset. While the sparsity rises all blocks compete at
+    every update: a block that has gone keeps its values, its logit goes on learning by
+    the gradient that it would have if the mask were 1 (straight through the mask), and
+    it may come back. `docs/questions/phases.md` says why.
 
-    With `initial_sparsity` the sparsity rises from there, and the first choice, of a new
-    network at random, so to speak, is revised: until the last quarter of the steps
-    all blocks compete at every update. A masked block has a logit that goes on
-    learning, by the gradient that it would have if the mask were 1 (straight through
-    the mask). Sparse from the first step, `initial_sparsity=target_sparsity`, all of
-    the training goes into few blocks, which suits networks that are far from trained
-    when the training ends: `docs/questions/which_algorithm.md`.
+    With `initial_sparsity` the sparsity rises from there; the first choice, of a new
+    network at random, so to speak, is revised likewise. Sparse from the first step,
+    `initial_sparsity=target_sparsity`, all of the training goes into few blocks, which
+    suits networks that are far from trained when the training ends:
+    `docs/questions/which_algorithm.md`.
 
     `SequentialAttentionSchedule.imagenet` and `.criteo` are the recipes of the paper
     (section 4.2). Giving any of `cycles`, `dense_fraction`, `finetune_fraction` and
@@ -557,6 +556,9 @@ class SequentialAttentionSchedule(_CyclicSchedule):
         ImageNet.
       initial_sparsity: share of the blocks that are masked at first, up to
         `target_sparsity`. Not for the paper's kind, which begins dense.
+      revise: whether blocks that have gone may come back while the sparsity rises, in
+        trainings that rank by an attention with a rate of its own, as the default
+        does. In the paper's kind they do in its dense phases alone.
 
     Attributes:
       follows_paper: whether this is the paper's kind of schedule.
@@ -586,6 +588,7 @@ class SequentialAttentionSchedule(_CyclicSchedule):
         frequency: int | None = None,
         extend_last_cycle: bool = True,
         initial_sparsity: float = 0.0,
+        revise: bool = True,
     ) -> None:
         shape = {
             "cycles": cycles,
@@ -622,7 +625,14 @@ class SequentialAttentionSchedule(_CyclicSchedule):
                 "schedule begins dense: leave one of them out. Received: "
                 f"initial_sparsity={initial_sparsity!r}, {', '.join(given)}"
             )
+        if initial_sparsity and not revise:
+            raise ValueError(
+                "`initial_sparsity` needs `revise`: without it the first choice would "
+                "stay. Received: "
+                f"initial_sparsity={initial_sparsity!r}, revise={revise!r}"
+            )
         self.initial_sparsity = float(initial_sparsity)
+        self.revise = bool(revise)
 
     @classmethod
     def imagenet(
@@ -653,8 +663,10 @@ class SequentialAttentionSchedule(_CyclicSchedule):
 
     @property
     def revised_until(self) -> int:
-        """The step before which masked blocks compete: 0 if none is at first."""
-        return self.segments[-1].start if self.initial_sparsity else 0
+        """The step before which masked blocks compete: that of the last phase, or 0."""
+        if self.follows_paper or not self.revise:
+            return 0
+        return self.segments[-1].start
 
     def _cycle(
         self, start: float, end: float, is_last: bool
@@ -681,6 +693,7 @@ class SequentialAttentionSchedule(_CyclicSchedule):
             **super()._arguments(),
             "exponent": self.exponent,
             "initial_sparsity": self.initial_sparsity,
+            "revise": self.revise,
         }
         if not self.follows_paper:
             arguments |= dict.fromkeys(_RECOMMENDED)

@@ -302,6 +302,7 @@ class PrunableLayer(OfEitherKeras):
         self.min_blocks = int(min_blocks)
         self.zero_pruned_weights = bool(zero_pruned_weights)
         self.balanced = bool(balanced)
+        self._check_sparse_start()
         self.supports_masking = layer.supports_masking
         self.left_dense: dict[str, str] = {}
         self.logits: list[Variable] = []
@@ -314,6 +315,20 @@ class PrunableLayer(OfEitherKeras):
                 self._create_pruning_variables()
             self.built = True
             self._prune_without_training()
+
+    def _check_sparse_start(self) -> None:
+        schedule = self.pruning_schedule
+        if not isinstance(schedule, SequentialAttentionSchedule):
+            return
+        if self._revised_until or not schedule.initial_sparsity:
+            return
+        raise ValueError(
+            "`initial_sparsity` needs an importance whose logits have a rate of their "
+            "own, such as sa.SoftmaxAttention(), and masked blocks that keep their "
+            "values: without them the first choice would stay. Received: "
+            f"pruning_schedule={schedule!r}, importance={self.importance!r}, "
+            f"zero_pruned_weights={self.zero_pruned_weights!r}"
+        )
 
     @staticmethod
     def _has_known_kernels(layer: Layer) -> bool:
@@ -599,12 +614,30 @@ class PrunableLayer(OfEitherKeras):
                     tf.cast(zeroed, pruned.kernel.variable.dtype)
                 )
 
+    @property
+    def _revised_until(self) -> int:
+        """The step before which masked blocks compete with the others, or 0.
+
+        They can if their logits learn, from values that they keep. Channels, features
+        and single entries were measured without it, and do it only if they must, since
+        they begin sparse.
+        """
+        learns = self._logit_rate is not None and (
+            type(self.importance).new_logits is Importance.new_logits
+        )
+        if not learns or self.zero_pruned_weights:
+            return 0
+        schedule: Any = self.pruning_schedule
+        of_blocks = self.pattern is None and not isinstance(self.layer, ChannelUnits)
+        begins_sparse = getattr(schedule, "initial_sparsity", None)
+        return revised_until(schedule) if of_blocks or begins_sparse else 0
+
     def _competing(self, pruned: PrunedKernel) -> tf.Tensor:
         """Ones for the blocks of which the next mask is chosen, and whose logits learn.
 
-        Those of the mask, or all as long as the schedule revises it.
+        Those of the mask, or all as long as it is revised.
         """
-        mask, until = stored(pruned.mask), revised_until(self.pruning_schedule)
+        mask, until = stored(pruned.mask), self._revised_until
         if not until:
             return mask
         return tf.where(stored(self.pruning_step) < until, tf.ones_like(mask), mask)
