@@ -51,15 +51,26 @@ class Recipe(NamedTuple):
 
     Attributes:
       whole: the recipe of which a part is left out or replaced.
-      schedule: name of the algorithm whose schedule it follows.
+      schedule: name of the algorithm whose schedule it follows, or a function of
+        the sparsity and the steps.
       importance: makes what scores the blocks.
       reset: as in `sa.UpdatePruningStep`.
     """
 
     whole: str
-    schedule: str
+    schedule: str | Callable[[float, int], sa.PruningSchedule]
     importance: Callable[[], sa.Importance]
     reset: bool | None = None
+
+
+def _schedule(recipe: Recipe, sparsity: float, steps: int) -> sa.PruningSchedule:
+    if callable(recipe.schedule):
+        return recipe.schedule(sparsity, steps)
+    return pruning_schedule(recipe.schedule, sparsity, steps, PHASES)
+
+
+def _without_revision(sparsity: float, steps: int) -> sa.PruningSchedule:
+    return sa.SequentialAttentionSchedule(sparsity, steps, revise=False)
 
 
 def _ours(**changed) -> Callable[[], sa.Importance]:
@@ -72,6 +83,7 @@ def _papers(**changed) -> Callable[[], sa.Importance]:
 
 RECIPES = {
     DEFAULT: Recipe(DEFAULT, "recommended", _ours()),
+    "blocks that go never come back": Recipe(DEFAULT, _without_revision, _ours()),
     "norm alone, without attention": Recipe(DEFAULT, "recommended", sa.Magnitude),
     "ranked by attention alone": Recipe(
         DEFAULT, "recommended", _ours(rank="attention")
@@ -122,7 +134,7 @@ def run_cell(cell: Cell, folder: pathlib.Path) -> None:
     task = task._replace(rate=task.rate * cell.factor)
     model = sa.prune(
         task.network(),
-        pruning_schedule(recipe.schedule, cell.sparsity, task.steps, PHASES),
+        _schedule(recipe, cell.sparsity, task.steps),
         block_size=(cell.block_size, cell.block_size),
         importance=recipe.importance(),
         pruning_policy=HiddenLayers(),
