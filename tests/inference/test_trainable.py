@@ -155,6 +155,20 @@ def test_packed_layers_in_a_row(activation, use_bias):
         np.testing.assert_allclose(one, other, atol=2e-5 * np.abs(other).max())
 
 
+@pytest.mark.parametrize(("activation", "shared"), [("relu", 2), ("softmax", 0)])
+def test_packed_layers_in_a_row_hand_on_what_is_transposed(activation, shared):
+    def transpositions(number):
+        stack = [layers.Dense(32, activation) for _ in range(number)]
+        model = set_block_sparse(keras.Sequential([keras.Input((32,)), *stack]))
+        packed = sa.pack(model, choose="always", trainable=True)
+        assert len(packed_layers(packed)) == number
+        traced = tf.function(packed).get_concrete_function(tf.TensorSpec((None, 32)))
+        return sum(op.type == "Transpose" for op in traced.graph.get_operations())
+
+    # An activation of whole rows is computed after they are transposed back.
+    assert transpositions(3) == 3 * transpositions(1) - shared
+
+
 def test_training_equals_masked_training(tmp_path):
     model = small_network(keras.regularizers.L2(0.01))
     packed = sa.pack(model, choose="always", trainable=True)
