@@ -141,7 +141,9 @@ def choices() -> str:
     head, *rows = _table_after(RESULTS / "quality.md", "## Losses")
     arms = {
         "our default": "the default",
+        "ours, sparse from the start": "ours, sparse from the start",
         "magnitude, gradual": "gradual magnitude",
+        "regrowth (RigL)": "regrowth",
         "dense, as many weights": "a narrower network",
     }
     shown = []

@@ -51,7 +51,8 @@ def logit_gradient(
       importance: has logits.
       kernel: float tensor of `grid.kernel_shape`.
       logits: float32 tensor of `grid.shape`.
-      mask: float32 tensor of `grid.shape`.
+      mask: float32 tensor of `grid.shape`, 1 for the blocks that compete: the active
+        ones, or all while masks are revised, straight through the mask.
       grid: the kernel's `BlockGrid`.
       density: `1 - target sparsity` of the schedule, or None if unknown.
       scale_gradient: float32 tensor of `grid.shape`, gradient of the loss in what each
