@@ -4,8 +4,9 @@ Nine tasks on five data sets (`quality_tasks/data.py`): perceptrons, convolution
 models, a transformer and an LSTM; Adam, SGD and Adagrad; 300 to 4,000 steps. Two of the
 tasks were held back from every choice of the default recipe: see `HELD_BACK`. All arms
 have the same data, steps and batches. The learning rate of each arm is halved and
-doubled for each task until the loss has not fallen twice in a row, in the task's
-sparsest cell, on a seed that is not reported. The last fifth of the rows is held out.
+doubled for each task until the two rates on either side of the best are worse, in the
+task's sparsest cell, on a seed that is not reported. The last fifth of the rows is held
+out.
 Every cell is kept in a file, so an interrupted run goes on where it stopped.
 
     pip install 'tf-seqattn[quality]' && pip install --no-deps recbole
@@ -57,7 +58,8 @@ PHASES = Phases(cycles=7, dense_fraction=0.10, finetune_fraction=0.15)
 
 
 # Factors of the task's learning rate that are tried first, and the seed of the trials.
-FACTORS = (0.5, 1.0, 2.0)
+# The last one is for networks that learn nothing at all with small ones.
+FACTORS = (0.5, 1.0, 2.0, 16.0)
 TUNING_SEED = 100
 HELD_BACK = ("films", "English, LSTM")
 
@@ -113,30 +115,28 @@ def best_trials(results: list[dict]) -> dict[tuple[str, str], dict]:
     return best
 
 
-def wider_cells(results: list[dict]) -> list[Cell]:
-    """The trainings beyond every rate that is among the last two tried.
+def nearby_cells(results: list[dict]) -> list[Cell]:
+    """The trainings at up to four times or a quarter of the best rates, if untried.
 
     One seed is noisy: a single rate that is no better ends no search.
 
     Example:
 
     >>> trial = {**Cell("films", "narrow", 0.97, 16, 100, 2.0)._asdict(), "loss": 0.5}
-    >>> worse = [{**trial, "factor": factor, "loss": 0.6} for factor in (0.5, 1.0, 4.0)]
-    >>> [cell.factor for cell in wider_cells([trial, *worse])]
-    [8.0]
+    >>> worse = [{**trial, "factor": factor, "loss": 0.6} for factor in (0.5, 1.0, 16.0)]
+    >>> [cell.factor for cell in nearby_cells([trial, *worse])]
+    [4.0, 8.0]
     """
-    tried: dict[tuple[str, str], list[float]] = {}
+    tried: dict[tuple[str, str], set[float]] = {}
     for result in results:
-        tried.setdefault((result["task"], result["arm"]), []).append(result["factor"])
-    found = []
-    for key, best in best_trials(results).items():
-        cell = Cell(*(best[field] for field in Cell._fields))
-        highest, lowest = max(tried[key]), min(tried[key])
-        if highest < 4 * best["factor"]:
-            found.append(cell._replace(factor=2 * highest))
-        if lowest > best["factor"] / 4:
-            found.append(cell._replace(factor=lowest / 2))
-    return found
+        tried.setdefault((result["task"], result["arm"]), set()).add(result["factor"])
+    return [
+        cell._replace(factor=scale * best["factor"])
+        for key, best in best_trials(results).items()
+        for cell in [Cell(*(best[field] for field in Cell._fields))]
+        for scale in (0.25, 0.5, 2.0, 4.0)
+        if scale * best["factor"] not in tried[key]
+    ]
 
 
 def cells(seeds: list[int], arms: list[str], factors: Factors) -> list[Cell]:
@@ -210,8 +210,8 @@ def main() -> None:
         return [json.loads(cell.file(options.output).read_text()) for cell in wanted]
 
     tuning = run(tuning_cells(options.arms))
-    while wider := wider_cells(tuning):
-        tuning += run(wider)
+    while nearby := nearby_cells(tuning):
+        tuning += run(nearby)
     factors = {key: trial["factor"] for key, trial in best_trials(tuning).items()}
     results = run(cells(options.seeds, options.arms, factors))
     columns = [(name, *cell) for name, task in TASKS.items() for cell in task.cells]
