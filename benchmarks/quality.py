@@ -123,7 +123,7 @@ def nearby_cells(results: list[dict]) -> list[Cell]:
     Example:
 
     >>> trial = {**Cell("films", "narrow", 0.97, 16, 100, 2.0)._asdict(), "loss": 0.5}
-    >>> worse = [{**trial, "factor": factor, "loss": 0.6} for factor in (0.5, 1.0, 16.0)]
+    >>> worse = [{**trial, "factor": f, "loss": 0.6} for f in (0.5, 1.0, 16.0)]
     >>> [cell.factor for cell in nearby_cells([trial, *worse])]
     [4.0, 8.0]
     """
