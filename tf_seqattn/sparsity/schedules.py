@@ -529,8 +529,7 @@ class SequentialAttentionSchedule(_CyclicSchedule):
     With `initial_sparsity` the sparsity rises from there; the first choice, of a new
     network at random, so to speak, is revised likewise. Sparse from the first step,
     `initial_sparsity=target_sparsity`, all of the training goes into few blocks, which
-    suits networks that are far from trained when the training ends:
-    `docs/questions/which_algorithm.md`.
+    suits sequence models with few steps: `docs/questions/which_algorithm.md`.
 
     `SequentialAttentionSchedule.imagenet` and `.criteo` are the recipes of the paper
     (section 4.2). Giving any of `cycles`, `dense_fraction`, `finetune_fraction` and
