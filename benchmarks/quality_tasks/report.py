@@ -16,7 +16,7 @@ _OURS = "recommended"
 _OTHERS = {
     "narrow": ("dense, as many weights", "#999999"),
     "random": ("random support", "#bbbb88"),
-    "regrowth": ("regrowth (RigL)", "#44aa99"),
+    "regrowth": ("regrowth (RigL)", "#222222"),
 }
 _RESAMPLES = 10_000
 
@@ -134,18 +134,18 @@ def _draw(
     losses: dict[str, np.ndarray], columns: Sequence[Column], path: pathlib.Path
 ) -> None:
     """Draws the loss of each arm less that of gradual magnitude, with the spread."""
-    figure, axes = plt.subplots(figsize=(9, 0.5 * len(columns) + 1.5))
-    arms = [arm for arm in losses if arm not in ("dense", "gradual", "random")]
+    figure, axes = plt.subplots(figsize=(9, 0.6 * len(columns) + 1.5))
+    arms = [arm for arm in losses if arm not in ("dense", "gradual")]
     places = np.arange(len(columns))[::-1]
-    markers = "osD^vP*X<"
+    markers = "osD^vPhX<"
     for number, arm in enumerate(arms):
         differences = 100 * (losses[arm] / losses["gradual"] - 1)
         error = differences.std(axis=1, ddof=1) / np.sqrt(differences.shape[1])
         axes.errorbar(
             differences.mean(axis=1),
-            places + 0.06 * (number - len(arms) / 2),
+            places + 0.08 * (number - len(arms) / 2),
             xerr=error,
-            fmt=markers[number],
+            fmt="*" if arm == _OURS else markers[number],
             color=colour(arm),
             label=title(arm),
             markersize=9 if arm == _OURS else 5,
