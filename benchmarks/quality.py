@@ -51,6 +51,7 @@ ARMS = (
     "regrowth",
     "seqattn",
     "recommended",
+    "unrevised",
     "sparse_start",
 )
 # The paper's phases for ImageNet.

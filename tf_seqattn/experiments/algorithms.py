@@ -12,7 +12,7 @@ import tf_seqattn as sa
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 _BLACK, _PINK, _BLUE = "#000000", "#CC79A7", "#0072B2"
 _ORANGE, _SKY, _VERMILION = "#E69F00", "#56B4E9", "#D55E00"
-_PURPLE, _GREEN = "#6A3D9A", "#009E73"
+_PURPLE, _GREEN, _LILAC = "#6A3D9A", "#009E73", "#B39DDB"
 # The share of the steps over which gradual pruning removes blocks, at most.
 _GRADUAL_SHARE = 0.75
 
@@ -77,6 +77,11 @@ def _recommended(sparsity: float, steps: int, phases: Phases) -> sa.PruningSched
     return sa.SequentialAttentionSchedule(sparsity, steps)
 
 
+def _unrevised(sparsity: float, steps: int, phases: Phases) -> sa.PruningSchedule:
+    del phases
+    return sa.SequentialAttentionSchedule(sparsity, steps, revise=False)
+
+
 def _sparse_start(sparsity: float, steps: int, phases: Phases) -> sa.PruningSchedule:
     del phases
     return sa.SequentialAttentionSchedule(sparsity, steps, initial_sparsity=sparsity)
@@ -100,6 +105,12 @@ ALGORITHMS = {
         "our default",
         _PURPLE,
         _recommended,
+        lambda l2: sa.SoftmaxAttention(l2=l2),
+    ),
+    "unrevised": Algorithm(
+        "ours, no block comes back",
+        _LILAC,
+        _unrevised,
         lambda l2: sa.SoftmaxAttention(l2=l2),
     ),
     "sparse_start": Algorithm(
