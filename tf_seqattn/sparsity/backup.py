@@ -68,10 +68,11 @@ class BackupAndRestore(Callback):
     def on_train_begin(self, logs: Logs = None) -> None:
         try:
             self._backup.on_train_begin(logs)
-        except tf.errors.OpError as error:
-            # TensorFlow does not say which file of a checkpoint it cannot read.
+        except (tf.errors.OpError, IndexError) as error:
+            # TensorFlow does not say which file of a checkpoint it cannot read. Of one
+            # that is too short it raises an `IndexError`.
             raise ValueError(
-                f"The backup in {self.backup_dir!r} is damaged ({error.message}). "
+                f"The backup in {self.backup_dir!r} is damaged ({error}). "
                 "Delete the folder to start the training again."
             ) from error
 
