@@ -51,26 +51,15 @@ class Recipe(NamedTuple):
 
     Attributes:
       whole: the recipe of which a part is left out or replaced.
-      schedule: name of the algorithm whose schedule it follows, or a function of
-        the sparsity and the steps.
+      schedule: name of the algorithm whose schedule it follows.
       importance: makes what scores the blocks.
       reset: as in `sa.UpdatePruningStep`.
     """
 
     whole: str
-    schedule: str | Callable[[float, int], sa.PruningSchedule]
+    schedule: str
     importance: Callable[[], sa.Importance]
     reset: bool | None = None
-
-
-def _schedule(recipe: Recipe, sparsity: float, steps: int) -> sa.PruningSchedule:
-    if callable(recipe.schedule):
-        return recipe.schedule(sparsity, steps)
-    return pruning_schedule(recipe.schedule, sparsity, steps, PHASES)
-
-
-def _without_revision(sparsity: float, steps: int) -> sa.PruningSchedule:
-    return sa.SequentialAttentionSchedule(sparsity, steps, revise=False)
 
 
 def _ours(**changed) -> Callable[[], sa.Importance]:
@@ -83,7 +72,7 @@ def _papers(**changed) -> Callable[[], sa.Importance]:
 
 RECIPES = {
     DEFAULT: Recipe(DEFAULT, "recommended", _ours()),
-    "blocks that go never come back": Recipe(DEFAULT, _without_revision, _ours()),
+    "blocks that go never come back": Recipe(DEFAULT, "unrevised", _ours()),
     "norm alone, without attention": Recipe(DEFAULT, "recommended", sa.Magnitude),
     "ranked by attention alone": Recipe(
         DEFAULT, "recommended", _ours(rank="attention")
@@ -134,7 +123,7 @@ def run_cell(cell: Cell, folder: pathlib.Path) -> None:
     task = task._replace(rate=task.rate * cell.factor)
     model = sa.prune(
         task.network(),
-        _schedule(recipe, cell.sparsity, task.steps),
+        pruning_schedule(recipe.schedule, cell.sparsity, task.steps, PHASES),
         block_size=(cell.block_size, cell.block_size),
         importance=recipe.importance(),
         pruning_policy=HiddenLayers(),

@@ -65,29 +65,30 @@ def test_masked_blocks_that_matter_come_back(keras):
     assert np.asarray(stored(pruned.mask)).ravel().tolist() == [0, 0, 1, 1]
 
 
-def test_in_the_last_quarter_masked_blocks_neither_come_back_nor_learn(keras):
+def recorded(keras, initial_sparsity, **options):
+    """Masks and logits after each step of a training, arrays (steps, blocks)."""
     masks, logits = [], []
 
-    def remember(batch, logs):
-        pruned = kept.pruned_kernels[0]
-        masks.append(np.asarray(stored(pruned.mask)).ravel())
-        logits.append(np.asarray(stored(pruned.logits)).ravel())
-
-    class Remember(keras.callbacks.Callback):
+    class Record(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
-            nonlocal kept
-            kept = sa.pruned_layers(self.model)[0]
-            remember(batch, logs)
+            (layer,) = sa.pruned_layers(self.model)
+            (pruned,) = layer.pruned_kernels
+            masks.append(np.asarray(stored(pruned.mask)).ravel())
+            logits.append(np.asarray(stored(pruned.logits)).ravel())
 
-    kept = None
-    train(keras, 0.5, [Remember()])
+    train(keras, initial_sparsity, [Record()], **options)
+    return np.array(masks), np.array(logits)
+
+
+def test_in_the_last_quarter_masked_blocks_neither_come_back_nor_learn(keras):
+    masks, logits = recorded(keras, 0.5)
     changed = [(a != b).any() for a, b in itertools.pairwise(masks)]
     assert any(changed[: 3 * STEPS // 4])
     assert not any(changed[3 * STEPS // 4 :])
     # By the softmax all masked logits fall there as their attention is; before, each
     # has a gradient of its own.
     masked, end = masks[-1] == 0, 3 * STEPS // 4 + 1
-    values = np.array(logits)[:, masked]
+    values = logits[:, masked]
     moves = np.diff(values, axis=0) / np.exp(values[:-1])
     alike = np.isclose(moves[:, 0], moves[:, 1], rtol=1e-2, atol=1e-6)
     assert alike[end:].all(), alike
@@ -97,14 +98,7 @@ def test_in_the_last_quarter_masked_blocks_neither_come_back_nor_learn(keras):
 @pytest.mark.parametrize("revise", [True, False])
 def test_a_block_that_has_gone_comes_back_only_if_masks_are_revised(keras, revise):
     """The blocks that matter go first, by their norms."""
-    masks = []
-
-    class Remember(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            (layer,) = sa.pruned_layers(self.model)
-            masks.append(np.asarray(stored(layer.pruned_kernels[0].mask)).ravel())
-
-    train(keras, 0.0, [Remember()], schedule_options={"revise": revise})
+    masks, _ = recorded(keras, 0.0, schedule_options={"revise": revise})
     rises = [(after > before).any() for before, after in itertools.pairwise(masks)]
     assert any(rises) == revise
 
