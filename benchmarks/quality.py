@@ -5,8 +5,12 @@ models, a transformer and an LSTM; Adam, SGD and Adagrad; 300 to 4,000 steps. Tw
 tasks were held back from every choice of the default recipe: see `HELD_BACK`. All arms
 have the same data, steps and batches. The learning rate of each arm is halved and
 doubled for each task until the two rates on either side of the best are worse, in the
-task's sparsest cell, on a seed that is not reported. The last fifth of the rows is held
-out.
+task's sparsest cell, by the mean of two seeds that are not reported. The last fifth of
+the rows is held out.
+
+Two dense networks are narrower: one has as many weights as the pruned ones keep, one
+takes as long on this machine as a pruned one that is packed. That is measured first, so
+the machine should be idle when the run begins.
 Every cell is kept in a file, so an interrupted run goes on where it stopped.
 
     pip install 'tf-seqattn[quality]' && pip install --no-deps recbole
@@ -15,6 +19,7 @@ Every cell is kept in a file, so an interrupted run goes on where it stopped.
 
 import argparse
 import json
+import math
 import os
 import pathlib
 from typing import NamedTuple
@@ -26,6 +31,7 @@ import tf_seqattn as sa
 from benchmarks.quality_tasks import networks
 from benchmarks.quality_tasks.data import split
 from benchmarks.quality_tasks.fixed_support import FixedSupport
+from benchmarks.quality_tasks.latency import EqualLatency, equal_latency
 from benchmarks.quality_tasks.report import report
 from benchmarks.quality_tasks.tasks import (
     TASKS,
@@ -43,6 +49,7 @@ from tf_seqattn.files import write_json, write_whole
 RESULTS = pathlib.Path(__file__).parent / "results"
 ARMS = (
     "narrow",
+    "narrow_fast",
     "random",
     "magnitude",
     "gradual",
@@ -58,10 +65,10 @@ ARMS = (
 PHASES = Phases(cycles=7, dense_fraction=0.10, finetune_fraction=0.15)
 
 
-# Factors of the task's learning rate that are tried first, and the seed of the trials.
+# Factors of the task's learning rate that are tried first, and the seeds of the trials.
 # The last one is for networks that learn nothing at all with small ones.
 FACTORS = (0.5, 1.0, 2.0, 16.0)
-TUNING_SEED = 100
+TUNING_SEEDS = (100, 101)
 HELD_BACK = ("films", "English, LSTM")
 
 
@@ -99,44 +106,65 @@ def tuning_cells(arms: list[str]) -> list[Cell]:
     """The first trainings that choose a learning rate for each task and arm."""
     sides = {name: task.cells[-1] for name, task in TASKS.items()}
     return [
-        Cell(name, arm, *((0.0, 0) if arm == "dense" else side), TUNING_SEED, factor)
+        Cell(name, arm, *((0.0, 0) if arm == "dense" else side), seed, factor)
         for name, side in sides.items()
         for arm in ("dense", *arms)
         for factor in FACTORS
+        for seed in TUNING_SEEDS
     ]
 
 
-def best_trials(results: list[dict]) -> dict[tuple[str, str], dict]:
-    """Of each task and arm, the training with the lowest loss."""
-    best: dict[tuple[str, str], dict] = {}
+def trial_losses(results: list[dict]) -> dict[tuple[str, str], dict[float, float]]:
+    """Of each task and arm, the mean loss at each factor of the learning rate.
+
+    A training that diverged has an infinite loss.
+
+    Example:
+
+    >>> trial = {"task": "films", "arm": "narrow", "factor": 2.0}
+    >>> trial_losses([{**trial, "loss": 0.25}, {**trial, "loss": 0.75}])
+    {('films', 'narrow'): {2.0: 0.5}}
+    """
+    found: dict[tuple[str, str], dict[float, list[float]]] = {}
     for result in results:
-        key = result["task"], result["arm"]
-        if key not in best or result["loss"] < best[key]["loss"]:
-            best[key] = result
-    return best
+        trials = found.setdefault((result["task"], result["arm"]), {})
+        loss = math.inf if math.isnan(result["loss"]) else result["loss"]
+        trials.setdefault(result["factor"], []).append(loss)
+    return {
+        key: {factor: float(np.mean(losses)) for factor, losses in trials.items()}
+        for key, trials in found.items()
+    }
+
+
+def best_factors(results: list[dict]) -> Factors:
+    """Of each task and arm, the factor of the learning rate with the lowest loss."""
+    found = trial_losses(results)
+    return {key: min(losses, key=losses.__getitem__) for key, losses in found.items()}
 
 
 def nearby_cells(results: list[dict]) -> list[Cell]:
     """The trainings at up to four times or a quarter of the best rates, if untried.
 
-    One seed is noisy: a single rate that is no better ends no search.
+    Two seeds are noisy: a single rate that is no better ends no search.
 
     Example:
 
     >>> trial = {**Cell("films", "narrow", 0.97, 16, 100, 2.0)._asdict(), "loss": 0.5}
     >>> worse = [{**trial, "factor": f, "loss": 0.6} for f in (0.5, 1.0, 16.0)]
-    >>> [cell.factor for cell in nearby_cells([trial, *worse])]
-    [4.0, 8.0]
+    >>> [(c.factor, c.seed) for c in nearby_cells([trial, *worse])]
+    [(4.0, 100), (4.0, 101), (8.0, 100), (8.0, 101)]
     """
-    tried: dict[tuple[str, str], set[float]] = {}
-    for result in results:
-        tried.setdefault((result["task"], result["arm"]), set()).add(result["factor"])
+    cell_of = {
+        (result["task"], result["arm"]): Cell(*(result[name] for name in Cell._fields))
+        for result in results
+    }
+    best, tried = best_factors(results), trial_losses(results)
     return [
-        cell._replace(factor=scale * best["factor"])
-        for key, best in best_trials(results).items()
-        for cell in [Cell(*(best[field] for field in Cell._fields))]
+        cell._replace(factor=scale * best[key], seed=seed)
+        for key, cell in cell_of.items()
         for scale in (0.25, 0.5, 2.0, 4.0)
-        if scale * best["factor"] not in tried[key]
+        if scale * best[key] not in tried[key]
+        for seed in TUNING_SEEDS
     ]
 
 
@@ -155,12 +183,35 @@ def cells(seeds: list[int], arms: list[str], factors: Factors) -> list[Cell]:
     return found
 
 
+def latency_file(cell: Cell, folder: pathlib.Path) -> pathlib.Path:
+    """Where the width of a dense network is kept that is as fast as a pruned one."""
+    name = cell.task.replace(", ", "_").replace(" ", "_")
+    return folder / f"latency_{name}_{cell.sparsity:g}_b{cell.block_size}.json"
+
+
+def measure_latencies(folder: pathlib.Path) -> dict[tuple, EqualLatency]:
+    """Times the networks of all columns, where that was not done before."""
+    found = {}
+    for name, task in TASKS.items():
+        for sparsity, block in task.cells:
+            cell = Cell(name, "narrow_fast", sparsity, block, 0, 1.0)
+            file = latency_file(cell, folder)
+            if not file.exists():
+                print(f"Timing {name}, {sparsity:.0%}, {block} x {block}", flush=True)
+                write_json(file, equal_latency(task, sparsity, block)._asdict())
+            found[name, sparsity, block] = EqualLatency(**json.loads(file.read_text()))
+    return found
+
+
 def _prepare(
-    cell: Cell, task: Task
+    cell: Cell, task: Task, folder: pathlib.Path
 ) -> tuple[keras.Model, list[keras.callbacks.Callback]]:
     """The network of a cell, and the callbacks of its arm."""
-    if cell.arm == "narrow":
-        share = networks.narrow_share(task.network, cell.sparsity)
+    if cell.arm in ("narrow", "narrow_fast"):
+        if cell.arm == "narrow":
+            share = networks.narrow_share(task.network, cell.sparsity)
+        else:
+            share = json.loads(latency_file(cell, folder).read_text())["share"]
         keras.utils.set_random_seed(cell.seed)
         return task.network(share), []
     model = task.network()
@@ -189,7 +240,7 @@ def run_cell(cell: Cell, folder: pathlib.Path) -> None:
     start(cell.seed)
     task = TASKS[cell.task]
     task = task._replace(rate=task.rate * cell.factor)
-    model, callbacks = _prepare(cell, task)
+    model, callbacks = _prepare(cell, task, folder)
     model = train(model, task, cell.seed, callbacks)
     kept = sum(int(np.count_nonzero(w)) for w in model.get_weights())
     found = {**cell._asdict(), **held_out(model, task), "weights": kept}
@@ -210,19 +261,20 @@ def main() -> None:
         run_missing(wanted, run_cell, options.output, options.workers)
         return [json.loads(cell.file(options.output).read_text()) for cell in wanted]
 
+    options.output.mkdir(parents=True, exist_ok=True)
+    latencies = measure_latencies(options.output)
     tuning = run(tuning_cells(options.arms))
     while nearby := nearby_cells(tuning):
         tuning += run(nearby)
-    factors = {key: trial["factor"] for key, trial in best_trials(tuning).items()}
+    factors = best_factors(tuning)
     results = run(cells(options.seeds, options.arms, factors))
     columns = [(name, *cell) for name, task in TASKS.items() for cell in task.cells]
     seeds = " ".join(map(str, options.seeds))
     command = f"python -m benchmarks.quality --seeds {seeds}"
     if options.arms != list(ARMS):
         command += f" --arms {' '.join(options.arms)}"
-    text = report(
-        results, columns, HELD_BACK, factors, command, RESULTS / "quality.png"
-    )
+    picture = RESULTS / "quality.png"
+    text = report(results, columns, HELD_BACK, factors, latencies, command, picture)
     write_whole(RESULTS / "quality.md", text)
     write_json(RESULTS / "quality.json", results)
     print(text)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 
+from benchmarks.quality_tasks.latency import BATCH, EqualLatency
 from tf_seqattn.experiments.algorithms import ALGORITHMS
 from tf_seqattn.experiments.markdown_table import markdown_table
 from tf_seqattn.experiments.mean_and_error import mean_and_error, mean_and_error_text
@@ -15,6 +16,7 @@ from tf_seqattn.experiments.mean_and_error import mean_and_error, mean_and_error
 _OURS = "recommended"
 _OTHERS = {
     "narrow": ("dense, as many weights", "#999999"),
+    "narrow_fast": ("dense, as fast", "#666666"),
     "random": ("random support", "#bbbb88"),
     "regrowth": ("regrowth (RigL)", "#222222"),
 }
@@ -130,6 +132,21 @@ def _factors(factors: Mapping[tuple[str, str], float], arms: Sequence[str]) -> s
     return markdown_table(["task", *map(title, arms)], rows)
 
 
+def _latencies(latencies: Mapping[Column, EqualLatency]) -> str:
+    rows = [
+        [
+            f"{name}, {sparsity:.0%}, {block} x {block}",
+            f"{found.dense:.0f}",
+            f"{found.pruned:.0f}",
+            f"{found.dense / found.pruned:.2f}",
+            f"{found.share:.0%}",
+        ]
+        for (name, sparsity, block), found in latencies.items()
+    ]
+    titles = ["cell", "dense, us", "pruned, us", "ratio", "width of dense, as fast"]
+    return markdown_table(titles, rows)
+
+
 def _draw(
     losses: dict[str, np.ndarray], columns: Sequence[Column], path: pathlib.Path
 ) -> None:
@@ -137,7 +154,7 @@ def _draw(
     figure, axes = plt.subplots(figsize=(9, 0.6 * len(columns) + 1.5))
     arms = [arm for arm in losses if arm not in ("dense", "gradual")]
     places = np.arange(len(columns))[::-1]
-    markers = "osD^vPhX><"
+    markers = "osD^vPhX><pd"
     for number, arm in enumerate(arms):
         differences = 100 * (losses[arm] / losses["gradual"] - 1)
         error = differences.std(axis=1, ddof=1) / np.sqrt(differences.shape[1])
@@ -165,6 +182,7 @@ def report(
     columns: Sequence[Column],
     held_back: Sequence[str],
     factors: Mapping[tuple[str, str], float],
+    latencies: Mapping[Column, EqualLatency],
     command: str,
     picture: pathlib.Path,
 ) -> str:
@@ -176,6 +194,7 @@ def report(
       columns: of the table.
       held_back: tasks on which nothing was chosen.
       factors: of the learning rate, for each task and arm.
+      latencies: of each column.
       command: that gives these results.
       picture: file to draw.
     """
@@ -188,14 +207,19 @@ def report(
         f"`{command}` on {os.cpu_count()} cores, {seeds} seeds. All arms have the same "
         "steps and batches. The learning rate of each arm was chosen for each task "
         "by doubling and halving, until the two rates on either side of the best were "
-        "worse, on a seed that is not reported; nothing else was tuned. "
-        "SequentialAttention++ and ACDC have the paper's phases for ImageNet. Errors "
+        "worse, by the mean of two seeds that are not reported; nothing else was "
+        "tuned. SequentialAttention++ and ACDC have the paper's phases for ImageNet. Errors "
         "are standard errors; differences are taken seed by seed.\n\n"
         f"![Losses]({picture.name})\n\n"
         f"## All {len(columns)} cells\n\n{_ranks(losses)}\n"
         f"## The tasks that were held back: {', '.join(held_back)}\n\n"
         f"{_ranks({arm: found[unseen] for arm, found in losses.items()})}\n"
         f"## Losses\n\n{_losses(losses, columns)}\n"
+        f"## Latency of {BATCH} rows\n\n"
+        "TFLite files, float32, one thread: the dense network, and one without random "
+        "blocks, whose layers are packed where that is faster. The last column is the "
+        "share of the width at which a dense network takes as long: the arm "
+        f"`{title('narrow_fast')}`.\n\n{_latencies(latencies)}\n"
         "## Learning rates: factors of the task's own\n\n"
         f"{_factors(factors, list(losses))}"
     )
