@@ -60,9 +60,9 @@ bench-criteo: setup  ## Train the grid of the paper's table 2 (hours; can be res
 	$(BIN)/python -m tf_seqattn.criteo.grid --output out/grid --results benchmarks/results
 
 bench-inference: setup  ## Time packed and dense models, by layer and whole.
-	$(BIN)/python benchmarks/inference.py
-	$(BIN)/python benchmarks/inference_models.py
 	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS),peers]"
+	$(BIN)/python -m benchmarks.inference
+	$(BIN)/python -m benchmarks.inference_models
 	$(BIN)/python -m benchmarks.peers
 
 wheel: setup  ## Build the wheel, to upload to Colab, in out/wheel.

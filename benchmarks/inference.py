@@ -11,7 +11,7 @@ one.
   TFLite's own sparse encoding, SciPy's BSR and, if it is installed, PyTorch's BSR. It
   also gives the sparsity from which packing pays.
 
-    python benchmarks/inference.py
+    python -m benchmarks.inference
 """
 
 import os
@@ -333,7 +333,7 @@ def main():
     lines = [
         "# Block-sparse inference, one layer",
         "",
-        f"`python benchmarks/inference.py` on {platform.machine()}, one thread. "
+        f"`python -m benchmarks.inference` on {platform.machine()}, one thread. "
         "Speed-up over the dense layer of the same precision and runtime: median "
         "(quartiles) of the rounds. The ceiling is 1 / density. Times in microseconds.",
         "",

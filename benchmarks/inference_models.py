@@ -1,14 +1,23 @@
-"""Times whole block-sparse networks as TFLite files and dense ones, on one thread.
+"""Times whole block-sparse networks beside dense ones in every runtime, on one thread.
 
 Each network has random weights and is pruned at once, without training, by the block
 magnitude: speed depends on where the zeros are, not on what the weights learnt. Layers
-of fewer than 100 blocks stay dense, as in the paper. The two files run in turns.
+of fewer than 100 blocks stay dense, as in the paper. The packed TFLite file and the
+dense one run in turns in LiteRT, and with the extra `peers` the dense one in ONNX
+Runtime and OpenVINO as well, converted from that file. The last ratio counts: the time
+of the fastest dense network over that of the packed one.
 
-    python benchmarks/inference_models.py
+    pip install 'tf-seqattn[peers]'
+    python -m benchmarks.inference_models
 """
 
+import os
+
+# This must come before TensorFlow and NumPy start their threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import argparse
-import json
 import pathlib
 import platform
 import tempfile
@@ -19,8 +28,20 @@ import numpy as np
 import tf_keras as keras
 
 import tf_seqattn as sa
-from tf_seqattn.inference import litert
+from benchmarks.runtimes import (
+    Program,
+    in_litert,
+    in_onnx_runtime,
+    in_openvino,
+    onnx_of,
+    peer_versions,
+    peers_installed,
+)
+from tf_seqattn.experiments import command_line
+from tf_seqattn.experiments.markdown_table import markdown_table
+from tf_seqattn.files import write_json, write_whole
 from tf_seqattn.inference.latency import time_in_turns
+from tf_seqattn.inference.tflite import TFLiteReport
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 layers = keras.layers
@@ -73,6 +94,9 @@ class Network(NamedTuple):
 
 NETWORKS = {
     "ResNet50": Network(lambda: keras.applications.ResNet50(weights=None), 32, 1),
+    "ResNet50, batch 64": Network(
+        lambda: keras.applications.ResNet50(weights=None), 32, 64
+    ),
     "ResNet50, 16 x 16": Network(
         lambda: keras.applications.ResNet50(weights=None), 16, 1
     ),
@@ -92,78 +116,114 @@ def pruned(network: Network) -> keras.Model:
     return sa.strip_pruning(model)
 
 
+def programs(
+    model: keras.Model, x: np.ndarray
+) -> tuple[dict[str, Program], dict[str, int], TFLiteReport]:
+    """The network in every runtime, the bytes of its files, and what was packed."""
+    found: dict[str, Program] = {}
+    sizes = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for layout in ("dense", "packed"):
+            path = pathlib.Path(folder) / f"{layout}.tflite"
+            report = sa.export_tflite(model, path, layout, batch_size=len(x))
+            found[layout] = in_litert(path.read_bytes(), x, num_threads=1)
+            sizes[layout] = report.num_bytes
+        if peers_installed():
+            written = onnx_of(pathlib.Path(folder) / "dense.tflite")
+            found["ONNX Runtime"] = in_onnx_runtime(written, x, num_threads=1)
+            found["OpenVINO"] = in_openvino(written, x, num_threads=1)
+    return found, sizes, report
+
+
+def check_equal(found: dict[str, Program]) -> None:
+    """Raises an AssertionError if a runtime disagrees with the dense TFLite file."""
+    outputs = {}
+    for name, (call, result) in found.items():
+        call()
+        outputs[name] = np.array(result())
+    size = np.abs(outputs["dense"]).max()
+    for name, values in outputs.items():
+        np.testing.assert_allclose(
+            values, outputs["dense"], atol=1e-3 * size, err_msg=name
+        )
+
+
 def measure(name: str, seconds: float) -> dict:
-    """Exports one network both ways and times the files."""
+    """Exports one network and times it in every runtime."""
     network = NETWORKS[name]
     model = pruned(network)
     shape = (network.batch, *model.input_shape[1:])
     x = np.random.default_rng(0).normal(size=shape).astype("float32")
-    calls, sizes, packed_layers = {}, {}, (0, 0)
-    with tempfile.TemporaryDirectory() as folder:
-        for layout in ("dense", "packed"):
-            path = pathlib.Path(folder) / f"{layout}.tflite"
-            report = sa.export_tflite(model, path, layout, batch_size=network.batch)
-            calls[layout] = litert.interpreter(path.read_bytes(), [x]).invoke
-            sizes[layout] = report.num_bytes
-            chosen = [plan.layout == "packed" for plan in report.plans]
-            packed_layers = (sum(chosen), len(chosen))
-    times = time_in_turns(calls, seconds, calls_a_turn=2)
-    ratio = np.quantile(times["dense"] / times["packed"], [0.5, 0.25, 0.75])
+    found, sizes, report = programs(model, x)
+    check_equal(found)
+    calls = {name: call for name, (call, _) in found.items()}
+    times = time_in_turns(calls, seconds, rounds=5, calls_a_turn=2)
+    fastest = np.min([t for name, t in times.items() if name != "packed"], axis=0)
+    chosen = [plan.layout == "packed" for plan in report.plans]
+
+    def ratio(dense: np.ndarray) -> list[float]:
+        return np.quantile(dense / times["packed"], [0.5, 0.25, 0.75]).tolist()
+
     return {
         "network": name,
         "block": network.block,
         "batch": network.batch,
         "sparsity": network.sparsity,
-        "packed_layers": packed_layers,
+        "packed_layers": (sum(chosen), len(chosen)),
         "milliseconds": {n: 1e3 * float(np.median(t)) for n, t in times.items()},
-        "speedup": ratio.tolist(),
+        "speedup": ratio(times["dense"]),
+        "to_fastest": ratio(fastest),
         "bytes": sizes,
     }
 
 
-def line(result: dict) -> str:
-    """One Markdown row."""
-    median, low, high = result["speedup"]
-    times, sizes = result["milliseconds"], result["bytes"]
+def row(result: dict) -> list[str]:
+    """The cells of one network."""
     packed, kernels = result["packed_layers"]
-    block = result["block"]
+    block, sizes = result["block"], result["bytes"]
     size = " of the heads" if block == "heads" else f", {block} x {block}"
-    return (
-        f"| {result['network'].split(',')[0]} | {result['sparsity']:.0%}"
-        f"{size} | {result['batch']} | {packed} of "
-        f"{kernels} | {times['dense']:.2f} | {times['packed']:.2f} | {median:.2f} "
-        f"({low:.2f} to {high:.2f}) | {sizes['dense'] / 1e6:.1f} | "
-        f"{sizes['packed'] / 1e6:.1f} |"
-    )
+    return [
+        result["network"].split(",")[0],
+        f"{result['sparsity']:.0%}{size}",
+        str(result["batch"]),
+        f"{packed} of {kernels}",
+        *(f"{taken:.2f}" for taken in result["milliseconds"].values()),
+        *(
+            "{:.2f} ({:.2f} to {:.2f})".format(*result[name])
+            for name in ("speedup", "to_fastest")
+        ),
+        f"{sizes['dense'] / 1e6:.1f}",
+        f"{sizes['packed'] / 1e6:.1f}",
+    ]
 
 
-def main():
+def main(arguments: list[str] | None = None) -> None:
     """Measures all networks and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
     parser.add_argument("--seconds", type=float, default=10.0, help="for each")
-    arguments = parser.parse_args()
+    options = parser.parse_args(arguments)
     results = []
-    lines = [
-        "# Block-sparse inference, whole networks",
-        "",
-        f"`python benchmarks/inference_models.py` on {platform.machine()}, one thread "
-        "of LiteRT, float32. Layers of fewer than 100 blocks stay dense; dead heads "
-        "are removed with their projections, which stay dense. Times in "
-        "milliseconds a call; speed-up: median (quartiles) of the rounds.",
-        "",
-        "| network | eligible layers | batch | kernels packed | dense | packed | "
-        "speed-up | dense, MB | packed, MB |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name in arguments.networks:
-        results.append(measure(name, arguments.seconds))
-        lines.append(line(results[-1]))
-        print(lines[-1], flush=True)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "inference_models.md").write_text("\n".join(lines) + "\n")
-    (RESULTS / "inference_models.json").write_text(json.dumps(results, indent=1))
-    print("\n".join(lines))
+    for name in options.networks:
+        results.append(measure(name, options.seconds))
+        print(" | ".join(row(results[-1])), flush=True)
+    titles = ["network", "eligible layers", "batch", "kernels packed"]
+    titles += [f"{name}, ms" for name in results[0]["milliseconds"]]
+    titles += ["speed-up", "to the fastest dense", "dense, MB", "packed, MB"]
+    command = command_line.command_text("benchmarks.inference_models", arguments)
+    beside = f" beside {peer_versions()}" if peers_installed() else ""
+    text = (
+        f"# Block-sparse inference, whole networks\n\n`{command}` on "
+        f"{platform.machine()}, one thread of LiteRT{beside}, float32. Layers of fewer "
+        "than 100 blocks stay dense; dead heads are removed with their projections, "
+        "which stay dense. Times are medians of a call; ratios are medians "
+        "(quartiles) of the rounds, of the dense TFLite file and of the fastest dense "
+        "network to the packed file; above 1 the packed one is faster.\n\n"
+        f"{markdown_table(titles, map(row, results))}"
+    )
+    write_whole(RESULTS / "inference_models.md", text)
+    write_json(RESULTS / "inference_models.json", results)
+    print(text)
 
 
 if __name__ == "__main__":

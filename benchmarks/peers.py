@@ -18,18 +18,20 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import argparse
 import pathlib
 import platform
-from collections.abc import Callable
 
 import numpy as np
 import onnx
-import onnxruntime
-import openvino
 
 from benchmarks.inference import dense_layer, quartiles, tflite_file
+from benchmarks.runtimes import (
+    in_litert,
+    in_onnx_runtime,
+    in_openvino,
+    peer_versions,
+)
 from tf_seqattn.experiments import command_line
 from tf_seqattn.experiments.markdown_table import markdown_table
 from tf_seqattn.files import write_json, write_whole
-from tf_seqattn.inference import litert
 from tf_seqattn.inference.latency import time_in_turns
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -44,9 +46,6 @@ CASES = (
     (390, 400, 0.9, 20, 64),
 )
 PACKED, OWN = "packed TFLite", "TFLite"
-
-# Sets inputs and returns what runs the product and gives its outputs.
-Product = tuple[Callable[[], object], Callable[[], np.ndarray]]
 
 
 def onnx_model(kernel: np.ndarray, bias: np.ndarray, rows: int) -> bytes:
@@ -67,47 +66,6 @@ def onnx_model(kernel: np.ndarray, bias: np.ndarray, rows: int) -> bytes:
         graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8
     )
     return model.SerializeToString()
-
-
-def in_litert(file: bytes, x: np.ndarray, num_threads: int) -> Product:
-    """A product by a TFLite file."""
-    made = litert.interpreter(file, [x], num_threads=num_threads)
-    index = made.get_output_details()[0]["index"]
-    return made.invoke, lambda: made.get_tensor(index)
-
-
-def in_onnx_runtime(model: bytes, x: np.ndarray, num_threads: int) -> Product:
-    """The dense product by ONNX Runtime, with inputs and outputs bound."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads
-    options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        model, options, providers=["CPUExecutionProvider"]
-    )
-    binding = session.io_binding()
-    binding.bind_cpu_input("x", x)
-    binding.bind_output("y")
-    return (
-        lambda: session.run_with_iobinding(binding),
-        lambda: binding.copy_outputs_to_cpu()[0],
-    )
-
-
-def in_openvino(model: bytes, x: np.ndarray, num_threads: int) -> Product:
-    """The dense product by OpenVINO, in float32 and for latency."""
-    core = openvino.Core()
-    compiled = core.compile_model(
-        core.read_model(model),
-        "CPU",
-        {
-            "INFERENCE_NUM_THREADS": num_threads,
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
-        },
-    )
-    request = compiled.create_infer_request()
-    request.set_input_tensor(openvino.Tensor(x))
-    return request.infer, lambda: request.get_output_tensor().data
 
 
 def measure(case: tuple, num_threads: int, seconds: float) -> dict:
@@ -181,12 +139,9 @@ def main(arguments: list[str] | None = None) -> None:
     titles = ["product", "batch", "threads", *(f"{name}, us" for name in names)]
     titles += ["packed to own dense", "packed to the fastest dense"]
     command = command_line.command_text("benchmarks.peers", arguments)
-    versions = ", ".join(
-        f"{m.__name__} {m.__version__}" for m in (onnxruntime, openvino)
-    )
     text = (
         f"# Packed products beside other runtimes\n\n`{command}` on "
-        f"{platform.machine()}, {os.cpu_count()} cores; {versions}; float32. "
+        f"{platform.machine()}, {os.cpu_count()} cores; {peer_versions()}; float32. "
         "Times are medians, ratios medians with quartiles of rounds in turns; above 1 "
         "the packed product is faster.\n\n"
         f"{markdown_table(titles, map(row, results))}"
