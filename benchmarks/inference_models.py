@@ -230,9 +230,10 @@ def main(arguments: list[str] | None = None) -> None:
         f"# Block-sparse inference, whole networks\n\n`{command}` on "
         f"{platform.machine()}, one thread of LiteRT{beside}, float32. If no "
         "other number is given, kernels of fewer than 100 blocks stay dense; dead "
-        "heads are removed with their projections, which stay dense. Times are medians of a call; ratios are medians "
-        "(quartiles) of the rounds, of the dense TFLite file and of the fastest dense "
-        "network to the packed file; above 1 the packed one is faster.\n\n"
+        "heads are removed with their projections, which stay dense. Times "
+        "are medians of a call; ratios are medians (quartiles) of the rounds, of the "
+        "dense TFLite file and of the fastest dense network to the packed file; above "
+        "1 the packed one is faster.\n\n"
         f"{markdown_table(titles, map(row, results))}"
     )
     write_whole(RESULTS / "inference_models.md", text)

@@ -19,7 +19,6 @@ Every cell is kept in a file, so an interrupted run goes on where it stopped.
 
 import argparse
 import json
-import math
 import os
 import pathlib
 from typing import NamedTuple
@@ -43,6 +42,7 @@ from benchmarks.quality_tasks.tasks import (
     start,
     train,
 )
+from benchmarks.quality_tasks.tuning import Factors, best_factors
 from tf_seqattn.experiments.algorithms import Phases, find_algorithm, pruning_schedule
 from tf_seqattn.files import write_json, write_whole
 
@@ -99,9 +99,6 @@ class Cell(NamedTuple):
         return folder / f"{task}_{steps}_{arm}_{rest}.json"
 
 
-Factors = dict[tuple[str, str], float]
-
-
 def tuning_cells(arms: list[str]) -> list[Cell]:
     """The first trainings that choose a learning rate for each task and arm."""
     sides = {name: task.cells[-1] for name, task in TASKS.items()}
@@ -110,60 +107,6 @@ def tuning_cells(arms: list[str]) -> list[Cell]:
         for name, side in sides.items()
         for arm in ("dense", *arms)
         for factor in FACTORS
-        for seed in TUNING_SEEDS
-    ]
-
-
-def trial_losses(results: list[dict]) -> dict[tuple[str, str], dict[float, float]]:
-    """Of each task and arm, the mean loss at each factor of the learning rate.
-
-    A training that diverged has an infinite loss.
-
-    Example:
-
-    >>> trial = {"task": "films", "arm": "narrow", "factor": 2.0}
-    >>> trial_losses([{**trial, "loss": 0.25}, {**trial, "loss": 0.75}])
-    {('films', 'narrow'): {2.0: 0.5}}
-    """
-    found: dict[tuple[str, str], dict[float, list[float]]] = {}
-    for result in results:
-        trials = found.setdefault((result["task"], result["arm"]), {})
-        loss = math.inf if math.isnan(result["loss"]) else result["loss"]
-        trials.setdefault(result["factor"], []).append(loss)
-    return {
-        key: {factor: float(np.mean(losses)) for factor, losses in trials.items()}
-        for key, trials in found.items()
-    }
-
-
-def best_factors(results: list[dict]) -> Factors:
-    """Of each task and arm, the factor of the learning rate with the lowest loss."""
-    found = trial_losses(results)
-    return {key: min(losses, key=losses.__getitem__) for key, losses in found.items()}
-
-
-def nearby_cells(results: list[dict]) -> list[Cell]:
-    """The trainings at up to four times or a quarter of the best rates, if untried.
-
-    Two seeds are noisy: a single rate that is no better ends no search.
-
-    Example:
-
-    >>> trial = {**Cell("films", "narrow", 0.97, 16, 100, 2.0)._asdict(), "loss": 0.5}
-    >>> worse = [{**trial, "factor": f, "loss": 0.6} for f in (0.5, 1.0, 16.0)]
-    >>> [(c.factor, c.seed) for c in nearby_cells([trial, *worse])]
-    [(4.0, 100), (4.0, 101), (8.0, 100), (8.0, 101)]
-    """
-    cell_of = {
-        (result["task"], result["arm"]): Cell(*(result[name] for name in Cell._fields))
-        for result in results
-    }
-    best, tried = best_factors(results), trial_losses(results)
-    return [
-        cell._replace(factor=scale * best[key], seed=seed)
-        for key, cell in cell_of.items()
-        for scale in (0.25, 0.5, 2.0, 4.0)
-        if scale * best[key] not in tried[key]
         for seed in TUNING_SEEDS
     ]
 
@@ -263,10 +206,7 @@ def main() -> None:
 
     options.output.mkdir(parents=True, exist_ok=True)
     latencies = measure_latencies(options.output)
-    tuning = run(tuning_cells(options.arms))
-    while nearby := nearby_cells(tuning):
-        tuning += run(nearby)
-    factors = best_factors(tuning)
+    factors = best_factors(tuning_cells(options.arms), run)
     results = run(cells(options.seeds, options.arms, factors))
     columns = [(name, *cell) for name, task in TASKS.items() for cell in task.cells]
     seeds = " ".join(map(str, options.seeds))

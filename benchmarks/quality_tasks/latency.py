@@ -2,6 +2,7 @@
 
 import pathlib
 import tempfile
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -52,7 +53,8 @@ def share_as_fast(shares: np.ndarray, times: np.ndarray, wanted: float) -> float
     return float(np.interp(wanted, np.maximum.accumulate(times), shares))
 
 
-def _file(model: keras.Model, rows: np.ndarray) -> bytes:
+def tflite_of(model: keras.Model, rows: np.ndarray) -> bytes:
+    """A TFLite file of a model without pruning, for a batch like `rows`."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.tflite"
         sa.export_tflite(model, path, batch_size=len(rows))
@@ -68,8 +70,28 @@ def _without_blocks(task: Task, sparsity: float, block_size: int) -> keras.Model
     return model
 
 
-def equal_latency(task: Task, sparsity: float, block_size: int) -> EqualLatency:
+def compare_latency(
+    pruned: bytes, build: Callable[[float], keras.Model], rows: np.ndarray
+) -> EqualLatency:
     """Times dense networks of several widths and a pruned one, in turns.
+
+    Args:
+      pruned: its TFLite file.
+      build: makes a dense network of a share of the width.
+      rows: the batch of a call.
+    """
+    files = {str(share): tflite_of(build(share), rows) for share in _SHARES}
+    files["pruned"] = pruned
+    calls = {name: litert.interpreter(f, [rows]).invoke for name, f in files.items()}
+    taken = time_in_turns(calls, _SECONDS)
+    median = {name: 1e6 * float(np.median(times)) for name, times in taken.items()}
+    dense = np.array([median[str(share)] for share in _SHARES])
+    share = share_as_fast(np.array(_SHARES), dense, median["pruned"])
+    return EqualLatency(float(dense[-1]), median["pruned"], share)
+
+
+def equal_latency(task: Task, sparsity: float, block_size: int) -> EqualLatency:
+    """Compares the network of a task with itself without random blocks.
 
     Args:
       task: gives the network and its rows.
@@ -78,11 +100,5 @@ def equal_latency(task: Task, sparsity: float, block_size: int) -> EqualLatency:
     """
     keras.utils.set_random_seed(0)
     rows = split(task.data)[0][:BATCH]
-    files = {str(share): _file(task.network(share), rows) for share in _SHARES}
-    files["pruned"] = _file(_without_blocks(task, sparsity, block_size), rows)
-    calls = {name: litert.interpreter(f, [rows]).invoke for name, f in files.items()}
-    taken = time_in_turns(calls, _SECONDS)
-    median = {name: 1e6 * float(np.median(times)) for name, times in taken.items()}
-    dense = np.array([median[str(share)] for share in _SHARES])
-    share = share_as_fast(np.array(_SHARES), dense, median["pruned"])
-    return EqualLatency(float(dense[-1]), median["pruned"], share)
+    pruned = tflite_of(_without_blocks(task, sparsity, block_size), rows)
+    return compare_latency(pruned, task.network, rows)
