@@ -82,7 +82,7 @@ def test_links_lead_somewhere(path):
 
 
 SECTIONS = {
-    "README.md": {"peers"},
+    "README.md": {"speed"},
     "results.md": {"quality", "break_even", "networks"},
     "which_algorithm.md": {"choices"},
 }
