@@ -221,6 +221,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in options.networks:
         results.append(measure(name, options.seconds))
         print(" | ".join(row(results[-1])), flush=True)
+        write_json(RESULTS / "inference_models.json", results)
     titles = ["network", "eligible layers", "batch", "kernels packed"]
     titles += [f"{name}, ms" for name in results[0]["milliseconds"]]
     titles += ["speed-up", "to the fastest dense", "dense, MB", "packed, MB"]
@@ -237,7 +238,6 @@ def main(arguments: list[str] | None = None) -> None:
         f"{markdown_table(titles, map(row, results))}"
     )
     write_whole(RESULTS / "inference_models.md", text)
-    write_json(RESULTS / "inference_models.json", results)
     print(text)
 
 
