@@ -57,6 +57,7 @@ class LayerPlan:
       measured: measured speed-up of the whole layer, or None.
       pattern: the positions of the kept blocks, or None.
       samples: number of rows of the product, for which the speed-up holds.
+      window: positions in the window of a convolution.
       precision: precision of the product, for which the speed-up holds: "float32",
         "float16" or "dynamic" (of the weights only), or "int8".
       num_threads: number of threads, for which the speed-up holds.
@@ -72,6 +73,7 @@ class LayerPlan:
     measured: float | None = None
     pattern: Pattern | None = dataclasses.field(default=None, repr=False)
     samples: int = 1
+    window: int = 1
     precision: str = "float32"
     num_threads: int = 1
 
@@ -274,7 +276,7 @@ def plan_support(
     is_large = support.sum() * row_bytes > _CHAINED_BYTES
     # In training a larger part, which fills two cores, pays for what leaves the cache.
     cache = (2 if trainable else 1) * _CACHE_BYTES
-    window = matrix_shape[0] // divisor if divisor else 1
+    plan.window = matrix_shape[0] // divisor if divisor else 1
     cost = Cost(
         plan.samples, "training" if trainable else plan.precision, plan.num_threads
     )
@@ -286,7 +288,7 @@ def plan_support(
         max_blocks=max(1, cache // row_bytes) if is_large else None,
     )
     plan.density = plan.pattern.num_stored * height * width / math.prod(matrix_shape)
-    plan.predicted = cost.speedup(plan.pattern, window)
+    plan.predicted = cost.speedup(plan.pattern, plan.window)
     if plan.predicted > 1:
         plan.layout = "packed"
     else:

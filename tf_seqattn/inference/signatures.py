@@ -41,10 +41,14 @@ def random_batch(specs: Sequence[tf.TensorSpec]) -> list[np.ndarray]:
     return batch
 
 
+def flat_outputs(model: Any, inputs: Sequence[Any]) -> list[Any]:
+    """The outputs of a Keras model for one batch, a list of tensors."""
+    return tf.nest.flatten(model(*arguments(model, list(inputs)), training=False))
+
+
 def outputs_of(model: Any, batch: list[np.ndarray]) -> list[np.ndarray]:
     """The outputs of a Keras model for one batch, a list of arrays."""
-    outputs = model(*arguments(model, batch), training=False)
-    return [np.asarray(v) for v in tf.nest.flatten(outputs)]
+    return [np.asarray(value) for value in flat_outputs(model, batch)]
 
 
 def input_names(specs: Sequence[tf.TensorSpec]) -> list[str]:
@@ -81,7 +85,7 @@ def serving_function(
 
     @tf.function(jit_compile=jit_compile)
     def compute(*inputs: Any) -> list[tf.Tensor]:
-        return tf.nest.flatten(model(*arguments(model, list(inputs)), training=False))
+        return flat_outputs(model, inputs)
 
     @tf.function(input_signature=signature_of(specs))
     def serve(*inputs: Any) -> dict[str, tf.Tensor]:

@@ -29,8 +29,10 @@ from tf_seqattn.inference.agreement import (
 from tf_seqattn.inference.layer_plan import LayerPlan
 from tf_seqattn.inference.packed_model import pack_with_plans, print_plans, stripped
 from tf_seqattn.inference.precision import fastest_form, set_precision
+from tf_seqattn.inference.sample_loop import by_samples, is_faster_by_samples
 from tf_seqattn.inference.signatures import (
     CHECKED_SAMPLES,
+    flat_outputs,
     input_names,
     input_specs,
     output_names,
@@ -42,6 +44,7 @@ from tf_seqattn.inference.unroll import unrolled
 from tf_seqattn.keras_api import (
     classes,
     computing_in_float32,
+    is_graph_model,
     is_keras3,
     named_in_scope,
     sublayers,
@@ -57,6 +60,8 @@ METADATA = "tf_seqattn.blocks"
 _Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 # A disk with less free space counts as full if the conversion failed.
 _LEAST_FREE_BYTES = 2**16
+# Precisions in which a batch may be computed sample by sample.
+_LOOPED = (None, "float16")
 # The sparse kernels of the converter read so many inputs at a time and drop the rest.
 _SPARSE_RUN = 4
 
@@ -73,6 +78,7 @@ class TFLiteReport:
       differences: largest absolute difference from Keras, by kind of interpreter. For
         an output of integers or booleans, the share of values that differ.
       largest_output: largest absolute output of Keras for the same rows.
+      by_samples: whether the file computes a batch sample by sample, in a loop.
     """
 
     path: str
@@ -80,6 +86,7 @@ class TFLiteReport:
     plans: list[LayerPlan]
     differences: dict[str, float]
     largest_output: float
+    by_samples: bool = False
 
 
 def _check_arguments(
@@ -161,11 +168,12 @@ def _convert(
     quantization: str | None,
     batches: list[list[np.ndarray]],
     original: Any,
+    in_loop: bool = False,
 ) -> bytes:
     """The content of a TFLite file, made in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder, _without_notes_on_gradients():
         try:
-            converter = _converter(model, quantization, original, folder)
+            converter = _converter(model, quantization, original, folder, in_loop)
             return _converted(converter, layout, quantization, batches, original)
         except Exception as error:
             # The message of the converter about a truncated file does not help.
@@ -195,15 +203,19 @@ def _without_notes_on_gradients() -> Iterator[None]:
         absl_logger.removeFilter(_names_no_gradient)
 
 
-def _converter(model: Any, quantization: str | None, original: Any, folder: str) -> Any:
+def _converter(
+    model: Any, quantization: str | None, original: Any, folder: str, in_loop: bool
+) -> Any:
     # The converter takes no Keras 3 model, and gives the inputs of a subclassed model
     # the dtype that they were cast to. From a SavedModel it does not make the variables
     # of Keras 3 constant, so that is done here.
     specs = input_specs(original)
     with unrolled(model), fastest_form(model, quantization):
-        frozen = convert_variables_to_constants_v2(
-            serving_function(model, specs).get_concrete_function()
-        )
+        serving = serving_function(model, specs)
+        if in_loop:
+            compute = by_samples(lambda *sample: flat_outputs(model, sample), specs)
+            serving = tf.function(compute, input_signature=signature_of(specs))
+        frozen = convert_variables_to_constants_v2(serving.get_concrete_function())
     module = tf.Module()
 
     @tf.function(input_signature=signature_of(specs))
@@ -339,6 +351,10 @@ def export_tflite(
 ) -> TFLiteReport:
     """Writes a TFLite file of built-in operators, and checks it with LiteRT.
 
+    Where the cost model expects that a batch of `batch_size` takes less time sample by
+    sample, as it does for images, the file does so in a loop, and is written for
+    single samples.
+
     The file takes any batch size, has a signature, and carries the report of its blocks
     as metadata ("tf_seqattn.blocks", JSON). Before it is written, it is run with the
     default delegate and without any, and compared with Keras. A model of mixed
@@ -403,6 +419,8 @@ def export_tflite(
     write_whole(path, file)
     if report.plans:
         print_plans(report.plans, print_fn)
+    if report.by_samples:
+        print_fn(f"{path} computes a batch sample by sample: that is faster.")
     print_fn(
         f"{path}: {report.num_bytes:,} bytes, largest difference from Keras "
         f"{report.differences}"
@@ -427,13 +445,38 @@ def _checked_file(
     # A subclassed model is packed in place, so its outputs are computed first.
     rows = [v[:CHECKED_SAMPLES] for v in batches[0]] if batches else None
     batch, expected = rows_and_outputs(model, specs, rows)
-    plans: list[LayerPlan] = []
-    exported = model
-    if layout == "packed":
-        exported, plans = pack_with_plans(model, *packing)
-    elif layout == "sparse":
+    names = (input_names(specs), _output_names(model, len(expected)))
+    check_comparable(model, expected)
+
+    def checked(
+        exported: Any, plans: list[LayerPlan], in_loop: bool
+    ) -> tuple[bytes, TFLiteReport]:
+        file = _convert(exported, layout, quantization, batches, model, in_loop)
+        file = _finished(file, plans, quantization)
+        what = f"layout={layout!r}, quantization={quantization!r}"
+        differences = _check(file, names, batch, expected, tolerance, what)
+        largest = max(map(scale, expected))
+        return file, TFLiteReport(path, len(file), plans, differences, largest, in_loop)
+
+    if layout == "sparse":
         _check_sparse_widths(model)
-    file = _convert(exported, layout, quantization, batches, model)
+    if layout != "packed":
+        return checked(model, [], in_loop=False)
+    packed, plans = pack_with_plans(model, *packing)
+    if quantization in _LOOPED and is_graph_model(model):
+        block_size, batch_size, *rest = packing
+        if is_faster_by_samples(plans, batch_size):
+            try:
+                single = pack_with_plans(model, block_size, 1, *rest)
+                return checked(*single, in_loop=True)
+            except (RuntimeError, ValueError) as error:
+                # Samples that depend on one another, or have no fixed sizes.
+                logger.info("%s computes a batch in one go: %s", path, error)
+    return checked(packed, plans, in_loop=False)
+
+
+def _finished(file: bytes, plans: list[LayerPlan], quantization: str | None) -> bytes:
+    """The file of the converter, mended, with the report of its blocks."""
     if quantization == "int8":
         file = flatbuffer.center_constant_operands(file)
     file = flatbuffer.name_constants(file)
@@ -446,10 +489,4 @@ def _checked_file(
         {k: v for k, v in dataclasses.asdict(p).items() if k != "pattern"}
         for p in plans
     ]
-    file = flatbuffer.add_metadata(file, METADATA, json.dumps(report).encode())
-    what = f"layout={layout!r}, quantization={quantization!r}"
-    names = (input_names(specs), _output_names(model, len(expected)))
-    check_comparable(model, expected)
-    differences = _check(file, names, batch, expected, tolerance, what)
-    largest = max(map(scale, expected))
-    return file, TFLiteReport(path, len(file), plans, differences, largest)
+    return flatbuffer.add_metadata(file, METADATA, json.dumps(report).encode())
