@@ -446,13 +446,13 @@ def _checked_file(
     rows = [v[:CHECKED_SAMPLES] for v in batches[0]] if batches else None
     batch, expected = rows_and_outputs(model, specs, rows)
     names = (input_names(specs), _output_names(model, len(expected)))
-    check_comparable(model, expected)
 
     def checked(
         exported: Any, plans: list[LayerPlan], in_loop: bool
     ) -> tuple[bytes, TFLiteReport]:
         file = _convert(exported, layout, quantization, batches, model, in_loop)
         file = _finished(file, plans, quantization)
+        check_comparable(model, expected)
         what = f"layout={layout!r}, quantization={quantization!r}"
         differences = _check(file, names, batch, expected, tolerance, what)
         largest = max(map(scale, expected))
