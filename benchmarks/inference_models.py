@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import argparse
+import json
 import pathlib
 import platform
 import tempfile
@@ -37,7 +38,6 @@ from benchmarks.runtimes import (
     peer_versions,
     peers_installed,
 )
-from tf_seqattn.experiments import command_line
 from tf_seqattn.experiments.markdown_table import markdown_table
 from tf_seqattn.files import write_json, write_whole
 from tf_seqattn.inference.latency import time_in_turns
@@ -217,24 +217,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
     parser.add_argument("--seconds", type=float, default=10.0, help="for each")
     options = parser.parse_args(arguments)
-    results = []
+    file = RESULTS / "inference_models.json"
+    # Those of networks that are not asked for stay.
+    found = {result["network"]: result for result in json.loads(file.read_text())}
     for name in options.networks:
-        results.append(measure(name, options.seconds))
-        print(" | ".join(row(results[-1])), flush=True)
-        write_json(RESULTS / "inference_models.json", results)
+        found[name] = measure(name, options.seconds)
+        print(" | ".join(row(found[name])), flush=True)
+        write_json(file, [found[name] for name in NETWORKS if name in found])
+    results = [found[name] for name in NETWORKS if name in found]
     titles = ["network", "eligible layers", "batch", "kernels packed"]
     titles += [f"{name}, ms" for name in results[0]["milliseconds"]]
     titles += ["speed-up", "to the fastest dense", "dense, MB", "packed, MB"]
-    command = command_line.command_text("benchmarks.inference_models", arguments)
     beside = f" beside {peer_versions()}" if peers_installed() else ""
     text = (
-        f"# Block-sparse inference, whole networks\n\n`{command}` on "
+        "# Block-sparse inference, whole networks\n\n"
+        f"`python -m benchmarks.inference_models --seconds {options.seconds:g}` on "
         f"{platform.machine()}, one thread of LiteRT{beside}, float32. If no "
         "other number is given, kernels of fewer than 100 blocks stay dense; dead "
         "heads are removed with their projections, which stay dense. Times "
         "are medians of a call; ratios are medians (quartiles) of the rounds, of the "
         "dense TFLite file and of the fastest dense network to the packed file; above "
-        "1 the packed one is faster.\n\n"
+        "1 the packed one is faster. Networks may come from different runs.\n\n"
         f"{markdown_table(titles, map(row, results))}"
     )
     write_whole(RESULTS / "inference_models.md", text)
