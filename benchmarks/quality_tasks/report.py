@@ -160,7 +160,7 @@ def _draw(
         error = differences.std(axis=1, ddof=1) / np.sqrt(differences.shape[1])
         axes.errorbar(
             differences.mean(axis=1),
-            places + 0.08 * (number - len(arms) / 2),
+            places + 0.065 * (number - len(arms) / 2),
             xerr=error,
             fmt="*" if arm == _OURS else markers[number],
             color=colour(arm),
