@@ -24,6 +24,7 @@ import argparse
 import json
 import os
 import pathlib
+import shlex
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -40,7 +41,6 @@ from benchmarks.quality_tasks.latency import (
 )
 from benchmarks.quality_tasks.tasks import repeated_batches, run_missing, start
 from benchmarks.quality_tasks.tuning import Factors, best_factors
-from tf_seqattn.experiments import command_line
 from tf_seqattn.experiments.markdown_table import markdown_table
 from tf_seqattn.experiments.mean_and_error import mean_and_error_text
 from tf_seqattn.files import write_json, write_whole
@@ -363,7 +363,11 @@ def main(arguments: list[str] | None = None) -> None:
     run(cells)
     times = latencies([c for c in cells if c.seed == options.seeds[0]], folder)
     rows = [row for cell in cells for row in json.loads(cell.file(folder).read_text())]
-    command = command_line.command_text("benchmarks.structural_quality", arguments)
+    command = "python -m benchmarks.structural_quality"
+    if options.seeds != parser.get_default("seeds"):
+        command += f" --seeds {' '.join(map(str, options.seeds))}"
+    if tasks != list(TASKS):
+        command += f" --tasks {shlex.join(tasks)}"
     text = (
         "# Channels removed, at equal multiply-adds\n\n"
         f"`{command}` on {os.cpu_count()} cores: {len(options.seeds)} seeds. Losses in "
