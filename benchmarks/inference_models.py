@@ -11,12 +11,6 @@ of the fastest dense network over that of the packed one.
     python -m benchmarks.inference_models
 """
 
-import os
-
-# This must come before TensorFlow and NumPy start their threads.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
 import argparse
 import json
 import pathlib
@@ -29,6 +23,7 @@ import numpy as np
 import tf_keras as keras
 
 import tf_seqattn as sa
+from benchmarks.inference import quartiles
 from benchmarks.runtimes import (
     Program,
     in_litert,
@@ -172,9 +167,6 @@ def measure(name: str, seconds: float) -> dict:
     fastest = np.min([t for name, t in times.items() if name != "packed"], axis=0)
     chosen = [plan.layout == "packed" for plan in report.plans]
 
-    def ratio(dense: np.ndarray) -> list[float]:
-        return np.quantile(dense / times["packed"], [0.5, 0.25, 0.75]).tolist()
-
     return {
         "network": name,
         "block": network.block,
@@ -183,8 +175,8 @@ def measure(name: str, seconds: float) -> dict:
         "min_blocks": network.min_blocks,
         "packed_layers": (sum(chosen), len(chosen)),
         "milliseconds": {n: 1e3 * float(np.median(t)) for n, t in times.items()},
-        "speedup": ratio(times["dense"]),
-        "to_fastest": ratio(fastest),
+        "speedup": quartiles(times["dense"] / times["packed"]),
+        "to_fastest": quartiles(fastest / times["packed"]),
         "bytes": sizes,
     }
 

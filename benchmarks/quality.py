@@ -18,6 +18,7 @@ Every cell is kept in a file, so an interrupted run goes on where it stopped.
 """
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -30,7 +31,7 @@ import tf_seqattn as sa
 from benchmarks.quality_tasks import networks
 from benchmarks.quality_tasks.data import split
 from benchmarks.quality_tasks.fixed_support import FixedSupport
-from benchmarks.quality_tasks.latency import EqualLatency, equal_latency
+from benchmarks.quality_tasks.latency import EqualLatency, equal_latency, measured_once
 from benchmarks.quality_tasks.report import report
 from benchmarks.quality_tasks.tasks import (
     TASKS,
@@ -138,11 +139,10 @@ def measure_latencies(folder: pathlib.Path) -> dict[tuple, EqualLatency]:
     for name, task in TASKS.items():
         for sparsity, block in task.cells:
             cell = Cell(name, "narrow_fast", sparsity, block, 0, 1.0)
-            file = latency_file(cell, folder)
-            if not file.exists():
-                print(f"Timing {name}, {sparsity:.0%}, {block} x {block}", flush=True)
-                write_json(file, equal_latency(task, sparsity, block)._asdict())
-            found[name, sparsity, block] = EqualLatency(**json.loads(file.read_text()))
+            found[name, sparsity, block] = measured_once(
+                latency_file(cell, folder),
+                functools.partial(equal_latency, task, sparsity, block),
+            )
     return found
 
 

@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import pathlib
 from collections.abc import Callable
 
 import numpy as np
@@ -33,7 +32,7 @@ def onnx_of(path: str | os.PathLike[str]) -> bytes:
     import tf2onnx
 
     # The newest operators that both runtimes read.
-    model, _ = tf2onnx.convert.from_tflite(str(pathlib.Path(path)), opset=17)
+    model, _ = tf2onnx.convert.from_tflite(os.fspath(path), opset=17)
     # tf2onnx leaves an exact GELU as it is. Both runtimes know it by another name.
     for node in model.graph.node:
         if node.op_type == "TFL_GELU":

@@ -35,8 +35,9 @@ import tf_keras as keras
 import tf_seqattn as sa
 from benchmarks.quality_tasks import images as image_tasks
 from benchmarks.quality_tasks.latency import (
-    EqualLatency,
     compare_latency,
+    measured_once,
+    medians,
     tflite_of,
 )
 from benchmarks.quality_tasks.tasks import repeated_batches, run_missing, start
@@ -44,8 +45,6 @@ from benchmarks.quality_tasks.tuning import Factors, best_factors
 from tf_seqattn.experiments.markdown_table import markdown_table
 from tf_seqattn.experiments.mean_and_error import mean_and_error_text
 from tf_seqattn.files import write_json, write_whole
-from tf_seqattn.inference import litert
-from tf_seqattn.inference.latency import time_in_turns
 from tf_seqattn.keras_api import register
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -262,14 +261,13 @@ def run_cell(cell: Cell, folder: pathlib.Path) -> None:
 
 def measure_width(cell: Cell, folder: pathlib.Path) -> None:
     """Finds the width at which a dense network takes as long as that of a cell."""
-    file = latency_file(cell.task, folder)
-    if file.exists():
-        return
     task = TASKS[cell.task]
     images, *_ = image_tasks.load(task.data)
     pruned = cell.file(folder).with_suffix(".tflite").read_bytes()
-    found: EqualLatency = compare_latency(pruned, task.build, images[:1])
-    write_json(file, found._asdict())
+    measured_once(
+        latency_file(cell.task, folder),
+        lambda: compare_latency(pruned, task.build, images[:1]),
+    )
 
 
 def latencies(cells: list[Cell], folder: pathlib.Path) -> dict[tuple[str, str], float]:
@@ -282,12 +280,8 @@ def latencies(cells: list[Cell], folder: pathlib.Path) -> dict[tuple[str, str], 
             for cell in cells
             if cell.task == name and cell.arm != AT_ONCE
         }
-        calls = {
-            arm: litert.interpreter(file, [images[:1]]).invoke
-            for arm, file in files.items()
-        }
-        for arm, times in time_in_turns(calls, seconds=3.0).items():
-            found[name, arm] = 1e6 * float(np.median(times))
+        for arm, time in medians(files, images[:1]).items():
+            found[name, arm] = time
     return found
 
 

@@ -1,5 +1,6 @@
 """How wide a dense network is that takes as long as a pruned one, on this machine."""
 
+import json
 import pathlib
 import tempfile
 from collections.abc import Callable
@@ -12,8 +13,8 @@ import tf_seqattn as sa
 from benchmarks.quality_tasks.data import split
 from benchmarks.quality_tasks.fixed_support import FixedSupport
 from benchmarks.quality_tasks.tasks import Task
-from tf_seqattn.inference import litert
-from tf_seqattn.inference.latency import time_in_turns
+from tf_seqattn.comparison.files import time_files
+from tf_seqattn.files import write_json
 
 # Rows of a call.
 BATCH = 64
@@ -61,6 +62,22 @@ def tflite_of(model: keras.Model, rows: np.ndarray) -> bytes:
         return path.read_bytes()
 
 
+def medians(files: dict[str, bytes], rows: np.ndarray) -> dict[str, float]:
+    """Microseconds of a call of each TFLite file, timed in turns on one thread."""
+    named = {name: (file, None) for name, file in files.items()}
+    timed = time_files(named, rows, num_threads=1, seconds=_SECONDS)
+    return {name: latency.median for name, latency in timed.items()}
+
+
+def measured_once(
+    file: pathlib.Path, measure: Callable[[], EqualLatency]
+) -> EqualLatency:
+    """What a file holds; if it is missing, it is measured and written first."""
+    if not file.exists():
+        write_json(file, measure()._asdict())
+    return EqualLatency(**json.loads(file.read_text()))
+
+
 def _without_blocks(task: Task, sparsity: float, block_size: int) -> keras.Model:
     """The network of a task, its random weights without random blocks."""
     model = task.network()
@@ -82,9 +99,7 @@ def compare_latency(
     """
     files = {str(share): tflite_of(build(share), rows) for share in _SHARES}
     files["pruned"] = pruned
-    calls = {name: litert.interpreter(f, [rows]).invoke for name, f in files.items()}
-    taken = time_in_turns(calls, _SECONDS)
-    median = {name: 1e6 * float(np.median(times)) for name, times in taken.items()}
+    median = medians(files, rows)
     dense = np.array([median[str(share)] for share in _SHARES])
     share = share_as_fast(np.array(_SHARES), dense, median["pruned"])
     return EqualLatency(float(dense[-1]), median["pruned"], share)

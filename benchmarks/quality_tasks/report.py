@@ -85,7 +85,7 @@ def interval(differences: np.ndarray) -> tuple[float, float]:
 
 
 def _losses(losses: dict[str, np.ndarray], columns: Sequence[Column]) -> str:
-    titles = ["log loss", *(f"{n}, {s:.0%}, {b} x {b}" for n, s, b in columns)]
+    titles = ["log loss", *map(_name, columns)]
     rows = []
     for arm, found in losses.items():
         rows.append([title(arm), *map(mean_and_error_text, found)])
@@ -132,16 +132,22 @@ def _factors(factors: Mapping[tuple[str, str], float], arms: Sequence[str]) -> s
     return markdown_table(["task", *map(title, arms)], rows)
 
 
+def _name(column: Column) -> str:
+    """What a table or a picture calls a column."""
+    task, sparsity, block = column
+    return f"{task}, {sparsity:.0%}, {block} x {block}"
+
+
 def _latencies(latencies: Mapping[Column, EqualLatency]) -> str:
     rows = [
         [
-            f"{name}, {sparsity:.0%}, {block} x {block}",
+            _name(column),
             f"{found.dense:.0f}",
             f"{found.pruned:.0f}",
             f"{found.dense / found.pruned:.2f}",
             f"{found.share:.0%}",
         ]
-        for (name, sparsity, block), found in latencies.items()
+        for column, found in latencies.items()
     ]
     titles = ["cell", "dense, us", "pruned, us", "ratio", "width of dense, as fast"]
     return markdown_table(titles, rows)
@@ -169,7 +175,7 @@ def _draw(
             zorder=3 if arm == _OURS else 2,
         )
     axes.axvline(0, color=colour("gradual"), label=title("gradual"))
-    axes.set_yticks(places, [f"{n}, {s:.0%}, {b} x {b}" for n, s, b in columns])
+    axes.set_yticks(places, [_name(column) for column in columns])
     axes.set_xlim(-35, 60)
     axes.set_xlabel("log loss, % above gradual magnitude (left is better)")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)

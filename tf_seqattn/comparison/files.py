@@ -96,7 +96,7 @@ def predictor(file: bytes, names: Sequence[str]) -> Callable[[Any], Any]:
 
 
 def time_files(
-    files: dict[str, tuple[bytes, Sequence[str]]],
+    files: Mapping[str, tuple[bytes, Sequence[str] | None]],
     inputs: Any,
     num_threads: int,
     seconds: float,
@@ -104,14 +104,18 @@ def time_files(
     """Times files in turns on the same batch.
 
     Args:
-      files: each file and the names of its inputs, by name.
+      files: each file and the names of its inputs, by name. None in place of these is
+        the order of the file.
       inputs: one batch.
       num_threads: of the runtime.
       seconds: how long to go on, in all.
     """
     calls = {
         name: litert.interpreter(
-            file, in_order(inputs, names), num_threads=num_threads, input_names=names
+            file,
+            in_order(inputs, names or []),
+            num_threads=num_threads,
+            input_names=names,
         ).invoke
         for name, (file, names) in files.items()
     }

@@ -168,7 +168,7 @@ def _convert(
     quantization: str | None,
     batches: list[list[np.ndarray]],
     original: Any,
-    in_loop: bool = False,
+    in_loop: bool,
 ) -> bytes:
     """The content of a TFLite file, made in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder, _without_notes_on_gradients():
@@ -211,10 +211,11 @@ def _converter(
     # of Keras 3 constant, so that is done here.
     specs = input_specs(original)
     with unrolled(model), fastest_form(model, quantization):
-        serving = serving_function(model, specs)
         if in_loop:
             compute = by_samples(lambda *sample: flat_outputs(model, sample), specs)
             serving = tf.function(compute, input_signature=signature_of(specs))
+        else:
+            serving = serving_function(model, specs)
         frozen = convert_variables_to_constants_v2(serving.get_concrete_function())
     module = tf.Module()
 
