@@ -46,6 +46,8 @@ _ACTIVATIONS = {
 
 # What ranks the blocks of `SoftmaxAttention`, and the power of the norm in it.
 _NORM_POWERS = {"attention": 0.0, "effective": 1.0}
+# By default, of a matrix and of a kernel of more dimensions.
+_OF_MATRICES, _OF_OTHERS = 0.125, 1.0
 
 
 class Importance(abc.ABC):
@@ -140,7 +142,7 @@ class Importance(abc.ABC):
 class SoftmaxAttention(Importance):
     """One trainable logit per block, softmax over the blocks (section 3).
 
-    The attention multiplies the block in the forward pass and, with a root of the
+    The attention multiplies the block in the forward pass and, with a power of the
     block's norm, ranks it when blocks must go. `SoftmaxAttention.paper()` ranks by the
     attention alone. It is 1 everywhere at the start, so wrapping a trained layer
     does not change what it computes.
@@ -152,7 +154,9 @@ class SoftmaxAttention(Importance):
       rank: what ranks a block: a float `p` in [0, 1] for `attention * norm ** p`, with
         its Frobenius norm; "effective", the norm of what the layer computes with, is
         1, and "attention" alone, as in the paper, is 0. A small power lets a slight
-        attention decide, which disturbs the training less than a strong one.
+        attention decide, which disturbs the training less than a strong one. None is
+        0.125 for kernels that are matrices, and 1 for those of more dimensions, such
+        as a convolution's or a projection of attention.
       clip: "density" clips the attention to `[d, 1 / d]`, `d = 1 - target sparsity`
         (appendix C.1, which prints `[n d, n / d]`: that is read here as bounds on the
         mean-1 attention, the reading taken throughout); a pair of floats gives
@@ -183,7 +187,7 @@ class SoftmaxAttention(Importance):
         clip: str | tuple[float, float] | None = "density",
         l1: float = 0.0,
         l2: float = 0.0,
-        rank: str | float = 0.125,
+        rank: str | float | None = None,
         logit_rate: float | None = 0.5,
     ) -> None:
         if logit_rate is not None and not 0.0 < logit_rate < math.inf:
@@ -192,10 +196,11 @@ class SoftmaxAttention(Importance):
                 f"optimizer. Received: logit_rate={logit_rate!r}"
             )
         norm_power = _NORM_POWERS.get(rank) if isinstance(rank, str) else rank
-        if not isinstance(norm_power, int | float) or not 0.0 <= norm_power <= 1.0:
+        is_power = isinstance(norm_power, int | float) and 0.0 <= norm_power <= 1.0
+        if rank is not None and not is_power:
             raise ValueError(
-                f"`rank` must be one of {sorted(_NORM_POWERS)} or the power of the "
-                f"norm, a float in [0, 1]. Received: rank={rank!r}"
+                f"`rank` must be one of {sorted(_NORM_POWERS)}, the power of the norm, "
+                f"a float in [0, 1], or None. Received: rank={rank!r}"
             )
         if activation not in _ACTIVATIONS:
             raise ValueError(
@@ -253,8 +258,11 @@ class SoftmaxAttention(Importance):
     ) -> tf.Tensor:
         attention = self.attention(logits)
         norms = blocks.block_norms(kernel, grid)
-        if self._norm_power:
-            return tf.abs(attention) * tf.pow(norms, self._norm_power)
+        power = self._norm_power
+        if power is None:
+            power = _OF_MATRICES if len(grid.kernel_shape) == 2 else _OF_OTHERS
+        if power:
+            return tf.abs(attention) * tf.pow(norms, power)
         # Untrained logits rank nothing; the blocks' norms then do.
         untrained = tf.reduce_all(logits == tf.reshape(logits, [-1])[0])
         return tf.where(untrained, norms, attention)
