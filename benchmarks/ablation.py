@@ -80,6 +80,9 @@ RECIPES = {
     "ranked by attention times the whole norm": Recipe(
         DEFAULT, "recommended", _ours(rank="effective")
     ),
+    "ranked by the eighth root of the norm in every kernel": Recipe(
+        DEFAULT, "recommended", _ours(rank=0.125)
+    ),
     "logits twice as fast": Recipe(DEFAULT, "recommended", _ours(logit_rate=1.0)),
     "logits moved by the optimizer": Recipe(
         DEFAULT, "recommended", _ours(logit_rate=None)
