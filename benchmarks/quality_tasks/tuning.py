@@ -69,6 +69,7 @@ def best_factors(
     first: Sequence[Any],
     run: Callable[[list[Any]], list[dict]],
     scales: Sequence[float] = (0.25, 0.5, 2.0, 4.0),
+    more_seeds: Sequence[int] = (),
 ) -> Factors:
     """The factors with the lowest loss, around which all of `scales` are worse.
 
@@ -79,6 +80,8 @@ def best_factors(
       first: the trials to begin with, of each task and arm at several factors.
       run: trains cells and returns a result with a `loss` for each.
       scales: of the best factor, at which there must be trials.
+      more_seeds: on which the two best factors are then tried, too. The better of the
+        two over all seeds is chosen.
     """
     cells = list(first)
     losses = [result["loss"] for result in run(cells)]
@@ -86,4 +89,15 @@ def best_factors(
         losses += [result["loss"] for result in run(missing)]
         cells += missing
     found = trial_losses(cells, losses)
+    if more_seeds:
+        best = {key: sorted(t, key=t.__getitem__)[:2] for key, t in found.items()}
+        again = [
+            cell._replace(factor=factor, seed=seed)
+            for key, cell in {(cell.task, cell.arm): cell for cell in cells}.items()
+            for factor in best[key]
+            for seed in more_seeds
+        ]
+        losses += [result["loss"] for result in run(again)]
+        both = trial_losses(cells + again, losses)
+        found = {key: {f: both[key][f] for f in two} for key, two in best.items()}
     return {key: min(trials, key=trials.__getitem__) for key, trials in found.items()}
