@@ -5,9 +5,9 @@ models, a transformer and an LSTM; Adam, SGD and Adagrad; 300 to 4,000 steps. Tw
 tasks were held back from every choice of the default recipe: see `HELD_BACK`. All arms
 have the same data, steps and batches. The learning rate of each arm is halved and
 doubled for each task until the two rates on either side of the best are worse, in the
-task's sparsest cell, by the mean of two seeds that are not reported. Where trainings are
-short, the two best rates are then tried on two more seeds. The last fifth of the rows is
-held out.
+task's sparsest cell, by the mean of two seeds that are not reported. Where trainings
+are short, the two best rates are then tried on two more seeds. The last fifth of the
+rows is held out.
 
 Two dense networks are narrower: one has as many weights as the pruned ones keep, one
 takes as long on this machine as a pruned one that is packed. That is measured first, so
