@@ -82,6 +82,17 @@ def best_factors(
       scales: of the best factor, at which there must be trials.
       more_seeds: on which the two best factors are then tried, too. The better of the
         two over all seeds is chosen.
+
+    Example:
+
+    >>> from typing import NamedTuple
+    >>> Cell = NamedTuple("Cell", task=str, arm=str, seed=int, factor=float)
+    >>> def run(cells):  # on the seed 101 large factors are bad
+    ...     return [{"loss": abs(c.factor - 2) + 3 * c.factor * (c.seed == 101)}
+    ...             for c in cells]
+    >>> first = [Cell("films", "narrow", 100, 1.0)]
+    >>> best_factors(first, run), best_factors(first, run, more_seeds=[101])
+    ({('films', 'narrow'): 2.0}, {('films', 'narrow'): 1.0})
     """
     cells = list(first)
     losses = [result["loss"] for result in run(cells)]
