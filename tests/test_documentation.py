@@ -85,6 +85,7 @@ SECTIONS = {
     "README.md": {"speed"},
     "results.md": {"quality", "break_even", "networks"},
     "which_algorithm.md": {"choices"},
+    "block_size.md": {"break_even"},
 }
 
 

@@ -19,6 +19,7 @@ PAGES = (
     ROOT / "README.md",
     ROOT / "docs" / "results.md",
     ROOT / "docs" / "questions" / "which_algorithm.md",
+    ROOT / "docs" / "questions" / "block_size.md",
 )
 _SECTION = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
 
