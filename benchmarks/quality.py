@@ -224,7 +224,16 @@ def main() -> None:
     if options.arms != list(ARMS):
         command += f" --arms {' '.join(options.arms)}"
     picture = RESULTS / "quality.png"
-    text = report(results, columns, HELD_BACK, factors, latencies, command, picture)
+    text = report(
+        results,
+        columns,
+        HELD_BACK,
+        LONG_TRAININGS,
+        factors,
+        latencies,
+        command,
+        picture,
+    )
     write_whole(RESULTS / "quality.md", text)
     write_json(RESULTS / "quality.json", results)
     print(text)

@@ -3,7 +3,7 @@
 import collections
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -126,8 +126,11 @@ def _ranks(losses: dict[str, np.ndarray]) -> str:
     )
 
 
-def _factors(factors: Mapping[tuple[str, str], float], arms: Sequence[str]) -> str:
-    tasks = dict.fromkeys(task for task, _ in factors)
+def _factors(
+    factors: Mapping[tuple[str, str], float],
+    tasks: Iterable[str],
+    arms: Sequence[str],
+) -> str:
     rows = [[task, *(f"{factors[task, arm]:g}" for arm in arms)] for task in tasks]
     return markdown_table(["task", *map(title, arms)], rows)
 
@@ -187,6 +190,7 @@ def report(
     results: Sequence[dict],
     columns: Sequence[Column],
     held_back: Sequence[str],
+    tuned_on_two: Sequence[str],
     factors: Mapping[tuple[str, str], float],
     latencies: Mapping[Column, EqualLatency],
     command: str,
@@ -199,6 +203,7 @@ def report(
         `loss`.
       columns: of the table.
       held_back: tasks on which nothing was chosen.
+      tuned_on_two: tasks whose rates were chosen on two seeds alone.
       factors: of the learning rate, for each task and arm.
       latencies: of each column.
       command: that gives these results.
@@ -213,11 +218,13 @@ def report(
         f"`{command}` on {os.cpu_count()} cores, {seeds} seeds. All arms have the same "
         "steps and batches. The learning rate of each arm was chosen for each task "
         "by doubling and halving, until the two rates on either side of the best were "
-        "worse, by the mean of two seeds that are not reported. In all tasks but the "
-        "long training and the sequence models the two best rates were then tried on "
-        "two more. Nothing else was tuned. SequentialAttention++ and ACDC have the "
-        "paper's phases for ImageNet. "
-        "Errors are standard errors; differences are taken seed by seed.\n\n"
+        "worse, by the mean of two seeds that are not reported. In all tasks but "
+        f"{'; '.join(tuned_on_two)} the two best rates were then tried on two more. "
+        "Nothing else was tuned. SequentialAttention++ and ACDC have the paper's "
+        "phases for ImageNet. Errors are standard errors; differences are taken seed "
+        "by seed. The intervals of ranks resample the cells as if they had nothing in "
+        "common. Those of one task share data and network, so they are too narrow."
+        "\n\n"
         f"![Losses]({picture.name})\n\n"
         f"## All {len(columns)} cells\n\n{_ranks(losses)}\n"
         f"## The tasks that were held back: {', '.join(held_back)}\n\n"
@@ -229,5 +236,5 @@ def report(
         "share of the width at which a dense network takes as long: the arm "
         f"`{title('narrow_fast')}`.\n\n{_latencies(latencies)}\n"
         "## Learning rates: factors of the task's own\n\n"
-        f"{_factors(factors, list(losses))}"
+        f"{_factors(factors, dict.fromkeys(c[0] for c in columns), list(losses))}"
     )

@@ -35,6 +35,27 @@ def trial_losses(
     }
 
 
+def trials_at(
+    cells: Sequence[Any],
+    factors: dict[tuple[str, str], list[float]],
+    seeds: Sequence[int],
+) -> list[Any]:
+    """Trials of each task and arm at some factors and seeds.
+
+    Args:
+      cells: of earlier trials.
+      factors: for each task and arm.
+      seeds: of the weights and the order of the rows.
+    """
+    examples = {(cell.task, cell.arm): cell for cell in cells}
+    return [
+        examples[key]._replace(factor=factor, seed=seed)
+        for key, wanted in factors.items()
+        for factor in wanted
+        for seed in seeds
+    ]
+
+
 def untried(
     cells: Sequence[Any], losses: Sequence[float], scales: Sequence[float]
 ) -> list[Any]:
@@ -53,16 +74,11 @@ def untried(
     >>> [cell.factor for cell in untried(cells, [0.6, 0.5], scales=(0.5, 2.0))]
     [4.0]
     """
-    tried = trial_losses(cells, losses)
-    seeds = dict.fromkeys(cell.seed for cell in cells)
-    return [
-        cell._replace(factor=scale * best, seed=seed)
-        for key, cell in {(cell.task, cell.arm): cell for cell in cells}.items()
-        for best in [min(tried[key], key=tried[key].__getitem__)]
-        for scale in scales
-        if scale * best not in tried[key]
-        for seed in seeds
-    ]
+    wanted = {}
+    for key, tried in trial_losses(cells, losses).items():
+        best = min(tried, key=tried.__getitem__)
+        wanted[key] = [scale * best for scale in scales if scale * best not in tried]
+    return trials_at(cells, wanted, list(dict.fromkeys(cell.seed for cell in cells)))
 
 
 def best_factors(
@@ -99,16 +115,11 @@ def best_factors(
     while missing := untried(cells, losses, scales):
         losses += [result["loss"] for result in run(missing)]
         cells += missing
-    found = trial_losses(cells, losses)
-    if more_seeds:
-        best = {key: sorted(t, key=t.__getitem__)[:2] for key, t in found.items()}
-        again = [
-            cell._replace(factor=factor, seed=seed)
-            for key, cell in {(cell.task, cell.arm): cell for cell in cells}.items()
-            for factor in best[key]
-            for seed in more_seeds
-        ]
-        losses += [result["loss"] for result in run(again)]
-        both = trial_losses(cells + again, losses)
-        found = {key: {f: both[key][f] for f in two} for key, two in best.items()}
-    return {key: min(trials, key=trials.__getitem__) for key, trials in found.items()}
+    best = {
+        key: sorted(trials, key=trials.__getitem__)[:2]
+        for key, trials in trial_losses(cells, losses).items()
+    }
+    again = trials_at(cells, best, more_seeds)
+    losses += [result["loss"] for result in run(again)] if again else []
+    found = trial_losses(cells + again, losses)
+    return {key: min(two, key=found[key].__getitem__) for key, two in best.items()}

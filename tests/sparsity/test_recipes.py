@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 import tf_seqattn as sa
+from tf_seqattn.keras_api import stored
 from tf_seqattn.kernels.blocks import BlockGrid
 
 
@@ -124,6 +125,37 @@ def test_blocks_are_ranked_by_attention_times_a_power_of_the_norm(rank, shape, p
         kernel.reshape(2, 2, 3, 2).transpose(0, 2, 1, 3).reshape(2, 3, 4), axis=2
     )
     np.testing.assert_allclose(scores, attention * norms**power, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "shape", "rank"),
+    [
+        ("Dense", (8,), (None, 8), 0.125),
+        ("LSTM", (8,), (None, 3, 8), 0.125),
+        ("Conv2D", (8, 1), (None, 4, 4, 8), "effective"),
+        ("EinsumDense", ("abc,cde->abde", (None, 2, 4)), (None, 3, 8), "effective"),
+    ],
+)
+def test_the_default_ranks_the_kernels_of_layers_by_their_dimensions(
+    keras, kind, arguments, shape, rank
+):
+    layer = getattr(keras.layers, kind)(*arguments)
+    layer.build(shape)
+    schedule = sa.SequentialAttentionSchedule(0.5, 100)
+    wrapped = sa.PrunableLayer(layer, schedule, block_size=(2, 2))
+    pruned = wrapped.pruned_kernels[0]
+    logits = np.random.default_rng(0).normal(size=pruned.grid.shape).astype("float32")
+    kernel = tf.convert_to_tensor(stored(pruned.kernel.variable))
+    default, chosen, other = (
+        importance.scores(kernel, tf.constant(logits), pruned.grid)
+        for importance in (
+            wrapped.importance,
+            sa.SoftmaxAttention(rank=rank),
+            sa.SoftmaxAttention(rank=0.125 if rank == "effective" else "effective"),
+        )
+    )
+    np.testing.assert_array_equal(default, chosen)
+    assert not np.allclose(default, other)
 
 
 @pytest.mark.parametrize("rank", ["norm", -0.1, 1.5, float("nan")], ids=repr)
