@@ -55,8 +55,9 @@ def test_a_line_between_opposite_networks_has_a_barrier():
     assert barrier(errors_between(model, right, right, rows, labels)) == 0
 
 
-def made(setting, density, error, line=0.0, cka=1.0):
+def made(setting, density, error, line=0.0, cka=1.0, network=0):
     return {
+        "network": network,
         "method": "magnitude",
         "knob": "epochs",
         "setting": setting,
@@ -91,6 +92,28 @@ def test_the_rule_is_scored_on_the_held_out_densities():
     }
 
 
+def test_the_page_counts_networks_and_averages_cells(tmp_path):
+    results = []
+    for network, worse in ((0, 0.0), (1, 0.1)):
+        for setting, error in ((1, 0.1), (2, 0.2)):
+            # The measures choose setting 2, the densest error and hindsight 1.
+            results += [
+                made(setting, 0.1, error + worse, line=0.02 * network, network=network),
+                made(setting, 0.5, error / 10, network=network),
+            ]
+            results[-2]["cka"] = error
+    (first, *_) = regime_map.average(results)
+    assert first["error"] == pytest.approx(0.15)
+    assert first["errors"] == pytest.approx([0.1, 0.2])
+    assert first["barrier"] == pytest.approx(0.01)
+    text = regime_map.report(results, 2, "command", tmp_path / "p.png")
+    assert "2 networks at each temperature" in text
+    # Seeds 0 and 1: 20 and 30 by the measures, 10 and 20 by the others.
+    assert "25.0 ± 5.0 | 15.0 ± 5.0 | 15.0 ± 5.0 |" in text
+    # Only the second network is not connected, at both settings of density .1.
+    assert "| magnitude, epochs | 2 |" in text
+
+
 def few_digits():
     digits = load_digits()
     return digits._replace(
@@ -100,7 +123,7 @@ def few_digits():
 
 def test_pruned_weights_keep_the_blocks_of_most_importance():
     few = few_digits()
-    dense = regimes.train_dense("magnitude", "epochs", 1, few)
+    dense = regimes.train_dense("magnitude", "epochs", 1, few, seed=0)
     sparse = regimes.pruned_weights(dense, 0.1)
     denser = regimes.pruned_weights(dense, 0.5)
     kernel = denser[0].reshape(16, 4, 32, 4)
@@ -119,8 +142,11 @@ def test_the_study_from_its_command_and_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(regimes, "DENSITIES", (0.05, 0.5))
     monkeypatch.setattr(regimes, "_RETRAINING", 3)
     arguments = ["regimes", "--output", str(tmp_path), "--seeds", "2"]
+    arguments += ["--networks", "2"]
     results = command.main(arguments)
-    assert len(results) == 2
+    assert [r["network"] for r in results] == [0, 0, 1, 1]
+    # The networks differ.
+    assert results[0]["errors"] != results[2]["errors"]
     sparse, dense = results[0], results[1]
     assert (sparse["density"], dense["density"]) == (0.05, 0.5)
     assert sparse["error"] > dense["error"]

@@ -40,6 +40,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="what makes the training before pruning hot or cold",
     )
     study.add_argument(
+        "--networks",
+        type=command_line.integer(2),
+        default=3,
+        help="trained at each temperature; each of them is pruned",
+    )
+    study.add_argument(
         "--seeds", type=command_line.integer(2), default=3, help="of each retraining"
     )
     return parser.parse_args(arguments)
@@ -58,11 +64,15 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     results_folder = options.results or options.output
     options.output.mkdir(parents=True, exist_ok=True)
     results_folder.mkdir(parents=True, exist_ok=True)
-    number = len(regimes.METHODS) * len(regimes.DENSITIES)
+    number = len(regimes.METHODS) * len(regimes.DENSITIES) * options.networks
     number *= sum(len(regimes.TEMPERATURES[knob]) for knob in options.temperature)
     with progress_bar(number, "cells", "Regimes") as bar:
         results = regimes.run(
-            options.output, options.seeds, options.temperature, lambda: bar.update(1)
+            options.output,
+            options.seeds,
+            options.networks,
+            options.temperature,
+            lambda: bar.update(1),
         )
     picture = results_folder / "regimes.png"
     regime_map.draw(results, picture)

@@ -1,6 +1,6 @@
 """The three regimes of pruning (arXiv 2305.18383), on the small digits.
 
-A network is trained at a temperature: few epochs or small batches are hot. Then it is
+Networks are trained at a temperature: few epochs or small batches are hot. Then each is
 pruned once to a density and trained again in several orders of the rows. Whether the
 results are connected by a line of low error, and whether their outputs are alike, says
 in which regime the training was (`rule.py`).
@@ -46,19 +46,20 @@ class Cell(NamedTuple):
       knob: of `TEMPERATURES`.
       setting: of that knob.
       density: share of the blocks that stay.
+      network: seed of the network that is pruned.
     """
 
     method: str
     knob: str
     setting: int
     density: float
+    network: int
 
     def file(self, folder: pathlib.Path, seeds: int) -> pathlib.Path:
         """Where its result is kept."""
         method = self.method.replace(" ", "_")
-        return folder / (
-            f"{method}_{self.knob}_{self.setting}_{self.density:g}_{seeds}.json"
-        )
+        place = f"{self.knob}_{self.setting}_{self.density:g}_{self.network}"
+        return folder / f"{method}_{place}_{seeds}.json"
 
 
 def make_network() -> keras.Model:
@@ -84,7 +85,7 @@ class _Hidden(sa.PruningPolicy):
 
 
 def train_dense(
-    method: str, knob: str, setting: int, digits: Digits, seed: int = 0
+    method: str, knob: str, setting: int, digits: Digits, seed: int
 ) -> keras.Model:
     """Trains a network at a temperature, ready to be pruned.
 
@@ -239,12 +240,15 @@ def measure(
     }
 
 
-def run(folder: pathlib.Path, seeds: int, knobs: Sequence[str], on_cell) -> list[dict]:
+def run(
+    folder: pathlib.Path, seeds: int, networks: int, knobs: Sequence[str], on_cell
+) -> list[dict]:
     """Measures all cells that are missing in a folder.
 
     Args:
       folder: for a file of each cell.
-      seeds: of each cell.
+      seeds: retrainings of each cell.
+      networks: trained at each temperature.
       knobs: of `TEMPERATURES`.
       on_cell: called after each cell.
 
@@ -255,13 +259,13 @@ def run(folder: pathlib.Path, seeds: int, knobs: Sequence[str], on_cell) -> list
     retraining = Retraining(digits)
     results = []
     for method, knob in itertools.product(METHODS, knobs):
-        for setting in TEMPERATURES[knob]:
+        for setting, network in itertools.product(TEMPERATURES[knob], range(networks)):
             dense = None
             for density in DENSITIES:
-                cell = Cell(method, knob, setting, density)
+                cell = Cell(method, knob, setting, density, network)
                 path = cell.file(folder, seeds)
                 if not path.exists():
-                    dense = dense or train_dense(method, knob, setting, digits)
+                    dense = dense or train_dense(method, knob, setting, digits, network)
                     write_json(path, measure(cell, dense, retraining, seeds))
                 results.append(json.loads(path.read_text()))
                 on_cell()

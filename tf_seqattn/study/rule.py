@@ -47,7 +47,7 @@ def score_rule(results: Sequence[dict]) -> dict[str, int]:
     higher one.
 
     Args:
-      results: of one method and one knob.
+      results: of one method, one knob and one network.
 
     Returns:
       Counts: `right`, `wrong`, `equal`; and `colder_right` and `colder_wrong` for the
