@@ -51,7 +51,8 @@ def _networks(part: Sequence[dict]) -> list[list[dict]]:
 def draw(results: Sequence[dict], path: pathlib.Path) -> None:
     """Draws a map for each method and knob, with the test error in each cell.
 
-    A cell shows the means of its networks. The regimes differ in their letters too, so that the picture is legible in grey.
+    A cell shows the means of its networks. The regimes differ in their letters too, so
+    that the picture is legible in grey.
     """
     parts = {key: average(part) for key, part in _parts(results).items()}
     figure, every = plt.subplots(
