@@ -7,7 +7,14 @@ import tf_keras as keras
 
 import tf_seqattn as sa
 from tests.inference.conftest import set_block_sparse
-from tf_seqattn.inference import flatbuffer, litert, sample_loop, tflite
+from tf_seqattn.inference import (
+    flatbuffer,
+    latency,
+    litert,
+    packed_model,
+    sample_loop,
+    tflite,
+)
 from tf_seqattn.inference.packed_model import pack_with_plans
 from tf_seqattn.inference.sample_loop import by_samples, is_faster_by_samples
 
@@ -78,6 +85,39 @@ def test_the_file_gives_the_outputs_of_keras(keras, looping, tmp_path, quantizat
         size = np.abs(expected[0]).max()
         np.testing.assert_allclose(scores, expected[0], atol=tolerance * size)
         np.testing.assert_array_equal(best, expected[1])
+
+
+@pytest.mark.parametrize("whole, looped", [(2.0, 1.0), (1.0, 2.0)])
+def test_by_choice_both_ways_are_timed(monkeypatch, tmp_path, whole, looped):
+    timed = {}
+
+    def time_files(files, inputs, input_names, num_threads):
+        timed.update({name: "WHILE" in ops(file) for name, file in files.items()})
+        (rows,) = inputs
+        assert rows.shape == (4, 6, 6, 16) and num_threads == 2
+        real = latency.time_files(files, inputs, input_names, num_threads)
+        assert set(real) == {"whole", "looped"}
+        return {"whole": np.full(3, whole), "looped": np.full(3, looped)}
+
+    ops = flatbuffer.operator_names
+    monkeypatch.setattr(tflite, "time_files", time_files)
+    # A layer is packed, however long it takes here.
+    monkeypatch.setattr(packed_model, "measure_speedup", lambda *_: 2.0)
+    path = tmp_path / "model.tflite"
+    report = sa.export_tflite(
+        images(), path, choose="measure", batch_size=4, num_threads=2
+    )
+    assert timed == {"whole": False, "looped": True}
+    assert report.by_samples == ("WHILE" in ops(path.read_bytes())) == (looped < whole)
+
+
+def test_one_row_a_sample_is_not_timed_in_a_loop(monkeypatch, tmp_path):
+    monkeypatch.setattr(tflite, "time_files", None)
+    monkeypatch.setattr(packed_model, "measure_speedup", lambda *_: 2.0)
+    report = sa.export_tflite(
+        perceptron(), tmp_path / "model.tflite", choose="measure", batch_size=4
+    )
+    assert report.plans[0].layout == "packed" and not report.by_samples
 
 
 @pytest.mark.parametrize("quantization", ["dynamic", "int8"])

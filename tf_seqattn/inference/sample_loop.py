@@ -29,6 +29,17 @@ def _seconds(plan: LayerPlan, samples: float, processor: str) -> float:
     return min(dense, cost.packed(plan.pattern, plan.window))
 
 
+def has_many_rows(plans: Sequence[LayerPlan], batch_size: int) -> bool:
+    """Whether a packed product has several rows for each of several samples.
+
+    Args:
+      plans: of all kernels, for batches of that size.
+      batch_size: samples in one call.
+    """
+    packed = [plan for plan in plans if plan.layout == "packed"]
+    return batch_size > 1 and any(plan.samples > batch_size for plan in packed)
+
+
 def is_faster_by_samples(plans: Sequence[LayerPlan], batch_size: int) -> bool:
     """Whether the cost model expects a loop over the samples to be faster.
 

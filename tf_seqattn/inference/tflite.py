@@ -26,10 +26,15 @@ from tf_seqattn.inference.agreement import (
     rows_and_outputs,
     scale,
 )
+from tf_seqattn.inference.latency import time_files
 from tf_seqattn.inference.layer_plan import LayerPlan
 from tf_seqattn.inference.packed_model import pack_with_plans, print_plans, stripped
 from tf_seqattn.inference.precision import fastest_form, set_precision
-from tf_seqattn.inference.sample_loop import by_samples, is_faster_by_samples
+from tf_seqattn.inference.sample_loop import (
+    by_samples,
+    has_many_rows,
+    is_faster_by_samples,
+)
 from tf_seqattn.inference.signatures import (
     CHECKED_SAMPLES,
     flat_outputs,
@@ -354,7 +359,7 @@ def export_tflite(
 
     Where the cost model expects that a batch of `batch_size` takes less time sample by
     sample, as it does for images, the file does so in a loop, and is written for
-    single samples.
+    single samples. With `choose="measure"` both files are timed.
 
     The file takes any batch size, has a signature, and carries the report of its blocks
     as metadata ("tf_seqattn.blocks", JSON). Before it is written, it is run with the
@@ -464,16 +469,31 @@ def _checked_file(
     if layout != "packed":
         return checked(model, [], in_loop=False)
     packed, plans = pack_with_plans(model, *packing)
-    if quantization in _LOOPED and is_graph_model(model):
-        block_size, batch_size, *rest = packing
-        if is_faster_by_samples(plans, batch_size):
-            try:
-                single = pack_with_plans(model, block_size, 1, *rest)
-                return checked(*single, in_loop=True)
-            except (RuntimeError, ValueError) as error:
-                # Samples that depend on one another, or have no fixed sizes.
-                logger.info("%s computes a batch in one go: %s", path, error)
-    return checked(packed, plans, in_loop=False)
+    block_size, batch_size, *rest = packing
+    _, choose, num_threads, _ = rest
+    measures = choose == "measure" and has_many_rows(plans, batch_size)
+    looped = None
+    if (
+        quantization in _LOOPED
+        and is_graph_model(model)
+        and (measures or is_faster_by_samples(plans, batch_size))
+    ):
+        try:
+            single = pack_with_plans(model, block_size, 1, *rest)
+            looped = checked(*single, in_loop=True)
+        except (RuntimeError, ValueError) as error:
+            # Samples that depend on one another, or have no fixed sizes.
+            logger.info("%s computes a batch in one go: %s", path, error)
+    if looped and not measures:
+        return looped
+    whole = checked(packed, plans, in_loop=False)
+    if looped:
+        inputs = [np.resize(rows, (batch_size, *rows.shape[1:])) for rows in batch]
+        pair = {"whole": whole[0], "looped": looped[0]}
+        times = time_files(pair, inputs, names[0], num_threads)
+        if np.median(times["whole"] / times["looped"]) > 1:
+            return looped
+    return whole
 
 
 def _finished(file: bytes, plans: list[LayerPlan], quantization: str | None) -> bytes:
