@@ -6,7 +6,7 @@ import pytest
 
 from tf_seqattn.criteo import grid
 from tf_seqattn.criteo.models.experiment import Arm, pruning_schedule
-from tf_seqattn.sparsity.schedules import Phase
+from tf_seqattn.sparsity.phases import Phase
 
 ARGUMENTS = (
     "--rows 3000 --max-categories 60 --table-size 64 --steps 20 --batch-size 64 "

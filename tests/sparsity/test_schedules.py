@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import tf_seqattn as sa
 from tf_seqattn import tfmot_api
-from tf_seqattn.sparsity.schedules import update_at
+from tf_seqattn.sparsity.phases import update_at
 
 SCHEDULES = [
     sa.SequentialAttentionSchedule.imagenet(0.9, end_step=1000),

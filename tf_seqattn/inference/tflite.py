@@ -489,8 +489,8 @@ def _checked_file(
     whole = checked(packed, plans, in_loop=False)
     if looped:
         inputs = [np.resize(rows, (batch_size, *rows.shape[1:])) for rows in batch]
-        pair = {"whole": whole[0], "looped": looped[0]}
-        times = time_files(pair, inputs, names[0], num_threads)
+        files = {"whole": whole[0], "looped": looped[0]}
+        times = time_files(files, inputs, names[0], num_threads)
         if np.median(times["whole"] / times["looped"]) > 1:
             return looped
     return whole

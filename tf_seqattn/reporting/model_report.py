@@ -12,8 +12,8 @@ from tf_seqattn.keras_api import check_layer
 from tf_seqattn.reporting import page, pictures
 from tf_seqattn.reporting.kernel_blocks import KernelFacts, kernels_of
 from tf_seqattn.sparsity.layer_summary import summary
+from tf_seqattn.sparsity.phases import PruningSchedule
 from tf_seqattn.sparsity.schedule_plot import schedule_figure
-from tf_seqattn.sparsity.schedules import PruningSchedule
 from tf_seqattn.sparsity.wrapper import pruned_layers
 
 _EXPLANATION = (

@@ -30,6 +30,7 @@ from tf_seqattn.sparsity.importance import (
 from tf_seqattn.sparsity.layer_sensitivity import Sensitivity, sensitivity
 from tf_seqattn.sparsity.layer_summary import summary
 from tf_seqattn.sparsity.n_of_m import NofM
+from tf_seqattn.sparsity.phases import Phase, PruningSchedule
 from tf_seqattn.sparsity.policies import MinimumBlocks, PruningPolicy
 from tf_seqattn.sparsity.pruning import prune, prune_scope
 from tf_seqattn.sparsity.pruning_warning import PruningWarning
@@ -38,8 +39,6 @@ from tf_seqattn.sparsity.schedules import (
     ACDCSchedule,
     GradualSchedule,
     OneShotSchedule,
-    Phase,
-    PruningSchedule,
     SequentialAttentionSchedule,
 )
 from tf_seqattn.sparsity.shrinking import shrink

@@ -32,9 +32,7 @@ from tf_seqattn.sparsity import optimizer_reset
 from tf_seqattn.sparsity.after_pruning import keeps_best_weights
 from tf_seqattn.sparsity.channel_units import ChannelUnits
 from tf_seqattn.sparsity.layer_summary import summary
-from tf_seqattn.sparsity.progress import is_pruned_for_good, shortfall
-from tf_seqattn.sparsity.pruning_warning import warn
-from tf_seqattn.sparsity.schedules import (
+from tf_seqattn.sparsity.phases import (
     next_phase_change,
     phase_at,
     phase_changes,
@@ -42,6 +40,8 @@ from tf_seqattn.sparsity.schedules import (
     steps_before_phase,
     update_at,
 )
+from tf_seqattn.sparsity.progress import is_pruned_for_good, shortfall
+from tf_seqattn.sparsity.pruning_warning import warn
 from tf_seqattn.sparsity.wrapper import PrunableLayer, pruned_layers
 from tf_seqattn.tfmot_api import Schedule
 

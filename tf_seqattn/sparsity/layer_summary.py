@@ -18,8 +18,8 @@ from tf_seqattn.keras_api import (
 from tf_seqattn.kernels import layer_kernels
 from tf_seqattn.sparsity.channel_layer import ChannelLayer
 from tf_seqattn.sparsity.channel_savings import channel_savings
+from tf_seqattn.sparsity.phases import final_sparsity, phase_at
 from tf_seqattn.sparsity.policies import MinimumBlocks, PruningPolicy, why_unprunable
-from tf_seqattn.sparsity.schedules import final_sparsity, phase_at
 from tf_seqattn.sparsity.wrapper import PrunableLayer, pruned_layers
 from tf_seqattn.text_table import print_table
 

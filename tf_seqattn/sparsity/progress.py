@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tf_seqattn.kernels.blocks import entry_sparsity
-from tf_seqattn.sparsity.schedules import end_step, final_sparsity, next_phase_change
+from tf_seqattn.sparsity.phases import end_step, final_sparsity, next_phase_change
 from tf_seqattn.sparsity.wrapper import PrunableLayer
 
 

@@ -16,8 +16,8 @@ from tf_seqattn.keras_api import Callback, Logs, Model, keras_of, stored
 from tf_seqattn.kernels.blocks import entry_sparsity
 from tf_seqattn.sparsity.callbacks import check_prunable
 from tf_seqattn.sparsity.importance import attention_entropy
+from tf_seqattn.sparsity.phases import Phase, PruningSchedule, phase_at
 from tf_seqattn.sparsity.schedule_plot import picture, schedule_picture
-from tf_seqattn.sparsity.schedules import Phase, PruningSchedule, phase_at
 from tf_seqattn.sparsity.support import support_churn
 from tf_seqattn.sparsity.wrapper import PrunableLayer, PrunedKernel, pruned_layers
 

@@ -45,15 +45,15 @@ from tf_seqattn.sparsity.importance import (
     SoftmaxAttention,
 )
 from tf_seqattn.sparsity.n_of_m import NofM
-from tf_seqattn.sparsity.policies import why_too_small, why_unprunable
-from tf_seqattn.sparsity.schedules import (
+from tf_seqattn.sparsity.phases import (
     PruningSchedule,
-    SequentialAttentionSchedule,
     end_step,
     final_sparsity,
     revised_until,
     update_at,
 )
+from tf_seqattn.sparsity.policies import why_too_small, why_unprunable
+from tf_seqattn.sparsity.schedules import SequentialAttentionSchedule
 from tf_seqattn.tfmot_api import Schedule
 
 logger = logging.getLogger("tf_seqattn")

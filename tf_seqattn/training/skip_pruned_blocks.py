@@ -18,8 +18,8 @@ from tf_seqattn.inference.packed_layers import PackedLayer, positions_of
 from tf_seqattn.inference.packed_model import print_plans
 from tf_seqattn.keras_api import Logs, Model, Optimizer, TrainFunction
 from tf_seqattn.sparsity.callbacks import UpdatePruningStep
+from tf_seqattn.sparsity.phases import Phase, next_phase_change, phase_at
 from tf_seqattn.sparsity.pruning_warning import warn
-from tf_seqattn.sparsity.schedules import Phase, next_phase_change, phase_at
 from tf_seqattn.sparsity.wrapper import PrunableLayer, PrunedKernel
 from tf_seqattn.training.kept_blocks import take_blocks
 
