@@ -27,7 +27,7 @@ WRONG = {
     command_line.seed: ("-1", str(2**32)),
     command_line.positive_number: ("0", "-1", "inf", "nan", "x"),
     command_line.non_negative_number: ("-1", "inf", "x"),
-    command_line.output_folder: (__file__, f"{__file__}/below"),
+    command_line.output_folder: (__file__, f"{__file__}/below", "gs://bucket/rows"),
     command_line.file_stem: ("", "a/b"),
 }
 

@@ -172,7 +172,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--start",
-        type=pathlib.Path,
+        type=as_path,
         help="the --output of an earlier training of dnn, whose weights come first; "
         "values that its vocabulary lacks start as rare ones",
     )

@@ -111,6 +111,12 @@ def non_negative_number(text: str) -> float:
 
 def output_folder(text: str) -> pathlib.Path:
     """Reads the path of a folder that can be written to, or made."""
+    if "://" in text:
+        # A path would quietly become a local folder named after the scheme.
+        raise argparse.ArgumentTypeError(
+            "must be on a local disk, from which you can copy the folder. Received: "
+            + text
+        )
     folder = pathlib.Path(text)
     there = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
     if not there.is_dir():
