@@ -516,7 +516,8 @@ def main(arguments: list[str] | None = None) -> dict:
     strategy = make_strategy(options.strategy)
     options.output.mkdir(parents=True, exist_ok=True)
     manifest = open_rows(options)
-    with unfinished_training(options.output, options, free=("output", "strategy")):
+    unfinished = unfinished_training(options.output, options, ("output", "strategy"))
+    with unfinished, manifest.naming_damage():
         model, facts = train(options, manifest, strategy)
         sa.summary(model)
         network = stripped_network(model, options.model)
