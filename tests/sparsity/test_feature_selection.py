@@ -176,8 +176,12 @@ def test_padding_stays_padding_behind_the_gate(keras, tmp_path):
     selecting = sa.select_features(model, 7, end_step=100, by="dimension")
     expected = np.asarray(model(x))
     np.testing.assert_allclose(np.asarray(selecting(x)), expected, atol=1e-6)
-    sa.pruned_layers(selecting)[0].update_masks(0.125)
+    gate = sa.pruned_layers(selecting)[0]
+    # One dimension of the history goes.
+    gate.layer.kernel.assign([[0.1], *[[1.0]] * 7])
+    gate.update_masks(0.125)
     small = sa.drop_features(selecting)
+    assert any(tuple(w.shape) == (TABLE, 3) for w in small.weights)
     small.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     expected = np.asarray(selecting(x))
