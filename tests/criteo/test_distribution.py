@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -16,14 +17,14 @@ from tf_seqattn.criteo.models.training import distributed_batches
 PROGRAM = pathlib.Path(__file__).with_name("train_distributed.py")
 
 
-def start(name, folder, output, cluster=None, task=None, between=1):
+def start(name, folder, output, cluster=None, task=None, between=1, victim=""):
     environment = dict(os.environ)
     if cluster is not None:
         kind, index = task
         configuration = {"cluster": cluster, "task": {"type": kind, "index": index}}
         environment["TF_CONFIG"] = json.dumps(configuration)
     return subprocess.Popen(
-        [sys.executable, PROGRAM, name, folder, output, str(between)],
+        [sys.executable, PROGRAM, name, folder, output, str(between), str(victim)],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -89,8 +90,8 @@ def test_two_processes_agree_with_one(converted, alone, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_parameter_servers_train_as_well(workers, converted, alone, tmp_path):
+@pytest.mark.parametrize("workers, killed", [(1, False), (2, False), (2, True)])
+def test_parameter_servers_train_as_well(workers, killed, converted, alone, tmp_path):
     # Two servers share out the tables; one worker suffices to compare results.
     number = 2 if workers == 1 else 1
     chief, *addressed = addresses(1 + number + workers)
@@ -107,10 +108,20 @@ def test_parameter_servers_train_as_well(workers, converted, alone, tmp_path):
     # Where workers need not wait after each step, several run at a time.
     between = 1 if workers == 1 else 4
     try:
+        # Its steps are given to the other worker.
+        victim = servers[-1].pid if killed else ""
         process = start(
-            "parameter_server", converted, output, cluster, ("chief", 0), between
+            "parameter_server",
+            converted,
+            output,
+            cluster,
+            ("chief", 0),
+            between,
+            victim,
         )
         found = result(process, output)
+        if killed:
+            assert servers[-1].wait(timeout=60) == -signal.SIGKILL
     finally:
         for each in servers:
             each.kill()

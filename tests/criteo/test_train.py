@@ -9,6 +9,8 @@ import tf_keras as keras
 
 import tf_seqattn as sa
 from tf_seqattn.criteo import train
+from tf_seqattn.criteo.conversion import convert
+from tf_seqattn.criteo.log.encoding import Encoding
 from tf_seqattn.criteo.log.in_memory import load_clicks
 from tf_seqattn.criteo.models import deploy
 from tf_seqattn.criteo.models.best_weights import BestWeights
@@ -64,7 +66,7 @@ def test_ranking_models_are_trained_and_served(model, clicks_file, tmp_path):
 
 def test_converted_rows_are_trained_on_as_they_are(converted, tmp_path):
     result = run(converted, tmp_path, "--algorithm", "dense")
-    assert result["validation_rows"] == 300
+    assert result["validation_rows"] == 300 and "test_rows" not in result
     assert not (tmp_path / "converted").exists()
 
 
@@ -97,6 +99,35 @@ def test_a_training_starts_from_an_earlier_one(clicks_file, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(clicks_file, tmp_path / "none", "--start", str(tmp_path))
     assert "has no model.keras" in capsys.readouterr().err
+
+
+def test_rows_held_out_to_test_are_measured_as_well(clicks_file, tmp_path):
+    manifest = convert(
+        clicks_file,
+        tmp_path / "rows",
+        Encoding(table_size=64),
+        test_fraction=0.2,
+        progress=False,
+    )
+    network = build_network(64, hidden_units=(4,))
+    found = train.measure(network, manifest)
+    assert (found["validation_rows"], found["test_rows"]) == (300, 600)
+    rows = load_clicks(manifest.folder, "test")
+    logits = network(rows.features())[:, 0]
+    losses = tf.nn.sigmoid_cross_entropy_with_logits(rows.labels, logits)
+    assert found["test_log_loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+    assert found["test_auc"] != found["auc"]
+
+
+def test_a_tampered_shard_is_named_by_the_training(clicks_file, tmp_path):
+    encoding = Encoding(table_size=64)
+    manifest = convert(clicks_file, tmp_path / "rows", encoding, progress=False)
+    path = manifest.paths("train")[0]
+    content = bytearray(path.read_bytes())
+    content[5000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{path.name} is damaged: .*--repair"):
+        run(manifest.folder, tmp_path / "again", "--algorithm", "dense")
 
 
 def test_the_recipe_of_the_paper_is_named():

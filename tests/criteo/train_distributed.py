@@ -1,11 +1,15 @@
 """A program of test_distribution.py: one process of a training under a strategy.
 
 Arguments: strategy, folder of converted rows, file for what came out, and for parameter
-servers the number of steps between two updates of the masks.
+servers the number of steps between two updates of the masks, and the process id
+of a worker that is killed on the way.
 """
 
+import itertools
 import json
+import os
 import pathlib
+import signal
 import sys
 
 import tf_seqattn.criteo  # noqa: F401 (before anything touches tf.keras)
@@ -29,7 +33,9 @@ from tf_seqattn.experiments.strategies import make_strategy, serve_cluster
 STEPS, BATCH = 40, 128
 
 
-def main(name: str, folder: str, output: str, between: str = "1") -> None:
+def main(
+    name: str, folder: str, output: str, between: str = "1", victim: str = ""
+) -> None:
     if name == "mirrored":
         (cpu,) = tf.config.list_physical_devices("CPU")
         two = [tf.config.LogicalDeviceConfiguration()] * 2
@@ -59,8 +65,15 @@ def main(name: str, folder: str, output: str, between: str = "1") -> None:
         return dataset.repeat().with_options(options)
 
     if name == "parameter_server":
+        rounds = itertools.count(1)
+
+        def progress(_: int) -> None:
+            # Ten rounds or more, as four steps at most are given out at a time.
+            if victim and next(rounds) == 5:
+                os.kill(int(victim), signal.SIGKILL)
+
         losses = training.fit_with_parameter_servers(
-            strategy, model, batches, STEPS, int(between)
+            strategy, model, batches, STEPS, int(between), progress
         )
         losses = [losses[STEPS // 2 - 1], losses[-1]]
     else:

@@ -1,11 +1,15 @@
 """Command lines: every argument is checked at once, and has a help text."""
 
 import argparse
+import errno
 import importlib
+import os
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
+import tensorflow as tf
 
 import tf_seqattn.criteo  # noqa: F401 (before anything touches tf.keras)
 from tf_seqattn.experiments import command_line
@@ -27,7 +31,7 @@ WRONG = {
     command_line.seed: ("-1", str(2**32)),
     command_line.positive_number: ("0", "-1", "inf", "nan", "x"),
     command_line.non_negative_number: ("-1", "inf", "x"),
-    command_line.output_folder: (__file__, f"{__file__}/below"),
+    command_line.output_folder: (__file__, f"{__file__}/below", "gs://bucket/rows"),
     command_line.file_stem: ("", "a/b"),
 }
 
@@ -148,6 +152,26 @@ def test_a_missing_dataset_package_is_named(monkeypatch):
 def test_errors_of_other_packages_keep_their_traceback():
     with pytest.raises(ValueError, match="invalid literal"):
         command_line.run(lambda: int("x"))
+
+
+def test_a_full_disk_is_one_line_wherever_it_is_met():
+    path = "/out/backup/chief"
+    for error in (
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path),
+        tf.errors.ResourceExhaustedError(
+            None, None, f"{{{{node x}}}} {path}; No space left on device [Op:SaveV2]"
+        ),
+        tf.errors.UnknownError(None, None, f"Traceback:\n{path}; Disk quota exceeded"),
+    ):
+        # Raised by code of another package, which has a traceback otherwise.
+        raising = Mock(side_effect=error)
+        with pytest.raises(SystemExit, match=r"^error: .*Make room") as stopped:
+            command_line.run(raising)
+        text = str(stopped.value)
+        assert path in text and "\n" not in text and "Op:" not in text
+    with pytest.raises(tf.errors.ResourceExhaustedError):
+        error = tf.errors.ResourceExhaustedError(None, None, "OOM")
+        command_line.run(Mock(side_effect=error))
 
 
 @pytest.mark.slow

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tf_seqattn as sa
+from tf_seqattn.inference import litert
 
 keras = layers = None  # set by the fixture `keras`
 ROWS, TABLE = 2048, 20
@@ -20,11 +22,13 @@ def data(seed=0):
     return fields, label.astype("float32")[:, None]
 
 
-def field_model(width=4):
+def field_model(penalty=None, width=4):
     keras.utils.set_random_seed(0)
     inputs = {f"f{n}": keras.Input((), dtype="int64", name=f"f{n}") for n in range(6)}
-    found = [layers.Embedding(TABLE, width, name=f"e{n}")(x)
-             for n, x in enumerate(inputs.values())]  # fmt: skip
+    found = [
+        layers.Embedding(TABLE, width, embeddings_regularizer=penalty, name=f"e{n}")(x)
+        for n, x in enumerate(inputs.values())
+    ]
     inputs["age"] = keras.Input((3,), name="age")
     joined = layers.Concatenate()([*found, inputs["age"]])
     hidden = layers.Dense(16, activation="relu")(joined)
@@ -108,6 +112,131 @@ def test_named_layers_and_what_is_read_beside_them(keras):
     sa.pruned_layers(selecting)[0].update_masks(0.34)
     small = sa.drop_features(selecting)
     np.testing.assert_allclose(small(x), selecting(x), atol=1e-6)
+
+
+def test_what_is_left_is_smaller_where_it_is_served(keras, tmp_path):
+    wide = keras.Input((), dtype="int32", name="wide")
+    narrow = keras.Input((), dtype="int32", name="narrow")
+    vectors = [
+        layers.Embedding(4000, 8)(wide),
+        layers.Embedding(TABLE, 8)(narrow),
+    ]
+    outputs = layers.Dense(1)(layers.Concatenate()(vectors))
+    model = keras.Model({"wide": wide, "narrow": narrow}, outputs)
+    selecting = sa.select_features(model, keep=1, end_step=100)
+    gate = sa.pruned_layers(selecting)[0]
+    names = list(sa.selected_features(selecting))
+    gate.layer.kernel.assign([[0.1 if name == "wide" else 1.0] for name in names])
+    gate.update_masks(0.5)
+    small = sa.drop_features(selecting)
+    rows = {"narrow": np.arange(TABLE, dtype="int32")}
+    expected = np.asarray(small(rows))
+    sa.export_saved_model(small, tmp_path / "served")
+    served = tf.saved_model.load(tmp_path / "served").signatures["serving_default"]
+    (found,) = served(narrow=tf.constant(rows["narrow"])).values()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    file = tmp_path / "small.tflite"
+    sa.export_tflite(small, file, representative_dataset=[rows])
+    (found,) = litert.run(file.read_bytes(), [*rows.values()], input_names=[*rows])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    # The table that went has 128 kB.
+    written = [file, *tmp_path.glob("served/variables/*.data*")]
+    assert len(written) == 2 and all(f.stat().st_size < 20_000 for f in written)
+
+
+def test_numbers_in_buckets_compete_as_their_vectors(keras):
+    """A gate on the number itself would move it into other buckets."""
+    inputs = {name: keras.Input((1,), name=name) for name in ("age", "price")}
+    bucket = layers.Discretization(bin_boundaries=[-1.0, 0.0, 1.0])(inputs["age"])
+    vector = layers.Flatten()(layers.Embedding(4, 5)(bucket))
+    joined = layers.Concatenate()([vector, inputs["price"]])
+    model = keras.Model(inputs, layers.Dense(1)(joined))
+    selecting = sa.select_features(model, keep=1, end_step=100)
+    sizes = {name: len(d) for name, d in sa.selected_features(selecting).items()}
+    assert sizes == {"age": 5, "price": 1}
+    gate = sa.pruned_layers(selecting)[0]
+    gate.layer.kernel.assign([[1.0 if name == "age" else 0.1] for name in sizes])
+    gate.update_masks(0.5)
+    small = sa.drop_features(selecting)
+    x = {name: np.linspace(-2, 2, 9, dtype="float32")[:, None] for name in inputs}
+    found = np.asarray(small({"age": x["age"]}))
+    np.testing.assert_allclose(found, np.asarray(selecting(x)), atol=1e-6)
+    assert len(np.unique(found.round(4))) == 4
+
+
+def test_padding_stays_padding_behind_the_gate(keras, tmp_path):
+    history = keras.Input((6,), dtype="int32", name="history")
+    hour = keras.Input((1,), dtype="int32", name="hour")
+    films = layers.Embedding(TABLE, 4, mask_zero=True)(history)
+    hours = layers.Flatten()(layers.Embedding(24, 4)(hour))
+    joined = layers.Concatenate()([layers.GlobalAveragePooling1D()(films), hours])
+    model = keras.Model([history, hour], layers.Dense(1)(joined))
+    x = [np.array([[3, 5, 0, 0, 0, 0], [1, 2, 3, 4, 5, 6]]), np.array([[1], [2]])]
+    x = [part.astype("int32") for part in x]
+    selecting = sa.select_features(model, 7, end_step=100, by="dimension")
+    expected = np.asarray(model(x))
+    np.testing.assert_allclose(np.asarray(selecting(x)), expected, atol=1e-6)
+    gate = sa.pruned_layers(selecting)[0]
+    # One dimension of the history goes.
+    gate.layer.kernel.assign([[0.1], *[[1.0]] * 7])
+    gate.update_masks(0.125)
+    small = sa.drop_features(selecting)
+    assert any(tuple(w.shape) == (TABLE, 3) for w in small.weights)
+    small.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    expected = np.asarray(selecting(x))
+    for one in (small, loaded):
+        np.testing.assert_allclose(np.asarray(one(x)), expected, atol=1e-6)
+
+
+def test_a_table_of_several_features_stays_one(keras):
+    names = ("seen", "item", "hour")
+    inputs = {name: keras.Input((), dtype="int32", name=name) for name in names}
+    films = layers.Embedding(TABLE, 4)
+    vectors = [films(inputs["seen"]), films(inputs["item"])]
+    vectors.append(layers.Embedding(24, 4)(inputs["hour"]))
+    model = keras.Model(inputs, layers.Dense(1)(layers.Concatenate()(vectors)))
+    selecting = sa.select_features(model, keep=2, end_step=100)
+    gate = sa.pruned_layers(selecting)[0]
+    scales = {"seen": 0.9, "item": 1.2, "hour": 0.1}
+    chosen = sa.selected_features(selecting)
+    gate.layer.kernel.assign([[scales[name]] for name in chosen])
+    gate.update_masks(0.34)
+    small = sa.drop_features(selecting)
+    assert sum(tuple(w.shape) == (TABLE, 4) for w in small.weights) == 1
+    x = {name: np.arange(8, dtype="int32") for name in names}
+    found = small({name: x[name] for name in small.input})
+    np.testing.assert_allclose(np.asarray(found), np.asarray(selecting(x)), atol=1e-6)
+
+
+def test_the_penalty_on_a_table_stays(keras):
+    model = field_model(keras.regularizers.L2(0.5))
+    selecting = sa.select_features(model, keep=3, end_step=100)
+    sa.pruned_layers(selecting)[0].update_masks(0.57)
+    small = sa.drop_features(selecting)
+    tables = [w for w in small.get_weights() if len(w) == TABLE]
+    expected = 0.5 * sum(np.sum(np.square(table)) for table in tables)
+    assert len(tables) >= 2
+    assert float(sum(small.losses)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_other_tables_of_an_input_are_told_of(keras, caplog):
+    inputs = {name: keras.Input((), dtype="int32", name=name) for name in "ab"}
+    deep = [layers.Embedding(TABLE, 4, name=f"deep_{n}")(x) for n, x in inputs.items()]
+    wide = layers.Embedding(TABLE, 1, name="wide_b")(inputs["b"])
+    sums = layers.Add()([layers.Dense(1)(layers.Concatenate()(deep)), wide])
+    model = keras.Model(inputs, sums)
+    sa.select_features(model, keep=1, end_step=100)
+    assert "stay when the features go: b. " in caplog.text
+    caplog.clear()
+    every = ["deep_a", "deep_b", "wide_b"]
+    selecting = sa.select_features(model, keep=1, end_step=100, features=every)
+    gate = sa.pruned_layers(selecting)[0]
+    gate.layer.kernel.assign([[1.0], [0.1], [0.1]])
+    gate.update_masks(0.67)
+    assert set(sa.drop_features(selecting).input) == {"a"}
+    sa.select_features(field_model(), keep=1, end_step=100)
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("keep", [0, 7, 1.0, 0.0, -1])

@@ -125,6 +125,17 @@ def test_it_trains_saves_and_reaches_tflite(keras, tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_the_penalty_on_a_table_stays(keras):
+    table = layers.Embedding(
+        20, 4, embeddings_regularizer=keras.regularizers.L2(0.5), name="table"
+    )
+    model = keras.Sequential([keras.Input((1,)), table])
+    smaller = sa.prune_rows(model, 0.5, by="norm")
+    for one in (smaller, keras.models.clone_model(smaller)):
+        squares = np.sum(np.square(np.asarray(one.get_layer("table").embeddings)))
+        assert float(sum(one.losses)) == pytest.approx(0.5 * squares, rel=1e-5)
+
+
 def test_a_subclassed_model_is_changed_in_place_and_padding_stays(keras):
     class Tagger(keras.Model):
         def __init__(self):

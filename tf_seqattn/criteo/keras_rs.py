@@ -119,7 +119,8 @@ def main(arguments: list[str] | None = None) -> dict:
     options = parse_arguments(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
     manifest = open_rows(options)
-    with unfinished_training(options.output, options, free=("output",)):
+    unfinished = unfinished_training(options.output, options, ("output",))
+    with unfinished, manifest.naming_damage():
         model, facts = train(options, manifest)
         sa.summary(model)
         # A copy also of a dense model, so that no optimizer is written with it.

@@ -172,7 +172,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--start",
-        type=pathlib.Path,
+        type=as_path,
         help="the --output of an earlier training of dnn, whose weights come first; "
         "values that its vocabulary lacks start as rare ones",
     )
@@ -371,7 +371,7 @@ def stripped_network(model: keras.Model, kind: str) -> _Network:
 
 
 def measure(network: Callable, manifest: Manifest) -> dict:
-    """Returns log loss (nats) and AUC on the validation rows.
+    """Returns log loss (nats) and AUC on the validation rows, and on the test rows.
 
     Both are summed up batch by batch, so memory does not grow with the rows. The AUC is
     that of so many thresholds, within about 1e-5 of the exact one.
@@ -379,21 +379,38 @@ def measure(network: Callable, manifest: Manifest) -> dict:
     Args:
       network: from `numeric` and `categorical` to log-odds.
       manifest: of the rows.
+
+    Returns:
+      `log_loss`, `auc` and `validation_rows`; where the conversion held out test rows
+      beside them, also `test_log_loss`, `test_auc` and `test_rows`.
     """
     run = tf.function(lambda x: tf.reshape(network(x), (-1,)))
-    batches = read_batches(manifest.folder, "validation", VALIDATION_BATCH)
-    total, rows = 0.0, 0
+    log_loss, auc = _loss_and_auc(run, manifest, "validation")
+    found = {
+        "log_loss": log_loss,
+        "auc": auc,
+        "validation_rows": manifest.rows("validation"),
+    }
+    if manifest.rows("test"):
+        # No early stop has looked at these.
+        log_loss, auc = _loss_and_auc(run, manifest, "test")
+        found |= {
+            "test_log_loss": log_loss,
+            "test_auc": auc,
+            "test_rows": manifest.rows("test"),
+        }
+    return found
+
+
+def _loss_and_auc(run: Callable, manifest: Manifest, split: str) -> tuple[float, float]:
+    batches = read_batches(manifest.folder, split, VALIDATION_BATCH)
+    total = 0.0
     auc = keras.metrics.AUC(_AUC_THRESHOLDS, from_logits=True)
     for features, labels in batches:
         logits = run(features).numpy().astype(np.float64)
         total += len(logits) * log_loss_of_logits(labels.numpy(), logits)
-        rows += len(logits)
         auc.update_state(labels, logits)
-    return {
-        "log_loss": total / rows,
-        "auc": float(auc.result()),
-        "validation_rows": rows,
-    }
+    return total / manifest.rows(split), float(auc.result())
 
 
 def train(
@@ -516,7 +533,8 @@ def main(arguments: list[str] | None = None) -> dict:
     strategy = make_strategy(options.strategy)
     options.output.mkdir(parents=True, exist_ok=True)
     manifest = open_rows(options)
-    with unfinished_training(options.output, options, free=("output", "strategy")):
+    unfinished = unfinished_training(options.output, options, ("output", "strategy"))
+    with unfinished, manifest.naming_damage():
         model, facts = train(options, manifest, strategy)
         sa.summary(model)
         network = stripped_network(model, options.model)
@@ -533,11 +551,16 @@ def main(arguments: list[str] | None = None) -> dict:
 
 def print_result(result: dict, output: pathlib.Path) -> None:
     """Prints how good a trained model is, and where it is."""
-    print(
+    text = (
         f"Validation log loss {result['log_loss']:.4f}, AUC {result['auc']:.4f} on "
-        f"{result['validation_rows']:,} rows after {result['steps']:,} steps. Written "
-        f"to {output}."
+        f"{result['validation_rows']:,} rows after {result['steps']:,} steps."
     )
+    if "test_rows" in result:
+        text += (
+            f" Test log loss {result['test_log_loss']:.4f}, AUC "
+            f"{result['test_auc']:.4f} on {result['test_rows']:,} rows."
+        )
+    print(f"{text} Written to {output}.")
 
 
 if __name__ == "__main__":

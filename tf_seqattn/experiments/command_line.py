@@ -6,10 +6,12 @@ says beside the name of the argument.
 
 import argparse
 import contextlib
+import errno
 import importlib.util
 import math
 import os
 import pathlib
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -111,6 +113,12 @@ def non_negative_number(text: str) -> float:
 
 def output_folder(text: str) -> pathlib.Path:
     """Reads the path of a folder that can be written to, or made."""
+    if "://" in text:
+        # A path would quietly become a local folder named after the scheme.
+        raise argparse.ArgumentTypeError(
+            "must be on a local disk, from which you can copy the folder. Received: "
+            + text
+        )
     folder = pathlib.Path(text)
     there = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
     if not there.is_dir():
@@ -181,14 +189,27 @@ def run(main: Callable[[], object]) -> None:
 
     Args:
       main: an error of its own package, such as a missing file or a bad value, ends
-        the process with the text of the error. Any other error goes on.
+        the process with the text of the error. So does a full disk, wherever it is
+        met. Any other error goes on.
     """
     try:
         main()
-    except (ValueError, OSError, ImportError) as error:
-        if not _raised_by_this_package(error):
+    except Exception as error:
+        if (full := _full_disk(error)) is not None:
+            sys.exit(f"error: {full}. Make room, and give the same command again.")
+        ours = isinstance(error, (ValueError, OSError, ImportError))
+        if not ours or not _raised_by_this_package(error):
             raise
         sys.exit(f"error: {error}")
+
+
+def _full_disk(error: Exception) -> str | None:
+    """The line of an error that says so, without the notes of TensorFlow."""
+    causes = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT)]
+    for line in str(error).splitlines():
+        if any(cause in line for cause in causes):
+            return re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", "", line).strip()
+    return None
 
 
 def _raised_by_this_package(error: BaseException) -> bool:

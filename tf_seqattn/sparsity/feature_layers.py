@@ -34,6 +34,7 @@ class FeatureGate(_SomeLayer):
         super().__init__(**kwargs)
         self.sizes = [int(size) for size in sizes]
         self.by_dimension = bool(by_dimension)
+        self.supports_masking = True
 
     def build(self, input_shape: Any = None) -> None:
         rows = sum(self.sizes) if self.by_dimension else len(self.sizes)
@@ -83,6 +84,7 @@ class KeptDimensions(_SomeLayer):
         super().__init__(**kwargs)
         self.kept = [int(place) for place in kept]
         self.size = int(size)
+        self.supports_masking = True
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         # The last entry is the zero that the dimensions left out read.

@@ -6,6 +6,7 @@ least important go one after another. What is left is an ordinary model without 
 inputs and the tables of the others.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from tf_seqattn.keras_api import (
     graph_calls,
     graph_ends,
     is_graph_model,
+    is_keras3,
     keras_of,
     stored,
 )
@@ -32,6 +34,8 @@ from tf_seqattn.sparsity.feature_layers import (
 from tf_seqattn.sparsity.importance import Importance
 from tf_seqattn.sparsity.schedules import SequentialAttentionSchedule
 from tf_seqattn.sparsity.wrapper import PrunableLayer, default_importance
+
+logger = logging.getLogger("tf_seqattn")
 
 BY = ("feature", "dimension")
 _REST = "on_features"
@@ -59,7 +63,8 @@ def select_features(
         in about the last fifth.
       features: names of the inputs, or of the layers, whose outputs are the features,
         such as embeddings and feature crosses. By default there is one for each input:
-        an input of floats itself, or the first floats that are computed from it alone.
+        an input of floats itself, or the first floats that are computed from it alone
+        (a vector of a bucket, not the number that falls into it).
       by: "feature", or "dimension" for the single dimensions of all features. They
         compete with one another, so that each table gets a width of its own.
       importance: what to score, by default `sa.SoftmaxAttention(rank="effective",
@@ -104,6 +109,13 @@ def select_features(
     library = keras_of(model)
     others = [t for t in tf.nest.flatten(model.inputs) if not _is_among(t, tensors)]
     others = [t for t in others if _is_read_beside(model, t, tensors)]
+    if others and features is None:
+        logger.warning(
+            "sa.select_features: other layers, or masks, read these inputs beside "
+            "their features, so they stay when the features go: %s. If they have more "
+            "tables, name the layers of all features: `features=[...]`.",
+            ", ".join(map(_maker, others)),
+        )
     inputs, outputs = graph_ends(model)
     rest = library.Model(tensors + others, outputs, name=_REST)
     gate = GATES[library](sizes, by == "dimension", name="feature_gate")
@@ -162,7 +174,8 @@ def drop_features(model: Model) -> Model:
     call, rest = _gate_and_rest(model)
     names, weights = _names(model, call.inputs), _weights(call.operation)
     kept = [t for t, w in zip(call.inputs, weights, strict=True) if w.any()]
-    others = rest.inputs[len(call.inputs) :]
+    # Behind them are masks, which Keras 3 hands on.
+    others = rest.inputs[len(call.inputs) : len(rest.operation.inputs)]
     # Not of a feature, whose table would stay.
     of_batch = _inputs_read(model, kept)[0]
     features = []
@@ -199,15 +212,23 @@ def _find_features(model: Model, features: Sequence[str] | None) -> list[Any]:
 
 
 def _first_floats(model: Model, tensor: Any) -> Any:
-    """An input of floats, or the first floats that depend on it alone."""
-    if _is_floating(tensor):
-        return tensor
-    own = [tensor]
+    """The first floats that depend on an input alone, an input of floats itself.
+
+    Floats that become integers, as those in buckets do, are passed over: no gradient
+    goes back through integers, and a gate in front would move values between buckets.
+    """
+    own, found = [tensor], tensor if _is_floating(tensor) else None
     for call in graph_calls(model):
-        if call.inputs and all(_is_among(t, own) for t in call.inputs):
-            own += call.outputs
-            if _is_floating(call.outputs[0]):
-                return call.outputs[0]
+        if not call.inputs or not all(_is_among(t, own) for t in call.inputs):
+            continue
+        own += call.outputs
+        is_floating = _is_floating(call.outputs[0])
+        if found is not None and not is_floating and _is_among(found, call.inputs):
+            found = None
+        elif found is None and is_floating:
+            found = call.outputs[0]
+    if found is not None:
+        return found
     raise ValueError(
         f"Nothing that is computed from input {_maker(tensor)!r} alone is a "
         "tensor of floats. Name the layers of the features: `features=[...]`."
@@ -285,21 +306,33 @@ def _narrowed(model: Model, name: str, tensor: Any, weights: np.ndarray) -> Any:
     library = keras_of(model)
     calls = graph_calls(model)
     call = next((c for c in calls if _is_among(tensor, c.outputs)), None)
-    if call is None or not isinstance(call.operation, library.layers.Embedding):
+    if (
+        call is None
+        or type(call.operation) is not library.layers.Embedding
+        or _stays_whole(calls, call.operation, weights)
+    ):
         values = weights.astype("float32").tolist()
         return library.layers.Rescaling(values, name=f"gated_{name}")(tensor)
     places = np.flatnonzero(weights)
     wide = call.operation
     table = np.asarray(stored(wide.embeddings))
-    narrow = library.layers.Embedding(
-        len(table), len(places), mask_zero=wide.mask_zero, name=f"table_of_{name}"
-    )
+    # With its regularizer, dtype and padding.
+    config = {**wide.get_config(), "output_dim": len(places)}
+    narrow = type(wide).from_config({**config, "name": f"table_of_{name}"})
     rows = narrow(call.inputs[0])
     narrow.set_weights([table[:, places] * weights[places]])
     if len(places) == len(weights):
         return rows
     kept = KEPT_DIMENSIONS[library](places, len(weights), name=f"kept_{name}")
     return kept(rows)
+
+
+def _stays_whole(calls: Sequence[Any], table: Layer, weights: np.ndarray) -> bool:
+    """Whether a table that several features read is not to become several tables."""
+    readers = sum(call.operation is table for call in calls)
+    # Keras 2 lets no mask through the layer that would scale what is read.
+    masks = table.mask_zero and not is_keras3(table)
+    return bool(readers > 1 and weights.all() and not masks)
 
 
 def _share_to_drop(keep: int | float, number: int) -> float:

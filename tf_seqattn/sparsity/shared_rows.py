@@ -9,6 +9,7 @@ from tf_seqattn.keras_api import (
     Variable,
     add_integers,
     add_weight,
+    keras_of,
     register_for_both,
 )
 
@@ -41,6 +42,7 @@ class SharedRowsEmbedding(_SomeLayer):
       rows: number of rows of the table.
       output_dim: length of a vector.
       mask_zero: whether category 0 is padding, as in Keras's `Embedding`.
+      embeddings_regularizer: of the table, as in Keras's `Embedding`.
       **kwargs: passed to `keras.layers.Layer`.
 
     Attributes:
@@ -62,6 +64,7 @@ class SharedRowsEmbedding(_SomeLayer):
         rows: int,
         output_dim: int,
         mask_zero: bool = False,
+        embeddings_regularizer: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -70,11 +73,15 @@ class SharedRowsEmbedding(_SomeLayer):
         self.output_dim = int(output_dim)
         self.mask_zero = bool(mask_zero)
         self.supports_masking = self.mask_zero
+        regularizers = keras_of(self).regularizers
+        self.embeddings_regularizer = regularizers.get(embeddings_regularizer)
 
     def build(self, input_shape: Any = None) -> None:
         del input_shape
         shape = (self.rows, self.output_dim)
-        self.embeddings = add_weight(self, "embeddings", shape, "uniform")
+        self.embeddings = add_weight(
+            self, "embeddings", shape, "uniform", self.embeddings_regularizer
+        )
         self.row_numbers = add_row_numbers(self, self.input_dim, self.rows)
         self.built = True
 
@@ -93,12 +100,14 @@ class SharedRowsEmbedding(_SomeLayer):
         return (*input_shape, self.output_dim)
 
     def get_config(self) -> dict[str, Any]:
+        serialize = keras_of(self).regularizers.serialize
         return {
             **super().get_config(),
             "input_dim": self.input_dim,
             "rows": self.rows,
             "output_dim": self.output_dim,
             "mask_zero": self.mask_zero,
+            "embeddings_regularizer": serialize(self.embeddings_regularizer),
         }
 
 

@@ -320,6 +320,7 @@ def _smaller(table: Layer, kept: np.ndarray, read: np.ndarray) -> Layer:
         len(rows),
         table.output_dim,
         table.mask_zero,
+        table.embeddings_regularizer,
         name=table.name,
         dtype=table.get_config()["dtype"],
         trainable=table.trainable,

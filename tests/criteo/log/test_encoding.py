@@ -106,6 +106,7 @@ def test_capital_digits_are_read_and_other_letters_refused():
     [
         ({"numeric": "log2"}, "numeric='log2'"),
         ({"table_size": 0}, "table_size=0"),
+        ({"table_size": 2**31}, "table_size=2147483648"),
         ({"table_size": [1, 2]}, r"table_size=\(1, 2\)"),
         ({"min_count": -1}, "min_count=-1"),
     ],

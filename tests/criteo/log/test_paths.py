@@ -17,6 +17,12 @@ from tf_seqattn.criteo.log.inputs import find_files
 from tf_seqattn.criteo.log.manifest import Manifest
 from tf_seqattn.criteo.log.paths import RemotePath, as_path
 from tf_seqattn.criteo.log.streaming import read_batches
+from tf_seqattn.criteo.models.click_model import build_network
+from tf_seqattn.criteo.models.warm_start import (
+    MODEL_FILE,
+    load_earlier,
+    save_encoding,
+)
 
 ENCODING = Encoding(table_size=64, min_count=2)
 
@@ -74,6 +80,23 @@ def test_converted_rows_are_read_from_afar(clicks_file, bucket, tmp_path):
     tf.io.gfile.remove(str(Manifest.load(far).paths("train")[0]))
     with pytest.raises(FileNotFoundError, match=f"{bucket}/rows/shards/.*missing"):
         Manifest.load(far)
+
+
+def test_a_model_to_start_from_is_read_from_afar(clicks_file, bucket, tmp_path):
+    manifest = convert(clicks_file, tmp_path / "rows", ENCODING, progress=False)
+    near, far = tmp_path / "model", f"{bucket}/model"
+    network = build_network(manifest.table_sizes, hidden_units=(4,))
+    near.mkdir()
+    network.save(near / MODEL_FILE)
+    save_encoding(near, manifest)
+    with pytest.raises(SystemExit):
+        train.parse_arguments(["--start", far])
+    upload(near, far)
+    options = train.parse_arguments(["--start", far])
+    earlier = load_earlier(options.start, manifest)
+    for ours, theirs in zip(earlier.network.weights, network.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(earlier.vocabulary.rows, manifest.vocabulary.rows)
 
 
 def test_writing_stays_on_the_local_disk(clicks_file, bucket):

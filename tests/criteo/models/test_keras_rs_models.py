@@ -111,6 +111,18 @@ def test_counts_in_buckets_have_tables():
     assert model.get_layer("I13").input_dim == 4
 
 
+def test_tables_of_dropped_fields_leave(clicks):
+    model = keras_rs_models.build_dnn(64, hidden_units=(16,))
+    fields = ["numeric", *(f"C{number}" for number in range(1, 27))]
+    selecting = sa.select_features(model, 8, end_step=100, features=fields)
+    sa.pruned_layers(selecting)[0].update_masks(1 - 8 / 27)
+    small = sa.drop_features(selecting)
+    assert sum(tuple(w.shape) == (65, 10) for w in small.weights) in (7, 8)
+    rows = features(clicks)
+    found = small({name: rows[name] for name in small.input})
+    np.testing.assert_allclose(found, selecting(rows), atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("distributed", [False, True])
 def test_every_export_equals_the_masked_model(distributed, clicks, tmp_path):

@@ -78,6 +78,11 @@ class Encoding:
                 f"{len(CATEGORICAL_NAMES)} columns. Received: "
                 f"table_size={self.table_size!r}"
             )
+        if max(few) >= 2**31:
+            raise ValueError(
+                "`table_size` must be below 2^31: row numbers are stored as int32. "
+                f"Received: table_size={self.table_size!r}"
+            )
         if self.min_count < 0:
             raise ValueError(
                 "`min_count` must not be negative. Received: "

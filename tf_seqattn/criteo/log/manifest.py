@@ -1,8 +1,12 @@
 """What a folder of converted rows contains: how it was made, files, checksums."""
 
+import contextlib
 import dataclasses
 import functools
 import os
+from collections.abc import Iterator
+
+import tensorflow as tf
 
 from tf_seqattn.criteo.log.encoding import Encoding
 from tf_seqattn.criteo.log.json_files import Damaged, read_json, remedy
@@ -140,6 +144,19 @@ class Manifest:
     def num_numeric(self) -> int:
         """Number of columns of numbers."""
         return self.encoding.num_numeric
+
+    @contextlib.contextmanager
+    def naming_damage(self) -> Iterator[None]:
+        """Context in which rows are read with `tf.data`, which names no file.
+
+        Raises:
+          ValueError: naming the file, if one was damaged without a change of its size.
+        """
+        try:
+            yield
+        except tf.errors.DataLossError:
+            self.verify()
+            raise
 
     def verify(self, progress: bool = True) -> None:
         """Compares every file with its checksum.

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tf_seqattn.criteo.log.json_files import Damaged, remedy
 from tf_seqattn.criteo.log.paths import Path
 
 BLOCK_ROWS = 1024
@@ -136,13 +137,16 @@ def read_shard(path: Path, num_numeric: int, num_tables: int) -> Rows:
     """Reads a whole shard into memory.
 
     Raises:
-      tf.errors.DataLossError: if the file is damaged.
+      ValueError: if the file is damaged.
     """
-    parts = [
-        Rows(numeric.numpy(), categorical.numpy(), labels.numpy().astype(np.uint8))
-        for numeric, categorical, labels in (
-            parse_record(record, num_numeric, num_tables)
-            for record in tf.data.TFRecordDataset(str(path))
-        )
-    ]
+    records = tf.data.TFRecordDataset(str(path))
+    try:
+        parts = [
+            Rows(numeric.numpy(), categorical.numpy(), labels.numpy().astype(np.uint8))
+            for numeric, categorical, labels in (
+                parse_record(record, num_numeric, num_tables) for record in records
+            )
+        ]
+    except tf.errors.DataLossError as error:
+        raise Damaged(f"{path} is damaged: {error.message}. {remedy()}") from error
     return concatenate(parts)

@@ -8,6 +8,7 @@ is no longer frequent is gone.
 import dataclasses
 import json
 import pathlib
+import tempfile
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ import tf_keras as keras
 import tf_seqattn as sa
 from tf_seqattn.criteo.log.encoding import Encoding
 from tf_seqattn.criteo.log.manifest import VOCABULARY_FILE, Manifest
+from tf_seqattn.criteo.log.paths import Path, RemotePath
 from tf_seqattn.criteo.log.vocabulary import EMPTY, RARE, Vocabulary
 from tf_seqattn.criteo.models.click_model import FIRST_HIDDEN
 from tf_seqattn.files import write_json
@@ -52,7 +54,7 @@ def save_encoding(folder: pathlib.Path, manifest: Manifest) -> None:
         tf.io.gfile.copy(str(source), str(folder / VOCABULARY_FILE), overwrite=True)
 
 
-def check_finished(folder: pathlib.Path) -> None:
+def check_finished(folder: Path) -> None:
     """Raises a FileNotFoundError unless a folder has a trained model to start from.
 
     Args:
@@ -66,11 +68,12 @@ def check_finished(folder: pathlib.Path) -> None:
             )
 
 
-def load_earlier(folder: pathlib.Path, manifest: Manifest) -> Earlier:
+def load_earlier(folder: Path, manifest: Manifest) -> Earlier:
     """Reads a trained model to start from.
 
     Args:
-      folder: where `python -m tf_seqattn.criteo.train` wrote it.
+      folder: where `python -m tf_seqattn.criteo.train` wrote it, or a copy of
+        it wherever `tf.io.gfile` reads.
       manifest: of the new rows, which must be encoded alike.
 
     Raises:
@@ -96,8 +99,17 @@ def load_earlier(folder: pathlib.Path, manifest: Manifest) -> Earlier:
     if encoding.min_count:
         path = folder / VOCABULARY_FILE
         vocabulary = Vocabulary.load(path, encoding.table_sizes)
-    network = keras.models.load_model(folder / MODEL_FILE, compile=False)
-    return Earlier(network, encoding, vocabulary)
+    return Earlier(_load_network(folder / MODEL_FILE), encoding, vocabulary)
+
+
+def _load_network(path: Path) -> keras.Model:
+    if not isinstance(path, RemotePath):
+        return keras.models.load_model(path, compile=False)
+    # Keras reads archives on a local disk alone.
+    with tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder, path.name)
+        tf.io.gfile.copy(str(path), str(copy))
+        return keras.models.load_model(copy, compile=False)
 
 
 def earlier_rows(old: Vocabulary, new: Vocabulary) -> np.ndarray:
