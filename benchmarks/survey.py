@@ -161,9 +161,7 @@ def run_cell(cell: Cell, folder: pathlib.Path) -> None:
     elif cell.arm == "gradual":
         model = _gradually(model, cell, sa.Magnitude())
     elif cell.arm == "attention":
-        model = _gradually(
-            model, cell, sa.SoftmaxAttention(rank="effective", logit_rate=1.0)
-        )
+        model = _gradually(model, cell, sa.SoftmaxAttention())
     elif cell.arm == "at initialization":
         model = _at_once(model, cell)
     elif cell.arm != "dense":
