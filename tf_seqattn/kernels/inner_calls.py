@@ -7,6 +7,7 @@ from tf_seqattn.keras_api import (
     Layer,
     Model,
     arguments,
+    arrays_of,
     calls_between,
     flat,
     input_specs,
@@ -35,7 +36,7 @@ def concrete(shape: tuple[int | None, ...], length: int) -> tuple[int, ...]:
 def own_weights(layer: Layer) -> list[Any]:
     """The weights of a layer that no layer inside it has."""
     inside = {id(w) for part in sublayers(layer)[1:] for w in part.weights}
-    return [w for w in layer.weights if id(w) not in inside]
+    return [w for w in arrays_of(layer) if id(w) not in inside]
 
 
 class InnerCalls:

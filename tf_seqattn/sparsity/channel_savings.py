@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tf_seqattn.keras_api import MODELS, Model, sublayers
+from tf_seqattn.keras_api import MODELS, Model, arrays_of, sublayers
 from tf_seqattn.kernels.channel_cost import entries_left, multiply_adds
 from tf_seqattn.kernels.channel_groups import channel_groups
 from tf_seqattn.kernels.channel_walk import has_graph
@@ -85,7 +85,7 @@ def channel_savings(model: Model) -> Savings | None:
         if isinstance(group.layer, ChannelUnits)
         for weight in group.weights
     }
-    weights = [w for w in holding.weights if id(w) not in own]
+    weights = [w for w in arrays_of(holding) if id(w) not in own]
     return Savings(
         multiply_adds(trace),
         multiply_adds(trace, live),

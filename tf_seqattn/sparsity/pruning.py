@@ -12,6 +12,7 @@ from tf_seqattn.keras_api import (
     REGISTERED,
     Layer,
     Model,
+    arrays_of,
     check_layer,
     check_one_keras,
     classes,
@@ -107,7 +108,7 @@ class _Pruning:
 
     def _leave(self, layer: Layer, reason: str) -> None:
         self.left_alone[layer.name] = reason
-        if any(len(weight.shape) > 1 for weight in layer.weights):
+        if any(len(weight.shape) > 1 for weight in arrays_of(layer)):
             self.left_with_kernel.append(layer.name)
 
     def report(self) -> None:
