@@ -61,9 +61,25 @@ def _attention(keras):
 def _tagger(keras):
     layers = keras.layers
     x = keras.Input((9,), dtype="int32")
-    y = layers.Embedding(20, 12)(x)
+    y = layers.Embedding(20, 12, mask_zero=True)(x)
     y = layers.Bidirectional(layers.LSTM(10, return_sequences=True))(y)
     y = layers.GRU(6, return_sequences=True)(y)
+    return x, layers.Dense(3)(y)
+
+
+def _cell(keras):
+    layers = keras.layers
+    x = keras.Input((6, 5))
+    y = layers.Dense(8)(x)
+    y = layers.RNN(layers.LSTMCell(10), return_sequences=True)(y)
+    return x, layers.Dense(3)(y)
+
+
+def _channels_first(keras):
+    layers = keras.layers
+    x = keras.Input((6, 5))
+    y = layers.Permute((2, 1))(layers.Dense(8, activation="relu")(x))
+    y = layers.Flatten(data_format="channels_first")(y)
     return x, layers.Dense(3)(y)
 
 
@@ -134,6 +150,8 @@ MODELS = {
     "transformer": _transformer,
     "attention": _attention,
     "tagger": _tagger,
+    "cell": _cell,
+    "channels_first": _channels_first,
     "shuffle": _shuffle,
     "grouped": _grouped,
     "nested": _nested,

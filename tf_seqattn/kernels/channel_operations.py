@@ -195,7 +195,7 @@ def _getitem(call: Call) -> Any:
                 changed[place] = slice(first, last)
                 return tuple(changed)
 
-            call.edit(key=edit)
+            call.edit(**{"slice_spec" if _is_tensorflow(call) else "key": edit})
     elif varies is not None and isinstance(per_axis[varies], int):
         return call.give_up(f"{call.what} takes one channel")
     return call.trace.settled(moved)
@@ -343,11 +343,15 @@ def _einsum(call: Call) -> Any:
     return _product(call, equation, operands)
 
 
+_OPERANDS = ("a", "b", "x1", "x2", "name")
+
+
 def _matmul(call: Call) -> Any:
     first, second = (_argument(call, 0, "x1", "a"), _argument(call, 1, "x2", "b"))
     ranks = [len(operand.shape) for operand in (first, second)]
-    turned = any(_argument(call, 9, f"transpose_{n}") for n in "ab")
-    if ranks[0] < 2 or ranks[0] != ranks[1] or turned:
+    # Transposed or adjoint, say.
+    named = [v for n, v in call.kwargs.items() if n not in _OPERANDS]
+    if ranks[0] < 2 or ranks[0] != ranks[1] or any((*call.args[2:], *named)):
         return call.give_up()
     batch = string.ascii_lowercase[: ranks[0] - 2]
     return _product(call, f"{batch}xy,{batch}yz->{batch}xz", [first, second])
