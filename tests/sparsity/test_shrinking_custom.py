@@ -187,6 +187,53 @@ def test_a_size_that_a_layer_holds_as_a_number_stays(keras):
     assert "fixed size" in groups.frozen["heads/inner"]
 
 
+WIDTH = 6
+
+
+@pytest.mark.parametrize("kind", ["method", "global", "computed"])
+def test_a_size_that_code_gives_as_a_number_stays(keras, kind):
+    """Else the model, which is changed in place, could not be called again."""
+    reshape = tf.reshape if keras.__name__ == "tf_keras" else keras.ops.reshape
+
+    class Paired(keras.Model):
+        def __init__(self):
+            super().__init__(name="paired")
+            self.inner = keras.layers.Dense(12, name="inner")
+            self.hidden = keras.layers.Dense(10, name="hidden")
+            self.head = keras.layers.Dense(3, name="head")
+
+    class Method(Paired):
+        def pairs(self, x):
+            return reshape(x, (-1, 2, 6))
+
+        def call(self, x):
+            return self.head(self.hidden(self.pairs(self.inner(x))))
+
+    class Global(Paired):
+        def call(self, x):
+            return self.head(self.hidden(reshape(self.inner(x), (-1, 2, WIDTH))))
+
+    class Computed(Paired):
+        def call(self, x):
+            y = self.inner(x)
+            return self.head(self.hidden(reshape(y, (-1, 2, y.shape[-1] // 2))))
+
+    model = {"method": Method, "global": Global, "computed": Computed}[kind]()
+    batch = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
+    model(batch)
+    channel_models.randomize(model)
+    groups = sa.channel_groups(model)
+    if kind == "computed":
+        assert [group.units for group in groups] == [6, 10]
+    else:
+        assert [group.units for group in groups] == [10]
+        assert "fixed size" in groups.frozen["paired/inner"]
+    channel_models.silence(model)
+    before = np.asarray(model(batch))
+    assert np.ptp(before, axis=0).min() > 1e-3
+    np.testing.assert_allclose(np.asarray(sa.shrink(model)(batch)), before, atol=1e-5)
+
+
 def test_operations_of_tensorflow_inside_keras_3_give_a_reason():
     import keras
 
