@@ -315,6 +315,22 @@ def test_a_custom_layer_is_pruned_by_attention_shrunk_and_exported(keras, tmp_pa
     assert report.differences["no delegate"] < 1e-4 * report.largest_output
 
 
+def test_a_layer_that_holds_a_weight_of_one_inside_stays():
+    import keras  # That of tf_keras cannot be built beside Keras 3.
+
+    layers = keras.layers
+    x = keras.Input((8, 8, 3))
+    y = layers.SpectralNormalization(layers.Conv2D(8, 3), name="outer")(x)
+    y = layers.GlobalAveragePooling2D()(layers.Conv2D(6, 1, name="behind")(y))
+    model = keras.Model(x, layers.Dense(3)(y))
+    groups = sa.channel_groups(model)
+    assert [(group.name, group.units) for group in groups] == [("behind", 6)]
+    assert "holds a weight of a layer inside" in groups.frozen["outer"]
+    channel_models.silence(model)
+    batch = channel_models.inputs(model)
+    assert channel_models.difference(model, sa.shrink(model), batch) < 1e-5
+
+
 def test_reconstruction_says_that_it_leaves_layers_inside_others(keras, caplog):
     x = keras.Input((5,))
     y = layers.Dense(8, name="first")(x)

@@ -28,6 +28,7 @@ from tf_seqattn.kernels.channel_rules import rule_of
 from tf_seqattn.kernels.channel_trace import Call, Trace, Work
 from tf_seqattn.kernels.inner_calls import (
     InnerCalls,
+    borrowed_weights,
     call_of,
     concrete,
     own_weights,
@@ -160,6 +161,8 @@ def _followed(call: Call, raw: GraphCall) -> list[Channels]:
     trace, layer = call.trace, call.layer
     if type(layer).__module__.partition(".")[0] == PACKAGE:
         return _left(call, f"{call.what} has no rule")
+    if borrowed_weights(layer):
+        return _left(call, f"{call.what} holds a weight of a layer inside")
     inner = InnerCalls(layer, raw.args, raw.kwargs)
     if inner.why:
         return _left(call, f"{call.what} cannot be followed ({inner.why})")

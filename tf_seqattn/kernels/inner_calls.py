@@ -39,6 +39,15 @@ def own_weights(layer: Layer) -> list[Any]:
     return [w for w in arrays_of(layer) if id(w) not in inside]
 
 
+def borrowed_weights(layer: Layer) -> list[Any]:
+    """The weights of layers inside a layer that its own attributes hold as well.
+
+    A `SpectralNormalization` holds the kernel of the layer inside, for example.
+    """
+    inside = {id(w) for part in sublayers(layer)[1:] for w in part.weights}
+    return [value for value in vars(layer).values() if id(value) in inside]
+
+
 class InnerCalls:
     """What a layer calls, in the order of computation.
 
