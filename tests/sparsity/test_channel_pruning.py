@@ -7,6 +7,7 @@ import tensorflow as tf
 import tf_seqattn as sa
 from tests import channel_models
 from tf_seqattn.keras_api import stored
+from tf_seqattn.kernels.channel_labels import fixed
 from tf_seqattn.sparsity.channel_layer import ChannelLayer
 from tf_seqattn.sparsity.channel_units import kept_units, scale_slices
 
@@ -192,6 +193,42 @@ def test_target_flops(keras, target):
     assert f"{after:,} of {before:,} multiply-adds" in line
     assert f"{smaller.count_params():,} of {model.count_params():,}" in line
     assert any(line.startswith("the channels of head stay") for line in lines)
+
+
+def test_groups_that_are_left_alone_are_named(keras, caplog):
+    class Own(keras.layers.Layer):
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(shape[-1], 8), name="kernel")
+            self.built = True
+
+        def call(self, x):
+            return tf.matmul(x, self.kernel)
+
+        def compute_output_shape(self, shape):
+            return (*shape[:-1], 8)
+
+        def channel_rule(self, call):
+            labels, values = call.along(call.input, -1)
+            call.read(self.kernel, 0, labels, values)
+            return fixed(call.shape)
+
+    x = keras.Input((4, 4, 3))
+    y = layers.Conv2D(6, 1, groups=3, name="grouped")(layers.Conv2D(6, 1)(x))
+    y = layers.Conv2D(6, 1, groups=2)(y)  # It ties all groups together.
+    y = layers.Flatten()(y)
+    y = Own(name="own")(layers.Dense(10, name="read_by_own")(y))
+    y = layers.Dense(12, name="pruned")(y)
+    model = keras.Model(x, layers.Dense(3)(y))
+    pruned = _pruned(model)
+    assert [group.layer.units for group in sa.pruned_layers(pruned)] == [12]
+    reason = "Own (own), which reads them, is a custom layer without"
+    assert f"read_by_own: {reason}" in caplog.text
+    assert "conv2d: they can only go all at once" in caplog.text
+    lines = []
+    sa.summary(pruned, print_fn=lines.append)
+    (line,) = (la for la in lines if la.startswith("the channels of read_by_own stay"))
+    assert reason in line
+    assert not any("fewer than 100" in line for line in lines)
 
 
 def test_what_is_wrong_is_said(keras):

@@ -2,7 +2,7 @@
 
 import collections
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,8 +77,10 @@ def prune_channels(
         pruning_schedule = retargeted(pruning_schedule, share)
     for group in wrapping.prunable:
         wrapping.add(group, pruning_schedule, importance, round_to)
+    if wrapping.left and wrapping.groups:
+        logger.warning("Channels left alone by sa.prune:%s", _lines(wrapping.left))
     if not wrapping.groups:
-        reasons = "".join(f"\n  {n}: {why}" for n, why in groups.frozen.items())
+        reasons = _lines({**groups.frozen, **wrapping.left})
         logger.warning("No channels are pruned by sa.prune:%s", reasons)
     elif not is_graph_model(model):
         uncompile(model)
@@ -86,6 +88,10 @@ def prune_channels(
     for group in wrapping.groups:
         group._prune_without_training()
     return wrapped
+
+
+def _lines(reasons: Mapping[str, str]) -> str:
+    return "".join(f"\n  {name}: {why}" for name, why in reasons.items())
 
 
 def _check(model: Model, importance: Importance | None, round_to: int) -> None:
@@ -161,7 +167,9 @@ class _Wrapping:
     def __init__(self, found: ChannelGroups, by_scales: bool) -> None:
         self._found = found
         self._by_scales = by_scales
-        self.prunable = [group for group in found if _is_prunable(group)]
+        whys = [why_not_prunable(group) for group in found]
+        self.prunable = [g for g, why in zip(found, whys, strict=True) if why is None]
+        self.left = {g.name: why for g, why in zip(found, whys, strict=True) if why}
         if by_scales:
             self.prunable = _scaled(self.prunable)
         self.groups: list[PrunableLayer] = []
@@ -235,10 +243,21 @@ class _Wrapping:
         return layer
 
 
-def _is_prunable(group: ChannelGroup) -> bool:
-    """Whether there are several units, and their readers can be multiplied."""
+def why_not_prunable(group: ChannelGroup) -> str | None:
+    """Why `sa.prune` leaves a group alone; None if it prunes it.
+
+    There must be several units, and layers that read them and can be multiplied.
+    """
+    if group.units == 1:
+        return "they can only go all at once"
+    if not group.readers:
+        return "no weight reads them"
+    other = next((p.layer for p in group.readers if not _can_scale(p)), None)
+    if other is None:
+        return None
     return (
-        group.units > 1 and bool(group.readers) and all(map(_can_scale, group.readers))
+        f"{type(other).__name__} ({other.name}), which reads them, is a custom layer "
+        "without `get_prunable_weights()`"
     )
 
 
