@@ -195,6 +195,22 @@ def test_target_flops(keras, target):
     assert any(line.startswith("the channels of head stay") for line in lines)
 
 
+@pytest.mark.parametrize("target", [0.3, 0.6])
+def test_target_parameters(keras, target):
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(64),
+            layers.BatchNormalization(),
+            layers.Dense(48),
+            layers.Dense(10),
+        ]
+    )
+    before = model.count_params()
+    smaller = sa.shrink(_pruned(model, target_parameters=target))
+    assert target - 0.05 < smaller.count_params() / before <= target
+
+
 def test_groups_that_are_left_alone_are_named(keras, caplog):
     class Own(keras.layers.Layer):
         def build(self, shape):
@@ -237,6 +253,10 @@ def test_what_is_wrong_is_said(keras):
         _pruned(model, round_to=0)
     with pytest.raises(ValueError, match="`target_flops` must be"):
         _pruned(model, target_flops=2)
+    with pytest.raises(ValueError, match="`target_parameters` must be"):
+        _pruned(model, target_parameters=1)
+    with pytest.raises(ValueError, match="not both"):
+        _pruned(model, target_flops=0.5, target_parameters=0.5)
     with pytest.raises(ValueError, match="cannot be reached"):
         _pruned(model, target_flops=1e-4)
     with pytest.raises(ValueError, match="PowerPropagation"):
