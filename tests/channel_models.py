@@ -144,6 +144,21 @@ def _operations(keras):
     return x, layers.Dense(3)(layers.Flatten()(y))
 
 
+def _moved(keras):
+    layers = keras.layers
+    x = keras.Input((8, 8, 4))
+    y = layers.Conv2D(12, 3, padding="same")(x)
+    if is_keras3(y):
+        ops = keras.ops
+        y = ops.where(y > 0, y, 0.1 * y)
+        y = ops.swapaxes(ops.flip(ops.roll(y, 1, axis=1), axis=2), 1, 2)
+    else:
+        y = tf.where(y > 0, y, 0.1 * y)
+        y = tf.reverse(tf.roll(y, 1, 1), [2])
+    y = layers.Conv2D(6, 3)(y)
+    return x, layers.Dense(3)(layers.Flatten()(y))
+
+
 MODELS = {
     "residual": _residual,
     "unet": _unet,
@@ -157,6 +172,7 @@ MODELS = {
     "nested": _nested,
     "einsum": _einsum,
     "operations": _operations,
+    "moved": _moved,
 }
 
 

@@ -24,6 +24,7 @@ _EXPECTED = {
     "nested": [8, 8, 9, 11],
     # The units of two new axes are those of the first, the heads of attention.
     "einsum": [4, 8],
+    "moved": [6, 12],
 }
 
 
