@@ -132,8 +132,7 @@ def _nested(call: Call) -> list[Channels]:
     model = call.layer
     ends = graph_ends(model)
     batches = [tensor.shape[0] for tensor in flat(ends[0])]
-    pairs = zip(_as_before(call), batches, strict=True)
-    given = [_with_batch(found, batch) for found, batch in pairs]
+    given = list(map(_with_batch, _as_before(call), batches))
     found = _walk(call.trace, graph_calls(model), *ends, given, call.holders)
     pairs = list(zip(found, call.shapes, strict=True))
     if all(len(output.shape) == len(shape) for output, shape in pairs):

@@ -170,7 +170,6 @@ class _Building:
 
     def _build(self, layer: Layer, call: Call, raw: GraphCall | None) -> None:
         """Builds a layer for the channels that stay, as in a call of another one."""
-
         if raw is None:
             layer.build(self._shape_left(call.input))
             return
