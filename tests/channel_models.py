@@ -61,9 +61,25 @@ def _attention(keras):
 def _tagger(keras):
     layers = keras.layers
     x = keras.Input((9,), dtype="int32")
-    y = layers.Embedding(20, 12)(x)
+    y = layers.Embedding(20, 12, mask_zero=True)(x)
     y = layers.Bidirectional(layers.LSTM(10, return_sequences=True))(y)
     y = layers.GRU(6, return_sequences=True)(y)
+    return x, layers.Dense(3)(y)
+
+
+def _cell(keras):
+    layers = keras.layers
+    x = keras.Input((6, 5))
+    y = layers.Dense(8)(x)
+    y = layers.RNN(layers.LSTMCell(10), return_sequences=True)(y)
+    return x, layers.Dense(3)(y)
+
+
+def _channels_first(keras):
+    layers = keras.layers
+    x = keras.Input((6, 5))
+    y = layers.Permute((2, 1))(layers.Dense(8, activation="relu")(x))
+    y = layers.Flatten(data_format="channels_first")(y)
     return x, layers.Dense(3)(y)
 
 
@@ -128,17 +144,35 @@ def _operations(keras):
     return x, layers.Dense(3)(layers.Flatten()(y))
 
 
+def _moved(keras):
+    layers = keras.layers
+    x = keras.Input((8, 8, 4))
+    y = layers.Conv2D(12, 3, padding="same")(x)
+    if is_keras3(y):
+        ops = keras.ops
+        y = ops.where(y > 0, y, 0.1 * y)
+        y = ops.swapaxes(ops.flip(ops.roll(y, 1, axis=1), axis=2), 1, 2)
+    else:
+        y = tf.where(y > 0, y, 0.1 * y)
+        y = tf.reverse(tf.roll(y, 1, 1), [2])
+    y = layers.Conv2D(6, 3)(y)
+    return x, layers.Dense(3)(layers.Flatten()(y))
+
+
 MODELS = {
     "residual": _residual,
     "unet": _unet,
     "transformer": _transformer,
     "attention": _attention,
     "tagger": _tagger,
+    "cell": _cell,
+    "channels_first": _channels_first,
     "shuffle": _shuffle,
     "grouped": _grouped,
     "nested": _nested,
     "einsum": _einsum,
     "operations": _operations,
+    "moved": _moved,
 }
 
 

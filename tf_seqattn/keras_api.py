@@ -699,6 +699,14 @@ def is_variable(value: Any) -> bool:
     return isinstance(value, (tf.Variable, keras3.Variable))
 
 
+def arrays_of(layer: Layer) -> list[Any]:
+    """The weights of a layer that have a shape.
+
+    The vocabulary that a lookup of Keras 2 adapted is a weight without one.
+    """
+    return [weight for weight in layer.weights if hasattr(weight, "shape")]
+
+
 def stored(variable: Variable) -> tf.Tensor:
     """The value of a variable in its own dtype, whatever dtype layers compute in."""
     if not isinstance(variable, keras3.Variable):

@@ -24,9 +24,13 @@ def copy_layer(layer: Layer) -> Layer | None:
     """A new layer of the same configuration, or None if there can be no copy.
 
     There is no copy without a configuration, if Keras refuses to read it, as for a
-    `Lambda` with a Python function, or if the layer fails to give it. The caller shares
-    the layer itself then.
+    `Lambda` with a Python function, or if the layer fails to give it. Nor is there one
+    of a layer that `adapt` fills, such as a `Normalization` or a `StringLookup`: what
+    it learned is neither in its configuration nor in its weights alone. The caller
+    shares the layer itself then.
     """
+    if hasattr(layer, "adapt"):
+        return None
     try:
         return layer.__class__.from_config(layer.get_config())
     except (NotImplementedError, TypeError, AttributeError):

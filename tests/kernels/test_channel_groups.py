@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tf_seqattn as sa
 from tests import channel_models
@@ -16,11 +17,14 @@ _EXPECTED = {
     "transformer": [4, 32],
     "attention": [4, 12, 16],
     "tagger": [6, 10, 12],
+    "cell": [8, 10],
+    "channels_first": [8],
     "shuffle": [8, 8],
     "grouped": [4],
     "nested": [8, 8, 9, 11],
     # The units of two new axes are those of the first, the heads of attention.
     "einsum": [4, 8],
+    "moved": [6, 12],
 }
 
 
@@ -134,6 +138,32 @@ def test_heads_of_grouped_queries():
         la.get_config() for la in smaller.layers if "num_query_heads" in la.get_config()
     )
     assert (config["num_query_heads"], config["num_key_value_heads"]) == (4, 2)
+
+
+def test_a_transposed_product_is_not_followed():
+    """Positions come out of it, though there are as many of them as channels."""
+    import tf_keras
+
+    x = tf_keras.Input((8, 6))
+    first, second = tf_keras.layers.Dense(8)(x), tf_keras.layers.Dense(8)(x)
+    y = tf_keras.layers.Dense(3)(tf.matmul(first, second, False, True))
+    groups = sa.channel_groups(tf_keras.Model(x, y))
+    assert not groups
+    assert any("matmul" in why for why in groups.frozen.values())
+
+
+@pytest.mark.parametrize("kind", ["gru", "einsum", "cell"])
+def test_biases_are_no_products(keras, kind):
+    x = keras.Input((5, 6))
+    y, expected = {
+        "gru": lambda: (layers.GRU(4)(x), 5 * (6 + 4) * 12),
+        "einsum": lambda: (
+            layers.EinsumDense("abc,cde->abde", (5, 2, 4), bias_axes="de")(x),
+            5 * 6 * 8,
+        ),
+        "cell": lambda: (layers.RNN(layers.GRUCell(4))(x), 5 * (6 + 4) * 12),
+    }[kind]()
+    assert sa.channel_groups(keras.Model(x, y)).multiply_adds == expected
 
 
 def test_frozen_labels_stay_frozen():

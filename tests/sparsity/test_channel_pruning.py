@@ -7,6 +7,7 @@ import tensorflow as tf
 import tf_seqattn as sa
 from tests import channel_models
 from tf_seqattn.keras_api import stored
+from tf_seqattn.kernels.channel_labels import fixed
 from tf_seqattn.sparsity.channel_layer import ChannelLayer
 from tf_seqattn.sparsity.channel_units import kept_units, scale_slices
 
@@ -45,6 +46,21 @@ def test_a_trained_model_is_pruned_at_once(keras, name):
     smaller = sa.shrink(sa.strip_pruning(pruned))
     after = [group.units for group in sa.channel_groups(smaller)]
     assert sorted(after) == sorted(round(units / 2) for units in before)
+    assert channel_models.difference(pruned, smaller, batch) < 1e-5
+
+
+def test_slices_of_channels_lose_some_after_pruning(keras):
+    """Keras 2 writes the arguments of an operation anew when a model is wrapped."""
+    x = keras.Input((8, 8, 3))
+    y = layers.Conv2D(16, 3, activation="relu")(x)
+    first, second = y[..., :8], y[..., 8:]
+    second = layers.Conv2D(8, 1)(layers.DepthwiseConv2D(3, padding="same")(second))
+    y = layers.GlobalAveragePooling2D()(layers.Concatenate()([first, second]))
+    model = keras.Model(x, layers.Dense(3)(y))
+    batch = channel_models.inputs(model)
+    pruned = _pruned(model, importance=sa.Magnitude())
+    smaller = sa.shrink(pruned)
+    assert [group.units for group in sa.channel_groups(smaller)] == [4, 4, 4]
     assert channel_models.difference(pruned, smaller, batch) < 1e-5
 
 
@@ -179,12 +195,68 @@ def test_target_flops(keras, target):
     assert any(line.startswith("the channels of head stay") for line in lines)
 
 
+@pytest.mark.parametrize("target", [0.3, 0.6])
+def test_target_parameters(keras, target):
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(64),
+            layers.BatchNormalization(),
+            layers.Dense(48),
+            layers.Dense(10),
+        ]
+    )
+    before = model.count_params()
+    smaller = sa.shrink(_pruned(model, target_parameters=target))
+    assert target - 0.05 < smaller.count_params() / before <= target
+
+
+def test_groups_that_are_left_alone_are_named(keras, caplog):
+    class Own(keras.layers.Layer):
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(shape[-1], 8), name="kernel")
+            self.built = True
+
+        def call(self, x):
+            return tf.matmul(x, self.kernel)
+
+        def compute_output_shape(self, shape):
+            return (*shape[:-1], 8)
+
+        def channel_rule(self, call):
+            labels, values = call.along(call.input, -1)
+            call.read(self.kernel, 0, labels, values)
+            return fixed(call.shape)
+
+    x = keras.Input((4, 4, 3))
+    y = layers.Conv2D(6, 1, groups=3, name="grouped")(layers.Conv2D(6, 1)(x))
+    y = layers.Conv2D(6, 1, groups=2)(y)  # It ties all groups together.
+    y = layers.Flatten()(y)
+    y = Own(name="own")(layers.Dense(10, name="read_by_own")(y))
+    y = layers.Dense(12, name="pruned")(y)
+    model = keras.Model(x, layers.Dense(3)(y))
+    pruned = _pruned(model)
+    assert [group.layer.units for group in sa.pruned_layers(pruned)] == [12]
+    reason = "Own (own), which reads them, is a custom layer without"
+    assert f"read_by_own: {reason}" in caplog.text
+    assert "conv2d: they can only go all at once" in caplog.text
+    lines = []
+    sa.summary(pruned, print_fn=lines.append)
+    (line,) = (la for la in lines if la.startswith("the channels of read_by_own stay"))
+    assert reason in line
+    assert not any("fewer than 100" in line for line in lines)
+
+
 def test_what_is_wrong_is_said(keras):
     model = channel_models.build(keras, "residual")
     with pytest.raises(ValueError, match="`round_to` must be"):
         _pruned(model, round_to=0)
     with pytest.raises(ValueError, match="`target_flops` must be"):
         _pruned(model, target_flops=2)
+    with pytest.raises(ValueError, match="`target_parameters` must be"):
+        _pruned(model, target_parameters=1)
+    with pytest.raises(ValueError, match="not both"):
+        _pruned(model, target_flops=0.5, target_parameters=0.5)
     with pytest.raises(ValueError, match="cannot be reached"):
         _pruned(model, target_flops=1e-4)
     with pytest.raises(ValueError, match="PowerPropagation"):

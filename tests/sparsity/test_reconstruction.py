@@ -86,6 +86,20 @@ def test_the_mean_of_a_removed_channel_goes_into_the_bias(keras):
     np.testing.assert_allclose(new_bias, expected, rtol=1e-4)
 
 
+def test_statistics_are_of_the_axis_that_a_normalization_has(keras):
+    x = keras.Input((7, 5))
+    y = layers.Dense(8, use_bias=False)(layers.Dense(16)(x))
+    y = layers.BatchNormalization(axis=1, name="steps")(y)
+    model = keras.Model(x, layers.Dense(3)(y))
+    channel_models.randomize(model)
+    batch = channel_models.inputs(model, rows=64)
+    channel_models.calibrate(model, batch)
+    pruned = _pruned(model)
+    plain = sa.strip_pruning(pruned)
+    repaired = sa.reconstruct(pruned, [batch])
+    assert _error(model, repaired, batch) < 0.9 * _error(model, plain, batch)
+
+
 def test_what_is_wrong_is_said(keras):
     model = keras.Sequential([keras.Input((5,)), layers.Dense(8), layers.Dense(3)])
     with pytest.raises(ValueError, match="whose channels are pruned"):

@@ -73,6 +73,22 @@ def test_a_sequential_model_stays_one(keras):
     assert channel_models.difference(model, smaller, batch) < 1e-5
 
 
+def test_models_inside_a_sequential_model_become_smaller(keras):
+    block = keras.Sequential([layers.ReLU(), layers.Conv2D(6, 3)])
+    inputs = keras.Input((4, 4, 6))
+    graph = keras.Model(inputs, layers.Conv2D(5, 3)(inputs))
+    model = keras.Sequential([layers.Conv2D(8, 3), block, graph, layers.Flatten()])
+    model.add(layers.Dense(3))
+    batch = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype("float32")
+    model(batch)
+    channel_models.randomize(model)
+    assert [group.units for group in sa.channel_groups(model)] == [8, 6, 5]
+    channel_models.silence(model)
+    smaller = sa.shrink(model)
+    assert channel_models.difference(model, smaller, batch) < 1e-5
+    assert [group.units for group in sa.channel_groups(smaller)] == [4, 3, 3]
+
+
 def _with_constant(keras, padding, use_bias):
     """Two convolutions; channel 0 between them is a constant other than 0."""
     x = keras.Input((8, 8, 3))

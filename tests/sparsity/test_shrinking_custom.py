@@ -187,6 +187,53 @@ def test_a_size_that_a_layer_holds_as_a_number_stays(keras):
     assert "fixed size" in groups.frozen["heads/inner"]
 
 
+WIDTH = 6
+
+
+@pytest.mark.parametrize("kind", ["method", "global", "computed"])
+def test_a_size_that_code_gives_as_a_number_stays(keras, kind):
+    """Else the model, which is changed in place, could not be called again."""
+    reshape = tf.reshape if keras.__name__ == "tf_keras" else keras.ops.reshape
+
+    class Paired(keras.Model):
+        def __init__(self):
+            super().__init__(name="paired")
+            self.inner = keras.layers.Dense(12, name="inner")
+            self.hidden = keras.layers.Dense(10, name="hidden")
+            self.head = keras.layers.Dense(3, name="head")
+
+    class Method(Paired):
+        def pairs(self, x):
+            return reshape(x, (-1, 2, 6))
+
+        def call(self, x):
+            return self.head(self.hidden(self.pairs(self.inner(x))))
+
+    class Global(Paired):
+        def call(self, x):
+            return self.head(self.hidden(reshape(self.inner(x), (-1, 2, WIDTH))))
+
+    class Computed(Paired):
+        def call(self, x):
+            y = self.inner(x)
+            return self.head(self.hidden(reshape(y, (-1, 2, y.shape[-1] // 2))))
+
+    model = {"method": Method, "global": Global, "computed": Computed}[kind]()
+    batch = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
+    model(batch)
+    channel_models.randomize(model)
+    groups = sa.channel_groups(model)
+    if kind == "computed":
+        assert [group.units for group in groups] == [6, 10]
+    else:
+        assert [group.units for group in groups] == [10]
+        assert "fixed size" in groups.frozen["paired/inner"]
+    channel_models.silence(model)
+    before = np.asarray(model(batch))
+    assert np.ptp(before, axis=0).min() > 1e-3
+    np.testing.assert_allclose(np.asarray(sa.shrink(model)(batch)), before, atol=1e-5)
+
+
 def test_operations_of_tensorflow_inside_keras_3_give_a_reason():
     import keras
 
@@ -266,6 +313,22 @@ def test_a_custom_layer_is_pruned_by_attention_shrunk_and_exported(keras, tmp_pa
     np.testing.assert_allclose(np.asarray(smaller(batch)), trained, atol=1e-5)
     report = sa.export_tflite(smaller, tmp_path / "smaller.tflite")
     assert report.differences["no delegate"] < 1e-4 * report.largest_output
+
+
+def test_a_layer_that_holds_a_weight_of_one_inside_stays():
+    import keras  # That of tf_keras cannot be built beside Keras 3.
+
+    layers = keras.layers
+    x = keras.Input((8, 8, 3))
+    y = layers.SpectralNormalization(layers.Conv2D(8, 3), name="outer")(x)
+    y = layers.GlobalAveragePooling2D()(layers.Conv2D(6, 1, name="behind")(y))
+    model = keras.Model(x, layers.Dense(3)(y))
+    groups = sa.channel_groups(model)
+    assert [(group.name, group.units) for group in groups] == [("behind", 6)]
+    assert "holds a weight of a layer inside" in groups.frozen["outer"]
+    channel_models.silence(model)
+    batch = channel_models.inputs(model)
+    assert channel_models.difference(model, sa.shrink(model), batch) < 1e-5
 
 
 def test_reconstruction_says_that_it_leaves_layers_inside_others(keras, caplog):

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_seqattn.inference.signatures import outputs_of, random_batch
-from tf_seqattn.keras_api import computing_in_float32
+from tf_seqattn.keras_api import arrays_of, computing_in_float32
 
 
 def _has_nan(outputs: Sequence[np.ndarray]) -> bool:
@@ -53,7 +53,7 @@ def check_comparable(model: Any, outputs: Sequence[np.ndarray]) -> None:
             continue
         weights = [
             getattr(weight, "path", weight.name)
-            for weight in model.weights
+            for weight in arrays_of(model)
             if np.isnan(_numbers(np.asarray(weight))).any()
         ]
         cause = (

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tf_seqattn.keras_api import classes, projections
+from tf_seqattn.keras_api import arrays_of, classes, projections
 from tf_seqattn.kernels.channel_labels import fixed, known
 from tf_seqattn.kernels.channel_rules import channel_axis
 from tf_seqattn.kernels.channel_trace import Call, Trace, Work
@@ -21,13 +21,22 @@ _CONVOLUTIONS = classes(
     )
 )
 _TRANSPOSED = classes("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
-_RECURRENT = classes("LSTM", "GRU", "SimpleRNN", "Bidirectional")
+_RECURRENT = classes("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional")
 _ATTENTION = classes("MultiHeadAttention", "GroupQueryAttention")
 
 
 def _positions(shape: tuple[int | None, ...], axis: int) -> int:
     sizes = known(shape)
     return math.prod(sizes[1:]) // sizes[axis]
+
+
+def _weights(layer: Any) -> list[Any]:
+    return arrays_of(layer) if hasattr(layer, "weights") else []
+
+
+def _is_bias(weight: Any) -> bool:
+    """Whether a weight is added: a GRU has two rows of biases."""
+    return str(weight.name).rpartition("/")[2].startswith("bias")
 
 
 def work_of(call: Call) -> list[Work]:
@@ -45,7 +54,7 @@ def work_of(call: Call) -> list[Work]:
             call, layer=layer.layer, args=(fixed(inside),), kwargs={}, shapes=[shape]
         )
         return [Work(w.variable, steps * w.times) for w in work_of(one)]
-    kernels = [w for w in getattr(layer, "weights", ()) if len(w.shape) > 1]
+    kernels = [w for w in _weights(layer) if len(w.shape) > 1 and not _is_bias(w)]
     if not kernels:
         return []
     kind = type(layer)

@@ -38,7 +38,9 @@ _ELEMENTWISE = frozenset(
     "squared_difference sub mul neg relu relu6 sigmoid silu swish tanh gelu elu selu "
     "softplus softsign hard_swish hard_sigmoid hard_silu leaky_relu exp log log1p "
     "expm1 sqrt rsqrt square abs absolute negative sin cos erf reciprocal clip "
-    "clip_by_value cast identity stop_gradient floor round sign".split()
+    "clip_by_value cast identity stop_gradient floor round sign mish celu hard_tanh "
+    "log_sigmoid where where_v2 greater greater_equal less less_equal equal not_equal "
+    "gt ge lt le eq ne".split()
 )
 _PRODUCTS = frozenset({"multiply", "mul"})
 _REDUCTIONS = frozenset(
@@ -195,7 +197,7 @@ def _getitem(call: Call) -> Any:
                 changed[place] = slice(first, last)
                 return tuple(changed)
 
-            call.edit(key=edit)
+            call.edit(**{"slice_spec" if _is_tensorflow(call) else "key": edit})
     elif varies is not None and isinstance(per_axis[varies], int):
         return call.give_up(f"{call.what} takes one channel")
     return call.trace.settled(moved)
@@ -299,6 +301,26 @@ def _moveaxis(call: Call) -> Any:
     return transposed(call, tuple(order))
 
 
+def _swapaxes(call: Call) -> Any:
+    order = list(range(len(call.shape)))
+    first, second = _argument(call, 1, "axis1"), _argument(call, 2, "axis2")
+    order[first], order[second] = order[second], order[first]
+    return transposed(call, tuple(order))
+
+
+def _moved_within(call: Call) -> Any:
+    """An operation that moves entries along axes that are not those of the channels."""
+    rank, varies = len(call.shape), call.input.axis()
+    position = 2 if operation_name(call.layer) == "roll" else 1
+    axes = _argument(call, position, "axis")
+    if varies is None:
+        return alike(call.shape, int(call.input.labels.flat[0]))
+    if axes is None or varies in {int(a) % rank for a in np.atleast_1d(axes)}:
+        return call.give_up(f"{call.what} moves them")
+    labels, values = call.along(call.input, varies)
+    return at_axis(call.shape, varies, labels, values)
+
+
 def _stack(call: Call) -> Any:
     axis = int(_argument(call, 1, "axis", default=0)) % len(call.shape)
 
@@ -343,11 +365,15 @@ def _einsum(call: Call) -> Any:
     return _product(call, equation, operands)
 
 
+_OPERANDS = ("a", "b", "x1", "x2", "name")
+
+
 def _matmul(call: Call) -> Any:
     first, second = (_argument(call, 0, "x1", "a"), _argument(call, 1, "x2", "b"))
     ranks = [len(operand.shape) for operand in (first, second)]
-    turned = any(_argument(call, 9, f"transpose_{n}") for n in "ab")
-    if ranks[0] < 2 or ranks[0] != ranks[1] or turned:
+    # Transposed or adjoint, say.
+    named = [v for n, v in call.kwargs.items() if n not in _OPERANDS]
+    if ranks[0] < 2 or ranks[0] != ranks[1] or any((*call.args[2:], *named)):
         return call.give_up()
     batch = string.ascii_lowercase[: ranks[0] - 2]
     return _product(call, f"{batch}xy,{batch}yz->{batch}xz", [first, second])
@@ -428,6 +454,10 @@ _RULES: dict[str, Rule] = {
     "softmax": _softmax,
     "resize": _resize,
     "moveaxis": _moveaxis,
+    "swapaxes": _swapaxes,
+    "flip": _moved_within,
+    "reverse": _moved_within,
+    "roll": _moved_within,
     "stack": _stack,
     "repeat": _repeat,
     "pad": _pad,

@@ -4,6 +4,7 @@ A rule takes a `Call`, marks the weights of the layer and returns the `Channels`
 outputs. A custom layer has a rule of its own in a method `channel_rule(call)`.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -486,6 +487,18 @@ def new_shape(found: Channels, given: tuple[int | None, ...]) -> Edit:
     return edit
 
 
+def _flatten(call: Call) -> Channels:
+    """Flatten puts channels that are first behind all other axes."""
+    given = call.input
+    rank = len(given.shape)
+    if call.layer.data_format == "channels_first" and rank > 1:
+        order = (0, *range(2, rank), 1)
+        shape = tuple(given.shape[axis] for axis in order)
+        moved = given.moved(lambda array: array.transpose(order), shape)
+        call = dataclasses.replace(call, args=(moved,), kwargs={})
+    return reshaped(call)
+
+
 def _reshape(call: Call) -> Channels:
     found = reshaped(call)
     target = tuple(call.layer.get_config()["target_shape"])
@@ -649,17 +662,26 @@ def _gates(layer: Layer) -> int | None:
     return _GATES.get(cell)
 
 
+def _without_mask(call: Call) -> list[Channels]:
+    """The tensors that a recurrent layer reads: Keras 3 passes the mask as well."""
+    named = {name: value for name, value in call.kwargs.items() if name != "mask"}
+    given = flat((call.args, named))
+    return [value for value in given if isinstance(value, Channels)]
+
+
 def _recurrent(call: Call) -> Any:
     layer, gates = call.layer, _gates(call.layer)
     if gates is None:
         return call.give_up()
     labels, values = call.along(call.input, -1)
     new = _mark_cell(call, layer.cell, labels, values, gates)
-    no_mask = {name: value for name, value in call.kwargs.items() if name != "mask"}
-    for state in flat((call.args, no_mask))[1:]:
-        if isinstance(state, Channels) and len(state.shape) == 2:
+    for state in _without_mask(call)[1:]:
+        if len(state.shape) == 2:
             call.units.join(call.along(state, -1)[0], new, call.what)
-    call.resize(units=count(new))
+    if "cell" in layer.get_config():
+        call.resize(cell=_inner_units(layer, "cell", new))
+    else:
+        call.resize(units=count(new))
     _check_cell_activations(call, layer.cell, new)
     return [at_axis(shape, len(shape) - 1, new) for shape in call.shapes]
 
@@ -675,7 +697,7 @@ def _bidirectional(call: Call) -> Any:
     layer = call.layer
     parts = (layer.forward_layer, layer.backward_layer)
     gates = [_gates(part) for part in parts]
-    if None in gates or len(call.shapes) > 1 or len(call.tensors) > 1:
+    if None in gates or len(call.shapes) > 1 or len(_without_mask(call)) > 1:
         return call.give_up()
     labels, values = call.along(call.input, -1)
     new = [
@@ -766,7 +788,7 @@ _RULES: list[tuple[tuple[Any, ...], Rule]] = [
     (classes("Subtract"), _subtract),
     (classes("Concatenate"), _concatenate),
     (classes("Reshape"), _reshape),
-    (classes("Flatten"), reshaped),
+    (classes("Flatten"), _flatten),
     (classes("Permute"), _permute),
     (classes("RepeatVector"), _repeat_vector),
     (classes("MultiHeadAttention", "GroupQueryAttention"), _attention),

@@ -20,6 +20,7 @@ from tf_seqattn.kernels.channel_labels import (
     fixed,
     narrowed,
 )
+from tf_seqattn.kernels.code_numbers import numbers_of
 
 # Tells for each label whether its channel stays.
 Alive = Callable[[Labels], npt.NDArray[np.bool_]]
@@ -231,7 +232,8 @@ class Call:
     def _is_fixed(self, edit: Edit) -> bool:
         """Whether code of a custom layer would have to change.
 
-        A size that it does not hold as a number counts as computed from its inputs.
+        A size that neither its attributes nor its code give as a number counts as
+        computed from its inputs.
         """
         now = edit(lambda labels: np.ones(np.shape(labels), bool))
         none = edit(lambda labels: np.zeros(np.shape(labels), bool))
@@ -240,11 +242,7 @@ class Call:
         if not all(isinstance(size, int) for size in now):
             return True
         changed = {a for a, b in zip(now, none, strict=True) if a != b}
-        attributes = vars(self.holders[-1]).items()
-        # Keras remembers there what the layer was built from.
-        own = [v for name, v in attributes if not name.startswith(("_build", "_self_"))]
-        held = {number for number in flat(own) if type(number) is int}
-        return bool(changed & held)
+        return bool(changed & numbers_of(self.holders[-1]))
 
     def along(self, found: Channels, axis: int) -> tuple[Labels, Values]:
         """Labels and values along an axis; labels along another one are frozen."""

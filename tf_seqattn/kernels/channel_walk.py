@@ -28,6 +28,7 @@ from tf_seqattn.kernels.channel_rules import rule_of
 from tf_seqattn.kernels.channel_trace import Call, Trace, Work
 from tf_seqattn.kernels.inner_calls import (
     InnerCalls,
+    borrowed_weights,
     call_of,
     concrete,
     own_weights,
@@ -129,17 +130,23 @@ def _results(call: Call, raw: GraphCall) -> list[Channels]:
 def _nested(call: Call) -> list[Channels]:
     """The channels of the outputs of a graph model that is a layer of another one."""
     model = call.layer
-    given = _as_before(call)
-    found = _walk(
-        call.trace, graph_calls(model), *graph_ends(model), given, call.holders
-    )
-    if all(len(f.shape) == len(s) for f, s in zip(found, call.shapes, strict=True)):
-        return found
+    ends = graph_ends(model)
+    batches = [tensor.shape[0] for tensor in flat(ends[0])]
+    given = list(map(_with_batch, _as_before(call), batches))
+    found = _walk(call.trace, graph_calls(model), *ends, given, call.holders)
+    pairs = list(zip(found, call.shapes, strict=True))
+    if all(len(output.shape) == len(shape) for output, shape in pairs):
+        return [_with_batch(output, shape[0]) for output, shape in pairs]
     # Keras 2 makes the graph of a Sequential anew for each rank of its inputs.
     why = f"{call.what} has a graph for inputs of another rank"
     for output in found:
         call.units.freeze(output.labels, why)
     return call.give_up(why)
+
+
+def _with_batch(found: Channels, batch: int | None) -> Channels:
+    """The same channels: a model inside another one may know the batch, or not."""
+    return dataclasses.replace(found, shape=(batch, *found.shape[1:]))
 
 
 def _as_before(call: Call) -> list[Channels]:
@@ -160,6 +167,8 @@ def _followed(call: Call, raw: GraphCall) -> list[Channels]:
     trace, layer = call.trace, call.layer
     if type(layer).__module__.partition(".")[0] == PACKAGE:
         return _left(call, f"{call.what} has no rule")
+    if borrowed_weights(layer):
+        return _left(call, f"{call.what} holds a weight of a layer inside")
     inner = InnerCalls(layer, raw.args, raw.kwargs)
     if inner.why:
         return _left(call, f"{call.what} cannot be followed ({inner.why})")

@@ -7,6 +7,7 @@ from tf_seqattn.keras_api import (
     Layer,
     Model,
     arguments,
+    arrays_of,
     calls_between,
     flat,
     input_specs,
@@ -35,7 +36,16 @@ def concrete(shape: tuple[int | None, ...], length: int) -> tuple[int, ...]:
 def own_weights(layer: Layer) -> list[Any]:
     """The weights of a layer that no layer inside it has."""
     inside = {id(w) for part in sublayers(layer)[1:] for w in part.weights}
-    return [w for w in layer.weights if id(w) not in inside]
+    return [w for w in arrays_of(layer) if id(w) not in inside]
+
+
+def borrowed_weights(layer: Layer) -> list[Any]:
+    """The weights of layers inside a layer that its own attributes hold as well.
+
+    A `SpectralNormalization` holds the kernel of the layer inside, for example.
+    """
+    inside = {id(w) for part in sublayers(layer)[1:] for w in part.weights}
+    return [value for value in vars(layer).values() if id(value) in inside]
 
 
 class InnerCalls:

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tf_seqattn.keras_api import (
     Layer,
+    arrays_of,
     classes,
     is_keras_class,
     is_variable,
@@ -400,7 +401,7 @@ def holds_no_kernel(layer: Layer) -> bool:
         and not is_supported(layer)
         and not isinstance(layer, classes("Wrapper"))
         and len(sublayers(layer)) == 1
-        and all(len(weight.shape) < 2 for weight in layer.weights)
+        and all(len(weight.shape) < 2 for weight in arrays_of(layer))
     )
 
 

@@ -58,7 +58,7 @@ def smaller_model(model: Model, trace: Trace, live: Mask) -> Model:
     building = _Building(trace, live)
     if has_graph(model):
         # The graph of the new model consists of calls, also of the layers it shares.
-        smaller = building.model(model, None)
+        smaller = building.model(model)
         building.set_weights()
         return smaller
     with calls_forgotten(model):
@@ -170,15 +170,8 @@ class _Building:
 
     def _build(self, layer: Layer, call: Call, raw: GraphCall | None) -> None:
         """Builds a layer for the channels that stay, as in a call of another one."""
-
-        def cut(found: Channels) -> tuple[int | None, ...]:
-            axis, shape = found.axis(), list(found.shape)
-            if axis is not None:
-                shape[axis] = int(self.alive(found.along(axis)[0]).sum())
-            return tuple(shape)
-
         if raw is None:
-            layer.build(cut(call.input))
+            layer.build(self._shape_left(call.input))
             return
         tensors = iter(flat((call.args, call.kwargs)))
         library = keras_of(layer)
@@ -187,10 +180,17 @@ class _Building:
             found = next(tensors)
             if not is_symbolic(value):
                 return value
-            return symbolic_input(library, cut(found), value.dtype)
+            return symbolic_input(library, self._shape_left(found), value.dtype)
 
         args, kwargs = map_structure(symbolic, (raw.args, raw.kwargs))
         layer(*args, **{k: v for k, v in kwargs.items() if v is not None})
+
+    def _shape_left(self, found: Channels) -> tuple[int | None, ...]:
+        """The shape of a tensor of the smaller model."""
+        axis, shape = found.axis(), list(found.shape)
+        if axis is not None:
+            shape[axis] = int(self.alive(found.along(axis)[0]).sum())
+        return tuple(shape)
 
     def in_place(self, model: Model) -> Model:
         """A subclassed model, with smaller layers in the places of its own."""
@@ -241,24 +241,22 @@ class _Building:
 
     # Graphs.
 
-    def model(self, model: Model, given: list[Any] | None) -> Model:
-        """A graph model, made again.
-
-        Args:
-          model: the model.
-          given: the tensors that it is called with, flat; None for the outermost one.
-        """
+    def model(self, model: Model) -> Model:
+        """A graph model, made again."""
         inputs, outputs = graph_ends(model)
         own = flat(inputs)
-        shapes = [t.shape for t in (own if given is None else given)]
+        nested = self._trace.nested.get(id(model))
+        shapes = [tuple(t.shape) for t in own]
+        if nested is not None:
+            shapes = [self._shape_left(found) for found in nested]
         known = {
-            id(tensor): _new_input(tensor, tuple(shape))
+            id(tensor): _new_input(tensor, shape)
             for tensor, shape in zip(own, shapes, strict=True)
         }
         library = keras_of(model)
         if isinstance(model, library.Sequential):
             (new,) = known.values()
-            layers = [self._replaced(call, [new]) for call in graph_calls(model)]
+            layers = [self._replaced(call.operation) for call in graph_calls(model)]
             return library.Sequential([new, *layers], name=model.name)
 
         def lookup(value: Any) -> Any:
@@ -277,13 +275,12 @@ class _Building:
             name=model.name,
         )
 
-    def _replaced(self, call: Any, given: list[Any]) -> Any:
-        """The layer or model that replaces the one that is called."""
-        layer = call.operation
+    def _replaced(self, layer: Any) -> Any:
+        """The layer or model that replaces one that is called."""
         if not has_graph(layer):
             return self._layer(layer)
         if id(layer) not in self._done:
-            self._done[id(layer)] = (layer, self.model(layer, given))
+            self._done[id(layer)] = (layer, self.model(layer))
         return self._done[id(layer)][1]
 
     def _called(self, call: Any, args: Any, kwargs: Any) -> Any:
@@ -298,8 +295,7 @@ class _Building:
                 layer = type(layer).from_config({**layer.get_config(), **own})
             return layer(*args, **kwargs)
         args, kwargs = _edited(args, kwargs, edits)
-        given = [value for value in flat(args) if is_symbolic(value)]
-        replaced = self._replaced(call, given)
+        replaced = self._replaced(layer)
         if is_keras3(layer):
             # Keras records `mask=None` for every layer that takes a mask.
             kwargs = {k: v for k, v in kwargs.items() if v is not None}

@@ -1,8 +1,9 @@
 """Wrapping a model so that its coupled channels are pruned."""
 
 import collections
+import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,20 +12,22 @@ from tf_seqattn.keras_api import (
     MODELS,
     Layer,
     Model,
+    arrays_of,
     classes,
     is_graph_model,
     keras_of,
     sublayers,
     uncompile,
 )
-from tf_seqattn.kernels.channel_cost import multiply_adds
+from tf_seqattn.kernels.channel_cost import entries_left, multiply_adds
 from tf_seqattn.kernels.channel_groups import (
     ChannelGroup,
     ChannelGroups,
     channel_groups,
 )
-from tf_seqattn.kernels.channel_trace import Place
+from tf_seqattn.kernels.channel_trace import Place, Trace
 from tf_seqattn.kernels.layer_kernels import find_kernels, is_supported
+from tf_seqattn.kernels.live_channels import Mask
 from tf_seqattn.model_editing import clone, replace_sublayers
 from tf_seqattn.sparsity.allocation import retargeted
 from tf_seqattn.sparsity.channel_layer import ChannelLayer, Slices
@@ -56,6 +59,7 @@ def prune_channels(
     importance: Importance | None = None,
     round_to: int = 8,
     target_flops: float | None = None,
+    target_parameters: float | None = None,
 ) -> Any:
     """`sa.prune(model, ..., block_size="channels")`: see there.
 
@@ -68,17 +72,34 @@ def prune_channels(
       round_to: the units of a group that stay are a multiple of it.
       target_flops: the share of the model's multiply-adds to keep. It takes the place
         of the schedule's target.
+      target_parameters: likewise of its weights.
     """
     _check(model, importance, round_to)
+    if target_flops is not None and target_parameters is not None:
+        raise ValueError(
+            "Give `target_flops` or `target_parameters`, not both. Received: "
+            f"target_flops={target_flops!r}, target_parameters={target_parameters!r}"
+        )
     groups = channel_groups(model)
     wrapping = _Wrapping(groups, isinstance(importance, NormalizationScale))
-    if target_flops is not None:
-        share = share_for(groups, wrapping.prunable, target_flops, round_to)
-        pruning_schedule = retargeted(pruning_schedule, share)
+    targets = {
+        "target_flops": (target_flops, functools.partial(multiply_adds, groups.trace)),
+        "target_parameters": (
+            target_parameters,
+            functools.partial(_parameters, model, groups.trace),
+        ),
+    }
+    for name, (target, count) in targets.items():
+        if target is not None:
+            _check_target(name, target)
+            share = share_for(groups, wrapping.prunable, count, target, round_to)
+            pruning_schedule = retargeted(pruning_schedule, share)
     for group in wrapping.prunable:
         wrapping.add(group, pruning_schedule, importance, round_to)
+    if wrapping.left and wrapping.groups:
+        logger.warning("Channels left alone by sa.prune:%s", _lines(wrapping.left))
     if not wrapping.groups:
-        reasons = "".join(f"\n  {n}: {why}" for n, why in groups.frozen.items())
+        reasons = _lines({**groups.frozen, **wrapping.left})
         logger.warning("No channels are pruned by sa.prune:%s", reasons)
     elif not is_graph_model(model):
         uncompile(model)
@@ -86,6 +107,10 @@ def prune_channels(
     for group in wrapping.groups:
         group._prune_without_training()
     return wrapped
+
+
+def _lines(reasons: Mapping[str, str]) -> str:
+    return "".join(f"\n  {name}: {why}" for name, why in reasons.items())
 
 
 def _check(model: Model, importance: Importance | None, round_to: int) -> None:
@@ -112,46 +137,56 @@ def _check(model: Model, importance: Importance | None, round_to: int) -> None:
         )
 
 
+def _check_target(name: str, target: float) -> None:
+    if not 0.0 < target < 1.0:
+        raise ValueError(
+            f"`{name}` must be between 0 and 1: the share to keep. "
+            f"Received: {name}={target!r}"
+        )
+
+
+def _parameters(model: Model, trace: Trace, live: Mask) -> int:
+    """Entries of all weights of a model, for the channels that are live."""
+    return sum(entries_left(trace, weight, live) for weight in arrays_of(model))
+
+
 def share_for(
     groups: ChannelGroups,
     prunable: Sequence[ChannelGroup],
-    target_flops: float,
+    count: Callable[[Mask], int],
+    target: float,
     round_to: int,
 ) -> float:
-    """The smallest share to remove of each group that leaves so many multiply-adds.
+    """The smallest share to remove of each group that leaves so much of a model.
 
     Args:
       groups: of the model.
       prunable: those to prune.
-      target_flops: share of the multiply-adds that may be left, in (0, 1).
+      count: what is left for the channels that are live, such as its multiply-adds.
+      target: share of it that may be left, in (0, 1).
       round_to: see `prune_channels`.
 
     Raises:
-      ValueError: if the target is out of range, or beyond what can be removed.
+      ValueError: if the target is beyond what can be removed.
     """
-    if not 0.0 < target_flops < 1.0:
-        raise ValueError(
-            "`target_flops` must be between 0 and 1: the share of the multiply-adds "
-            f"to keep. Received: target_flops={target_flops!r}"
-        )
-    allowed = target_flops * groups.multiply_adds
 
     def left(share: float) -> int:
         live = np.ones(groups.trace.units.size, bool)
         for group in prunable:
             live[group.labels[int(kept_units(group.units, share, round_to)) :]] = False
-        return multiply_adds(groups.trace, live)
+        return count(live)
 
+    whole = left(0.0)
     low, high = 0.0, _LARGEST_SHARE
-    if left(high) > allowed:
+    if left(high) > target * whole:
         raise ValueError(
-            f"`target_flops` {target_flops} cannot be reached: removing "
-            f"{high:.0%} of each group leaves {left(high) / groups.multiply_adds:.1%}. "
+            f"A target of {target:.1%} cannot be reached: removing {high:.0%} of each "
+            f"group leaves {left(high) / whole:.1%}. "
             "print(sa.channel_groups(model)) shows what stays, and why."
         )
     while high - low > _PRECISION:
         middle = (low + high) / 2
-        low, high = (middle, high) if left(middle) > allowed else (low, middle)
+        low, high = (middle, high) if left(middle) > target * whole else (low, middle)
     return high
 
 
@@ -161,7 +196,9 @@ class _Wrapping:
     def __init__(self, found: ChannelGroups, by_scales: bool) -> None:
         self._found = found
         self._by_scales = by_scales
-        self.prunable = [group for group in found if _is_prunable(group)]
+        whys = [why_not_prunable(group) for group in found]
+        self.prunable = [g for g, why in zip(found, whys, strict=True) if why is None]
+        self.left = {g.name: why for g, why in zip(found, whys, strict=True) if why}
         if by_scales:
             self.prunable = _scaled(self.prunable)
         self.groups: list[PrunableLayer] = []
@@ -235,10 +272,21 @@ class _Wrapping:
         return layer
 
 
-def _is_prunable(group: ChannelGroup) -> bool:
-    """Whether there are several units, and their readers can be multiplied."""
+def why_not_prunable(group: ChannelGroup) -> str | None:
+    """Why `sa.prune` leaves a group alone; None if it prunes it.
+
+    There must be several units, and layers that read them and can be multiplied.
+    """
+    if group.units == 1:
+        return "they can only go all at once"
+    if not group.readers:
+        return "no weight reads them"
+    other = next((p.layer for p in group.readers if not _can_scale(p)), None)
+    if other is None:
+        return None
     return (
-        group.units > 1 and bool(group.readers) and all(map(_can_scale, group.readers))
+        f"{type(other).__name__} ({other.name}), which reads them, is a custom layer "
+        "without `get_prunable_weights()`"
     )
 
 

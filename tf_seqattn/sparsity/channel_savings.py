@@ -5,12 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tf_seqattn.keras_api import MODELS, Model, sublayers
+from tf_seqattn.keras_api import MODELS, Model, arrays_of, sublayers
 from tf_seqattn.kernels.channel_cost import entries_left, multiply_adds
 from tf_seqattn.kernels.channel_groups import channel_groups
 from tf_seqattn.kernels.channel_walk import has_graph
 from tf_seqattn.kernels.inner_calls import call_of
 from tf_seqattn.sparsity.channel_layer import ChannelLayer
+from tf_seqattn.sparsity.channel_pruning import why_not_prunable
 from tf_seqattn.sparsity.channel_units import ChannelUnits
 from tf_seqattn.sparsity.wrapper import pruned_layers
 
@@ -85,11 +86,16 @@ def channel_savings(model: Model) -> Savings | None:
         if isinstance(group.layer, ChannelUnits)
         for weight in group.weights
     }
-    weights = [w for w in holding.weights if id(w) not in own]
+    weights = [w for w in arrays_of(holding) if id(w) not in own]
+    frozen = dict(groups.frozen)
+    for group in groups:
+        why = why_not_prunable(group)
+        if why is not None:
+            frozen.setdefault(group.name, why)
     return Savings(
         multiply_adds(trace),
         multiply_adds(trace, live),
         sum(math.prod(w.shape) for w in weights),
         sum(entries_left(trace, w, live) for w in weights),
-        groups.frozen,
+        frozen,
     )

@@ -18,6 +18,7 @@ from tf_seqattn.keras_api import (
 from tf_seqattn.kernels import layer_kernels
 from tf_seqattn.sparsity.channel_layer import ChannelLayer
 from tf_seqattn.sparsity.channel_savings import channel_savings
+from tf_seqattn.sparsity.channel_units import ChannelUnits
 from tf_seqattn.sparsity.phases import final_sparsity, phase_at
 from tf_seqattn.sparsity.policies import MinimumBlocks, PruningPolicy, why_unprunable
 from tf_seqattn.sparsity.wrapper import PrunableLayer, pruned_layers
@@ -90,7 +91,8 @@ def _plain_rows(layer: Layer, reason: str) -> list[dict[str, Any]]:
 
 def _rows(model: Model) -> list[dict[str, Any]]:
     wrappers = pruned_layers(model)
-    policy = MinimumBlocks(wrappers[0].block_size) if wrappers else None
+    of_blocks = [w for w in wrappers if not isinstance(w.layer, ChannelUnits)]
+    policy = MinimumBlocks(of_blocks[0].block_size) if of_blocks else None
     wrapping = [
         *wrappers,
         *(m for m in sublayers(model) if isinstance(m, ChannelLayer)),

@@ -3,6 +3,7 @@
 from tf_seqattn.keras_api import (
     Layer,
     Model,
+    arrays_of,
     classes,
     is_keras_class,
 )
@@ -157,6 +158,6 @@ def why_unprunable(layer: Layer, pattern: str | None = None) -> str | None:
     if not layer.weights:
         return f"{kind} has no weights"
     if is_keras_class(type(layer)):
-        has_kernel = any("kernel" in weight.name for weight in layer.weights)
+        has_kernel = any("kernel" in weight.name for weight in arrays_of(layer))
         return f"{kind} {'is not a supported kind' if has_kernel else 'has no kernel'}"
     return f"{kind} is a custom layer without `get_prunable_weights()`"

@@ -12,6 +12,7 @@ from tf_seqattn.keras_api import (
     REGISTERED,
     Layer,
     Model,
+    arrays_of,
     check_layer,
     check_one_keras,
     classes,
@@ -107,7 +108,7 @@ class _Pruning:
 
     def _leave(self, layer: Layer, reason: str) -> None:
         self.left_alone[layer.name] = reason
-        if any(len(weight.shape) > 1 for weight in layer.weights):
+        if any(len(weight.shape) > 1 for weight in arrays_of(layer)):
             self.left_with_kernel.append(layer.name)
 
     def report(self) -> None:
@@ -212,10 +213,10 @@ def prune(
       **kwargs: further arguments of `PrunableLayer`. With `balanced=True` every column
         of blocks keeps equally many, which packs best (`sa.pack`). With `pattern="2:4"`
         single entries are pruned in place of blocks: 2 of every 4 inputs stay. With
-        `block_size="channels"` there are two others. `round_to` (8): the number of
+        `block_size="channels"` there are three others. `round_to` (8): the number of
         units that stay is a multiple of it, except in groups of less than twice as
         many. `target_flops` (None): the share of the multiply-adds to keep, in place of
-        the schedule's target.
+        the schedule's target. `target_parameters` (None): likewise of the weights.
 
     Returns:
       The wrapped layer, list or model: the same object for a subclassed model.

@@ -174,14 +174,16 @@ class _Repair:
         if layer.use_bias:
             return layer.bias
         reading = [
-            call.operation
+            (call.operation, len(value.shape))
             for call in self._all
             for value in call.inputs
             if self._is_of(value, layer)
         ]
-        if len(reading) == 1 and type(reading[0]) in _NORMALIZATION:
-            return reading[0].moving_mean
-        return None
+        if len(reading) != 1 or type(reading[0][0]) not in _NORMALIZATION:
+            return None
+        ((norm, rank),) = reading
+        is_last = np.atleast_1d(norm.axis).tolist() in ([-1], [rank - 1])
+        return norm.moving_mean if is_last else None
 
     def _is_of(self, tensor: Any, layer: Layer) -> bool:
         call = self._before.get(id(tensor))
@@ -222,8 +224,10 @@ class _Repair:
 
     def _measure(self, layer: Layer, call: Any, batches: list[Any]) -> None:
         """Gives a batch normalization the statistics of the data."""
-        found = [x.reshape(-1, x.shape[-1]) for x in self._inputs(call, batches)]
-        rows = np.concatenate(found).astype(np.float64)
+        (axis,) = np.atleast_1d(layer.axis)
+        found = [np.moveaxis(x, axis, -1) for x in self._inputs(call, batches)]
+        rows = np.concatenate([x.reshape(-1, x.shape[-1]) for x in found])
+        rows = rows.astype(np.float64)
         layer.moving_mean.assign(rows.mean(axis=0).astype("float32"))
         layer.moving_variance.assign(rows.var(axis=0).astype("float32"))
 
