@@ -3,8 +3,9 @@
 The click models of `benchmarks/quality.py` on flights and films, with tables of 2,000
 rows, are trained whole. Then rows go, by importance, frequency or norm, or at random,
 and the model is measured as it is and after a tenth of the steps more. Beside them
-stand models with smaller tables from the start, in which numbers share rows by their
-remainder (the hashing trick), trained for as many steps in all.
+stand models with smaller tables from the start, trained for as many steps in all.
+Numbers share rows by their remainder (the hashing trick), or the most frequent ones of
+the first batch have rows of their own, for good or revised in training.
 
     pip install 'tf-seqattn[quality]' && pip install --no-deps recbole
     python -m benchmarks.table_rows
@@ -22,7 +23,14 @@ import tf_keras as keras
 
 import tf_seqattn as sa
 from benchmarks.quality_tasks.data import TABLE_ROWS, split
-from benchmarks.quality_tasks.tasks import TASKS, held_out, run_missing, start, train
+from benchmarks.quality_tasks.tasks import (
+    TASKS,
+    Task,
+    held_out,
+    run_missing,
+    start,
+    train,
+)
 from tf_seqattn.experiments.markdown_table import markdown_table
 from tf_seqattn.experiments.mean_and_error import mean_and_error_text
 from tf_seqattn.files import write_json, write_whole
@@ -32,6 +40,8 @@ NAMES = ("flights", "films")
 KEPT = (0.2, 0.05, 0.02)
 WAYS = ("importance", "frequency", "norm", "random")
 HASHED = "hashed from the start"
+FIXED, REVISED = "first batch, fixed", "first batch, revised"
+REVISIONS = 20
 BATCH = 4096
 
 
@@ -75,6 +85,31 @@ def hashed(network: Callable[[], keras.Model], keep: float) -> keras.Model:
     return keras.Model(inputs, model(inputs % rows))
 
 
+def few_from_the_start(
+    cell: Cell, keep: float, task: Task, revised: bool
+) -> keras.Model:
+    """A model of few rows at once: those that are frequent in the first batch.
+
+    Args:
+      cell: for its seed.
+      keep: share of the weights of all tables.
+      task: with the steps of the training.
+      revised: whether training revises which they are.
+    """
+    start(cell.seed)
+    network = task.network()
+    rows, *_ = split(task.data)
+    counts = sa.count_rows(network, [rows[: task.batch_size]])
+    small = sa.prune_rows(network, keep, counts, "frequency", revised)
+    if not revised:
+        return train(small, task, cell.seed)
+    every = task.steps // REVISIONS
+    small = train(small, task, cell.seed, [sa.ReviseRows(every)])
+    fixed = sa.fix_rows(small)
+    fixed.compile(loss=small.loss, metrics=["accuracy"])
+    return fixed
+
+
 def run_cell(cell: Cell, folder: pathlib.Path) -> None:
     """Trains, prunes and measures all that a task and seed have."""
     task = TASKS[cell.task]
@@ -116,6 +151,9 @@ def run_cell(cell: Cell, folder: pathlib.Path) -> None:
             round(keep * TABLE_ROWS) * 4 * sum(la.output_dim for la in tables_of(model))
         )
         add(HASHED, keep, rival, cost, True)
+        for way in (FIXED, REVISED):
+            few = few_from_the_start(cell, keep, longer, way == REVISED)
+            add(way, keep, few, table_bytes(few), True)
     write_json(cell.file(folder), results)
 
 
@@ -141,7 +179,7 @@ def table(results: list[dict]) -> str:
         size = sizes[task, "whole", 1.0, True] / 1024
         lines.append([task, "whole", "100%", f"{size:.0f}", None, f"{whole:.4f}"])
         for keep in KEPT:
-            for way in (*WAYS, HASHED):
+            for way in (*WAYS, HASHED, FIXED, REVISED):
                 size = sizes[task, way, keep, True] / 1024
                 cells = [cell(task, way, keep, after) for after in (False, True)]
                 lines.append([task, way, f"{keep:.0%}", f"{size:.0f}", *cells])
@@ -169,8 +207,10 @@ def main(arguments: list[str] | None = None) -> None:
         "seeds. Log loss (nats) on rows held out; below each whole model the "
         "difference to it, seed by seed, with its standard error. Bytes count the row "
         "numbers too. "
-        f"Training on takes a tenth of the steps; `whole` and `{HASHED}` have as many "
-        f"in all.\n\n{table(results)}"
+        f"Training on takes a tenth of the steps; `whole`, `{HASHED}` and those "
+        "of the first batch have as many in all. In the latter what is frequent in one "
+        f"batch has rows of its own, for good or revised {REVISIONS} times "
+        f"(`sa.ReviseRows`).\n\n{table(results)}"
     )
     write_whole(RESULTS / "table_rows.md", text)
     write_json(RESULTS / "table_rows.json", results)

@@ -771,10 +771,10 @@ def add_counter(layer: Layer, name: str) -> Variable:
     return _add_weight(layer, name, (), "int64", "zeros", trainable=False)
 
 
-def add_integers(
+def add_numbers(
     layer: Layer, name: str, shape: tuple[int, ...], dtype: str = "int32"
 ) -> Variable:
-    """Adds a variable of integers, at first 0, that is not trained."""
+    """Adds a variable, at first 0, that is not trained and keeps its dtype."""
     return _add_weight(layer, name, shape, dtype, "zeros", trainable=False)
 
 

@@ -239,6 +239,25 @@ def test_tables_are_held_small_by_l2():
     assert float(sum(model.losses)) == pytest.approx(0.25 * squares, rel=1e-5)
 
 
+def test_weight_decay_reaches_kernels_and_logits(converted, tmp_path, capsys):
+    common = ["--data", str(converted), "--output", str(tmp_path), "--steps", "3"]
+    common += ["--batch-size", "64", "--algorithm", "seqattn", "--validations", "1"]
+    plain = train.chosen_recipe(train.parse_arguments(common))
+    assert plain.weight_decay == RECIPES["paper"].weight_decay == 0.0
+    options = train.parse_arguments([*common, "--weight-decay", "0.2"])
+    manifest = train.open_rows(options)
+    model, _ = train.train(options, manifest, tf.distribute.get_strategy())
+    assert model.optimizer.weight_decay == 0.2
+    (pruned,) = sa.pruned_layers(model)[0].pruned_kernels
+    pruned.logits.assign(np.full(pruned.logits.shape, 2.0))
+    model({"numeric": tf.ones((1, 13)), "categorical": tf.zeros((1, 26), tf.int32)})
+    assert float(sum(model.losses)) == pytest.approx(0.1 * 4 * 20 * 20)
+    with pytest.raises(SystemExit):
+        both = ["--weight-decay", "0.2", "--table-optimizer", "adagrad"]
+        train.parse_arguments([*common, *both])
+    assert "--weight-decay wants --table-optimizer adam" in capsys.readouterr().err
+
+
 def test_more_rows_in_a_batch_than_there_are_is_named(clicks_file, tmp_path):
     with pytest.raises(ValueError, match="batch_size=100000"):
         run(clicks_file, tmp_path, "--batch-size", "100000")

@@ -20,6 +20,7 @@ from tf_seqattn.criteo.log.manifest import Manifest
 from tf_seqattn.criteo.models.click_model import prune_first_layer
 from tf_seqattn.criteo.models.experiment import importance, pruning_schedule
 from tf_seqattn.criteo.models.keras_rs_models import build_dcn, build_dlrm, build_dnn
+from tf_seqattn.criteo.models.optimizers import decay_kernels
 from tf_seqattn.criteo.models.serving import export_serving
 from tf_seqattn.criteo.train import (
     check_training,
@@ -59,7 +60,7 @@ def build(options: argparse.Namespace, manifest: Manifest, steps: int) -> keras.
     """
     sizes, recipe = manifest.table_sizes, chosen_recipe(options)
     schedule = pruning_schedule(options.algorithm, options.sparsity, steps)
-    scores = importance(options.algorithm)
+    scores = importance(options.algorithm, recipe.weight_decay / 2)
     if options.model == "dnn":
         network = build_dnn(
             sizes,
@@ -96,8 +97,10 @@ def train(
     rate = keras.optimizers.schedules.ExponentialDecay(
         recipe.first_rate, steps, recipe.last_rate / recipe.first_rate
     )
+    optimizer = keras.optimizers.Adam(rate, weight_decay=recipe.weight_decay or None)
+    decay_kernels(optimizer, model)
     model.compile(
-        keras.optimizers.Adam(rate),
+        optimizer,
         keras.losses.BinaryCrossentropy(from_logits=True),
         metrics=[keras.metrics.AUC(from_logits=True, name="auc")],
     )

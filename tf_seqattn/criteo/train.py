@@ -133,6 +133,11 @@ def make_parser(module: str, description: str) -> argparse.ArgumentParser:
     rate = command_line.positive_number
     add("--first-rate", type=rate, help="in place of the recipe's learning rate")
     add("--last-rate", type=rate, help="in place of the recipe's, at the last step")
+    add(
+        "--weight-decay",
+        type=command_line.non_negative_number,
+        help="of kernels, and of logits by an L2 penalty; in place of the recipe's",
+    )
     add("--algorithm", default="seqattn", choices=ALGORITHMS, help="how to prune")
     add(
         "--sparsity",
@@ -198,6 +203,12 @@ def check_options(options: argparse.Namespace) -> None:
       FileNotFoundError: for data that are not there.
     """
     check_training(options)
+    if chosen_recipe(options).weight_decay and options.table_optimizer == "adagrad":
+        raise ValueError(
+            "--weight-decay wants --table-optimizer adam: with adagrad it is TFRS's "
+            "`CompositeOptimizer`, whose Adam has none. Received: "
+            f"--weight-decay {options.weight_decay}"
+        )
     if options.model == "dnn" and options.table_rows:
         raise ValueError(
             "--table-rows prunes the tables of dlrm and dcn. Received: "
@@ -286,6 +297,9 @@ def chosen_recipe(options: argparse.Namespace) -> Recipe:
         steps=options.steps or recipe.steps,
         first_rate=options.first_rate or recipe.first_rate,
         last_rate=options.last_rate or recipe.last_rate,
+        weight_decay=recipe.weight_decay
+        if options.weight_decay is None
+        else options.weight_decay,
     )
 
 
@@ -316,9 +330,9 @@ def build(options: argparse.Namespace, manifest: Manifest, steps: int) -> keras.
         "categorical": tf.zeros((2, len(sizes)), tf.int32),
     }
     schedule = pruning_schedule(options.algorithm, options.sparsity, steps)
-    scores = importance(options.algorithm)
+    recipe = chosen_recipe(options)
+    scores = importance(options.algorithm, recipe.weight_decay / 2)
     if options.model == "dnn":
-        recipe = chosen_recipe(options)
         network = build_network(
             sizes,
             num_numeric=counts,
@@ -428,7 +442,9 @@ def train(
     with strategy.scope():
         model = build(options, manifest, steps)
         rate = recipe.learning_rate(steps)
-        optimizer = make_optimizer(model, rate, options.table_optimizer)
+        optimizer = make_optimizer(
+            model, rate, options.table_optimizer, recipe.weight_decay
+        )
         model.compile(optimizer=optimizer)
     adapt = None if options.model == "dnn" else ranking_features
     started = time.perf_counter()

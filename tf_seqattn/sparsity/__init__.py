@@ -35,6 +35,7 @@ from tf_seqattn.sparsity.policies import MinimumBlocks, PruningPolicy
 from tf_seqattn.sparsity.pruning import prune, prune_scope
 from tf_seqattn.sparsity.pruning_warning import PruningWarning
 from tf_seqattn.sparsity.reconstruction import reconstruct
+from tf_seqattn.sparsity.revise_rows import ReviseRows
 from tf_seqattn.sparsity.schedules import (
     ACDCSchedule,
     GradualSchedule,
@@ -43,7 +44,7 @@ from tf_seqattn.sparsity.schedules import (
 )
 from tf_seqattn.sparsity.shrinking import shrink
 from tf_seqattn.sparsity.stripping import strip_pruning
-from tf_seqattn.sparsity.table_rows import count_rows, prune_rows
+from tf_seqattn.sparsity.table_rows import count_rows, fix_rows, prune_rows
 from tf_seqattn.sparsity.tensorboard import PruningSummaries
 from tf_seqattn.sparsity.wrapper import PrunableLayer, pruned_layers
 
@@ -68,6 +69,7 @@ __all__ = [
     "PruningSchedule",
     "PruningSummaries",
     "PruningWarning",
+    "ReviseRows",
     "Sensitivity",
     "SequentialAttentionSchedule",
     "SoftmaxAttention",
@@ -77,6 +79,7 @@ __all__ = [
     "count_rows",
     "drop_features",
     "erdos_renyi_allocation",
+    "fix_rows",
     "global_allocation",
     "prune",
     "prune_rows",

@@ -45,7 +45,10 @@ class HoldsTables(Protocol):
         """Numbers of the categories of a batch, counted through all tables."""
 
     def with_shared_rows(self, tables: np.ndarray, row_numbers: np.ndarray) -> Layer:
-        """A new layer with these `tables`, in which categories have these rows."""
+        """A new layer with these `tables`, in which categories have these rows.
+
+        For `prune_rows(revise=True)` it also takes `counted=True`, see `ReviseRows`.
+        """
 
 
 def count_rows(model: Model, data: Iterable[Any]) -> dict[str, np.ndarray]:
@@ -98,9 +101,13 @@ def _counting(table: Layer, counts: np.ndarray) -> Iterator[None]:
 
 
 def prune_rows(
-    model: Model, keep: float, counts: Counts | None = None, by: str = "importance"
+    model: Model,
+    keep: float,
+    counts: Counts | None = None,
+    by: str = "importance",
+    revise: bool = False,
 ) -> Model:
-    """Removes rows from the tables of a trained model.
+    """Removes rows from the tables of a model.
 
     The categories of the rows that go share one row of their table. At first it is the
     mean of those rows, weighted by how often they are read. The result is an ordinary
@@ -117,7 +124,10 @@ def prune_rows(
       counts: how often each row is read: what `count_rows` returns.
       by: what ranks a row. "importance" is how often it is read times its squared
         distance from the mean row, about what the outputs lose without it;
-        "frequency" is how often alone; "norm" needs no counts.
+        "frequency" is how often alone, for a model that is not trained yet; "norm"
+        needs no counts.
+      revise: whether training can revise which categories have a row of their own, by
+        `ReviseRows`. It costs 4 bytes a category until `fix_rows`.
 
     Returns:
       The smaller model, not compiled; the same object for a subclassed model.
@@ -143,10 +153,57 @@ def prune_rows(
     read = {table.name: _checked(table, counts, by) for table in tables}
     kept = _kept_rows(tables, read, keep, by)
     replaced = {
-        id(table): _smaller(table, kept[table.name], read[table.name])
+        id(table): _smaller(table, kept[table.name], read[table.name], revise)
         for table in tables
         if not kept[table.name].all()
     }
+
+    return _replaced(model, replaced)
+
+
+def fix_rows(model: Model) -> Model:
+    """Ends the revision of rows: drops the counts of `prune_rows(revise=True)`.
+
+    Args:
+      model: whose rows were revised by `ReviseRows`, or could have been.
+
+    Returns:
+      A model that computes the same, not compiled; the same object for a subclassed
+      model.
+
+    Raises:
+      ValueError: for a model without such counts.
+
+    Example:
+
+    >>> table = keras.layers.Embedding(100, 8, input_length=1, name="table")
+    >>> model = keras.Sequential([table, keras.layers.Dense(1)])
+    >>> smaller = prune_rows(model, 0.2, {"table": np.arange(100)}, revise=True)
+    >>> len(smaller.weights) - len(fix_rows(smaller).weights)
+    2
+    """
+    replaced = {id(table): _without_counts(table) for table in counted_tables(model)}
+    return _replaced(model, replaced)
+
+
+def counted_tables(model: Model) -> list[Layer]:
+    """The layers of a model whose rows can be revised.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    check_layer(model, "model")
+    found = [la for la in sublayers(model) if getattr(la, "reads", None) is not None]
+    if not found:
+        raise ValueError(
+            "`model` must have tables whose rows can be revised: make it by "
+            f"`sa.prune_rows(..., revise=True)`. Received: model={model!r}"
+        )
+    return found
+
+
+def _replaced(model: Model, replaced: Mapping[int, Layer]) -> Model:
+    """The model with other layers in place of those with these ids."""
 
     def replace(layer: Layer) -> Layer:
         if id(layer) in replaced:
@@ -309,10 +366,11 @@ def _shared(
     return np.concatenate(rows), np.concatenate(numbers)
 
 
-def _smaller(table: Layer, kept: np.ndarray, read: np.ndarray) -> Layer:
+def _smaller(table: Layer, kept: np.ndarray, read: np.ndarray, revise: bool) -> Layer:
     rows, numbers = _shared(table, kept, read)
     if type(table) not in _EMBEDDINGS:
-        layer = table.with_shared_rows(rows, numbers)
+        given = {"counted": True} if revise else {}
+        layer = table.with_shared_rows(rows, numbers, **given)
         layer.trainable = table.trainable
         return layer
     layer = SHARED_ROWS[keras_of(table)](
@@ -321,10 +379,26 @@ def _smaller(table: Layer, kept: np.ndarray, read: np.ndarray) -> Layer:
         table.output_dim,
         table.mask_zero,
         table.embeddings_regularizer,
+        revise,
         name=table.name,
         dtype=table.get_config()["dtype"],
         trainable=table.trainable,
     )
+    return _filled(layer, rows, numbers)
+
+
+def _without_counts(table: Layer) -> Layer:
+    numbers = np.asarray(stored(table.row_numbers))
+    if not hasattr(table, "embeddings"):
+        layer = table.with_shared_rows(np.asarray(stored(table.tables)), numbers)
+        layer.trainable = table.trainable
+        return layer
+    layer = type(table).from_config({**table.get_config(), "counted": False})
+    return _filled(layer, np.asarray(stored(table.embeddings)), numbers)
+
+
+def _filled(layer: Layer, rows: np.ndarray, numbers: np.ndarray) -> Layer:
     layer.build()
-    layer.set_weights([rows, numbers])
+    layer.embeddings.assign(rows)
+    layer.row_numbers.assign(numbers.astype(stored(layer.row_numbers).numpy().dtype))
     return layer

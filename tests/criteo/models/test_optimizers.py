@@ -1,13 +1,22 @@
 """Tables that are updated where they were read."""
 
+import keras as keras3
 import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
 
 import tf_seqattn as sa
-from tf_seqattn.criteo.models.click_model import ClickModel, build_network
-from tf_seqattn.criteo.models.optimizers import make_optimizer, table_variables
+from tf_seqattn.criteo.models.click_model import (
+    ClickModel,
+    build_network,
+    prune_first_layer,
+)
+from tf_seqattn.criteo.models.optimizers import (
+    decay_kernels,
+    make_optimizer,
+    table_variables,
+)
 
 ROWS = 50
 
@@ -45,6 +54,46 @@ def test_adagrad_moves_the_rows_of_the_batch_alone():
 def test_adam_goes_on_moving_rows_of_earlier_batches():
     before, now, never = rows_that_moved("adam")
     assert before > 1e-4 and now > 1e-4 and never == 0
+
+
+def test_weight_decay_takes_from_kernels_alone():
+    model, _ = model_and_batch()
+    importance = sa.SoftmaxAttention.paper()
+    schedule = sa.OneShotSchedule(0.5, prune_step=9)
+    model.network = prune_first_layer(model.network, schedule, 8, importance)
+    for variable in model.trainable_variables:
+        variable.assign(tf.ones_like(variable))
+    optimizer = make_optimizer(model, 0.1, weight_decay=0.5)
+    variables = model.trainable_variables
+    optimizer.apply_gradients([(tf.zeros_like(v), v) for v in variables])
+    found = {v.name: set(np.unique(v.numpy()).tolist()) for v in variables}
+    kernels = {name for name, values in found.items() if values != {1.0}}
+    # Two hidden layers and the last one; tables, biases and logits stay.
+    assert len(kernels) == 3 and all("/kernel" in name for name in kernels)
+    assert sa.pruned_layers(model)[0].pruned_kernels[0].logits.name not in kernels
+    for name in kernels:
+        np.testing.assert_allclose(list(found[name]), [1 - 0.1 * 0.5])
+    with pytest.raises(ValueError, match="`weight_decay` wants .*weight_decay=0.5"):
+        make_optimizer(model, 0.1, "adagrad", weight_decay=0.5)
+
+
+def test_weight_decay_takes_from_kernels_of_keras_3_alone():
+    dense = keras3.layers.Dense(16, name="hidden_1")
+    model = keras3.Sequential([keras3.Input((8,)), dense])
+    schedule = sa.OneShotSchedule(0.5, prune_step=9)
+    policy = sa.PruningPolicy()
+    importance = sa.SoftmaxAttention.paper()
+    model = sa.prune(model, schedule, (4, 4), importance, policy)
+    optimizer = keras3.optimizers.Adam(0.1, weight_decay=0.5)
+    decay_kernels(optimizer, model)
+    variables = model.trainable_variables
+    assert len(variables) == 3
+    for variable in variables:
+        variable.assign(tf.ones(variable.shape))
+    optimizer.apply([tf.zeros(v.shape) for v in variables], variables)
+    found = {tuple(v.shape): np.unique(v.numpy()).tolist() for v in variables}
+    wanted = {(8, 16): [pytest.approx(0.95)], (16,): [1.0], (2, 4): [1.0]}
+    assert found == wanted
 
 
 def test_both_optimizers_are_reset_and_learn():

@@ -15,7 +15,7 @@ import tf_keras as keras
 
 import tf_seqattn as sa
 from tf_seqattn.criteo.log.fields import CATEGORICAL_NAMES, NUMERIC_NAMES
-from tf_seqattn.sparsity.shared_rows import add_row_numbers
+from tf_seqattn.sparsity.shared_rows import add_reads, add_row_numbers, count_reads
 
 FIRST_HIDDEN = "hidden_1"
 
@@ -50,12 +50,15 @@ class FieldEmbedding(keras.layers.Layer):
       l2: weight of half the sum of squares of tables and directions in the loss.
       rows: of the one variable of all tables, where categories share rows, as
         `sa.prune_rows` lets them; by default each has a row of its own.
+      counted: whether training counts how often each category is read, for
+        `sa.ReviseRows`.
       **kwargs: passed to `keras.layers.Layer`.
 
     Attributes:
       tables: the variable, `(rows, dimension)`.
       row_numbers: the row of each category of all tables, or None where each has its
         own.
+      reads, steps_counted: see `shared_rows.add_reads`; None where nothing is counted.
 
     Example:
 
@@ -72,11 +75,13 @@ class FieldEmbedding(keras.layers.Layer):
         prunable_tables: bool = False,
         l2: float = 0.0,
         rows: int | None = None,
+        counted: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.rows = rows
-        self.row_numbers = None
+        self.counted = counted
+        self.row_numbers = self.reads = self.steps_counted = None
         self.table_sizes = sizes_of_tables(table_size)
         self.l2 = l2
         self.dimension = dimension
@@ -91,7 +96,7 @@ class FieldEmbedding(keras.layers.Layer):
                 "directions", shape, initializer="uniform", regularizer=decay
             )
             self.offsets = self.add_weight("offsets", shape, initializer="uniform")
-        categories = sum(size + 1 for size in self.table_sizes)
+        categories = sum(self.get_table_categories())
         self.tables = self.add_weight(
             "tables",
             (categories if self.rows is None else self.rows, self.dimension),
@@ -100,6 +105,8 @@ class FieldEmbedding(keras.layers.Layer):
         )
         if self.rows is not None:
             self.row_numbers = add_row_numbers(self, categories, self.rows)
+        if self.counted:
+            add_reads(self, categories)
         super().build(input_shape)
 
     def get_prunable_weights(self):
@@ -108,20 +115,24 @@ class FieldEmbedding(keras.layers.Layer):
 
     def get_table_rows(self) -> list[int]:
         """Rows of each table that `sa.prune_rows` may take some from."""
-        if self.rows is not None:
-            return []
+        return [] if self.rows is not None else self.get_table_categories()
+
+    def get_table_categories(self) -> list[int]:
+        """Number of categories of each table, that of empty fields included."""
         return [size + 1 for size in self.table_sizes]
 
     def with_shared_rows(
-        self, tables: np.ndarray, row_numbers: np.ndarray
+        self, tables: np.ndarray, row_numbers: np.ndarray, counted: bool = False
     ) -> "FieldEmbedding":
         """Returns a layer like this one in which categories share rows.
 
         Args:
           tables: `(rows, dimension)`.
           row_numbers: the row of each category of all tables.
+          counted: as in the constructor.
         """
-        layer = type(self).from_config({**self.get_config(), "rows": len(tables)})
+        config = {**self.get_config(), "rows": len(tables), "counted": counted}
+        layer = type(self).from_config(config)
         layer.build(None)
         values = {"tables": tables, "row_numbers": row_numbers}
         if self.num_numeric:
@@ -136,12 +147,13 @@ class FieldEmbedding(keras.layers.Layer):
             return tf.convert_to_tensor(self.tables)
         return tf.gather(self.tables, tf.cast(self.row_numbers, tf.int32))
 
-    def call(self, inputs):
+    def call(self, inputs, training=None):
         """Embeds a batch.
 
         Args:
           inputs: float32 `(batch, num_numeric)` counts as `data.Clicks.numeric`, and
             int32 `(batch, tables)` rows of the tables as `data.Clicks.categorical`.
+          training: whether the batch is trained on, and counted where that is wanted.
 
         Returns:
           float32 `(batch, (num_numeric + tables) * dimension)`.
@@ -149,6 +161,8 @@ class FieldEmbedding(keras.layers.Layer):
         numeric, categorical = inputs
         # Of a variable in several parts, too, as parameter servers hold large tables.
         rows = self.rows_of(categorical)
+        if training and self.counted:
+            count_reads(self.reads, rows)
         if self.row_numbers is not None:
             rows = tf.cast(tf.nn.embedding_lookup(self.row_numbers, rows), tf.int32)
         vectors = tf.nn.embedding_lookup(self.tables, rows)
@@ -168,7 +182,7 @@ class FieldEmbedding(keras.layers.Layer):
         Returns:
           The same shape; int64 where int32 cannot count all rows.
         """
-        sizes = [size + 1 for size in self.table_sizes]
+        sizes = self.get_table_categories()
         integer = tf.int32 if sum(sizes) < 2**31 else tf.int64
         first_rows = tf.cumsum(tf.constant(sizes, integer), exclusive=True)
         return tf.cast(categorical, integer) + first_rows
@@ -182,6 +196,7 @@ class FieldEmbedding(keras.layers.Layer):
             "prunable_tables": self.prunable_tables,
             "l2": self.l2,
             "rows": self.rows,
+            "counted": self.counted,
         }
 
 

@@ -145,9 +145,14 @@ def pruning_schedule(
     return make(sparsity, steps, phases)
 
 
-def importance(algorithm: str) -> sa.Importance:
-    """Returns what an arm scores blocks by."""
-    return ARMS[algorithm].importance(0.0)
+def importance(algorithm: str, l2: float = 0.0) -> sa.Importance:
+    """Returns what an arm scores blocks by.
+
+    Args:
+      algorithm: the arm.
+      l2: weight of an L2 penalty on the logits, where it has some.
+    """
+    return ARMS[algorithm].importance(l2)
 
 
 def narrow_units(sparsity: float) -> int:

@@ -8,6 +8,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tf_seqattn.criteo.models.click_model import FieldEmbedding
+from tf_seqattn.keras_api import Model, Optimizer
 
 TABLE_OPTIMIZERS = ("adam", "adagrad")
 # Adagrad divides by all squared gradients so far, so its rate need not decay.
@@ -30,6 +31,7 @@ def make_optimizer(
     model: keras.Model,
     rate: float | keras.optimizers.schedules.LearningRateSchedule,
     table_optimizer: str = "adam",
+    weight_decay: float = 0.0,
 ) -> keras.optimizers.Optimizer:
     """Returns Adam, or TFRS's `CompositeOptimizer` with Adagrad for the tables.
 
@@ -38,16 +40,24 @@ def make_optimizer(
       rate: of Adam.
       table_optimizer: "adam", or "adagrad" to update the rows of a batch alone. Its
         slots have the size of the tables; those of Adam have twice that.
+      weight_decay: see `decay_kernels`; of "adam" alone.
 
     Raises:
-      ValueError: for another one.
+      ValueError: for another one, or for weight decay with "adagrad".
     """
     if table_optimizer == "adam":
-        return keras.optimizers.Adam(rate)
+        optimizer = keras.optimizers.Adam(rate, weight_decay=weight_decay or None)
+        decay_kernels(optimizer, model)
+        return optimizer
     if table_optimizer != "adagrad":
         raise ValueError(
             f"`table_optimizer` must be one of {', '.join(TABLE_OPTIMIZERS)}. "
             f"Received: table_optimizer={table_optimizer!r}"
+        )
+    if weight_decay:
+        raise ValueError(
+            '`weight_decay` wants `table_optimizer="adam"`: the optimizers of TFRS\'s '
+            f"`CompositeOptimizer` have none. Received: weight_decay={weight_decay!r}"
         )
     # Imported here: it needs TF_USE_LEGACY_KERAS, which the package has set by now.
     from tensorflow_recommenders.experimental.optimizers import CompositeOptimizer
@@ -64,3 +74,23 @@ def make_optimizer(
             (legacy.Adagrad(_TABLE_RATE), lambda: tables),
         ]
     )
+
+
+def decay_kernels(optimizer: Optimizer, model: Model) -> None:
+    """Restricts the weight decay of an optimizer to the kernels of a model.
+
+    Tables would be decayed in every step, the rows that no batch reads too. Biases are
+    not decayed as a rule, and logits have a penalty of their own.
+
+    Args:
+      optimizer: of Keras 2 or 3, not built. A step takes off `rate * weight_decay` of
+        each kernel, beside its gradient (as AdamW, arXiv 1711.05101).
+      model: built, pruned or not.
+    """
+    others = [v for v in model.trainable_variables if not _is_kernel(v)]
+    optimizer.exclude_from_weight_decay(var_list=others)
+
+
+def _is_kernel(variable) -> bool:
+    """Whether a variable is a kernel; its logits have names that begin like its own."""
+    return variable.name.partition(":")[0].endswith("kernel")

@@ -34,9 +34,9 @@ class FieldVectors(FieldEmbedding):
         kwargs.setdefault("num_numeric", 0)
         super().__init__(table_size, dimension, **kwargs)
 
-    def call(self, inputs):
+    def call(self, inputs, training=None):
         """Embeds int32 `(batch, tables)`; returns float32 `(batch, dimension)` each."""
-        flat = super().call((None, inputs))
+        flat = super().call((None, inputs), training)
         return tf.split(flat, len(self.table_sizes), axis=1)
 
 
