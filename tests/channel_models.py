@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tf_seqattn.keras_api import is_keras3, stored
 from tf_seqattn.kernels.channel_groups import channel_groups
+from tf_seqattn.sparsity import shrinking
 
 
 def _residual(keras):
@@ -241,6 +242,19 @@ def silence(model, share=0.5, seed=0):
             weight[gone[groups.trace.units.find(place.labels)]] = 0
             place.variable.assign(np.moveaxis(weight, 0, place.axis))
     return sorted(left)
+
+
+def remove_neighbours(monkeypatch):
+    """Lets `sa.shrink` remove other channels: those beside the dead ones."""
+    right = shrinking.live_channels
+
+    def wrong(groups):
+        live = right(groups).copy()
+        for group in groups:
+            live[group.labels] = np.roll(live[group.labels], 1)
+        return live
+
+    monkeypatch.setattr(shrinking, "live_channels", wrong)
 
 
 def difference(model, other, batch):

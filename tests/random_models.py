@@ -5,6 +5,7 @@ built with either Keras.
 """
 
 import dataclasses
+import math
 
 import hypothesis.strategies as st
 import numpy as np
@@ -13,7 +14,10 @@ ACTIVATIONS = ("linear", "relu", "tanh")
 # The layers that may follow inputs of a kind, and keep that kind.
 STAGES = {
     "vector": ("dense", "batch_norm", "layer_norm", "residual", "shared", "nested"),
-    "image": ("conv", "separable", "depthwise", "batch_norm", "pool", "residual"),
+    "image": (
+        *("conv", "separable", "depthwise", "grouped", "transposed"),
+        *("batch_norm", "pool", "residual", "gated"),
+    ),
     "sequence": ("conv", "einsum", "lstm", "gru", "attention", "layer_norm"),
 }
 STAGES["tokens"] = STAGES["sequence"]
@@ -94,6 +98,21 @@ def _conv(layers, x, stage: Stage):
     return kind(stage.width, 3, padding="same", activation=stage.activation)(x)
 
 
+def _grouped(layers, x, stage: Stage):
+    groups = math.gcd(x.shape[-1], stage.width, 4)
+    return layers.Conv2D(
+        stage.width, 3, padding="same", groups=groups, activation=stage.activation
+    )(x)
+
+
+def _gated(layers, x, stage: Stage):
+    """Squeeze and excite: the mean of each channel gives a factor of it."""
+    gate = layers.GlobalAveragePooling2D()(x)
+    gate = layers.Dense(stage.width, activation=stage.activation)(gate)
+    gate = layers.Dense(x.shape[-1], activation="sigmoid")(gate)
+    return layers.Multiply()([x, layers.Reshape((1, 1, x.shape[-1]))(gate)])
+
+
 def _stage(keras, x, stage: Stage):
     """The tensor behind a stage that reads `x`."""
     layers, width, activation = keras.layers, stage.width, stage.activation
@@ -112,6 +131,14 @@ def _stage(keras, x, stage: Stage):
         return keras.Sequential([keras.Input(x.shape[1:]), inner])(x)
     if stage.kind == "conv":
         return _conv(layers, x, stage)
+    if stage.kind == "grouped":
+        return _grouped(layers, x, stage)
+    if stage.kind == "transposed":
+        return layers.Conv2DTranspose(
+            width, 3, strides=2, padding="same", activation=activation
+        )(x)
+    if stage.kind == "gated":
+        return _gated(layers, x, stage)
     if stage.kind == "separable":
         return layers.SeparableConv2D(width, 3, activation=activation)(
             layers.ZeroPadding2D()(x)

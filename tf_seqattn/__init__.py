@@ -21,7 +21,7 @@ from tf_seqattn.experiments.quiet_start import start_quietly
 start_quietly()
 
 from tf_seqattn import inference, renamed_modules, sparsity, training  # noqa: E402
-from tf_seqattn.comparison import Frontier, frontier  # noqa: E402
+from tf_seqattn.comparison import Frontier, frontier, share_for_latency  # noqa: E402
 from tf_seqattn.inference import *  # noqa: E402, F403
 from tf_seqattn.reporting import report  # noqa: E402
 from tf_seqattn.sparsity import *  # noqa: E402, F403
@@ -36,6 +36,7 @@ __all__ = [
     "frontier",
     "inference",
     "report",
+    "share_for_latency",
     "sparsity",
     "training",
     *inference.__all__,

@@ -142,21 +142,11 @@ def test_a_backbone_is_pruned_by_attention_shrunk_and_exported(name, tmp_path):
     ],
 )
 def test_a_wrong_removal_from_a_backbone_shows(name, monkeypatch):
-    from tf_seqattn.sparsity import shrinking
-
     backbone = MAKERS[name]()
     batch = batch_for(backbone)
     channel_models.randomize(backbone)
     channel_models.silence(backbone, share=0.25)
     before = outputs_of(backbone, batch)
-    right = shrinking.live_channels
-
-    def wrong(groups):
-        live = right(groups).copy()
-        for group in groups:
-            live[group.labels] = np.roll(live[group.labels], 1)
-        return live
-
-    monkeypatch.setattr(shrinking, "live_channels", wrong)
+    channel_models.remove_neighbours(monkeypatch)
     after = outputs_of(sa.shrink(backbone), batch)
     assert max(np.abs(a - b).max() for a, b in zip(after, before, strict=True)) > 1e-3

@@ -211,6 +211,18 @@ def test_target_parameters(keras, target):
     assert target - 0.05 < smaller.count_params() / before <= target
 
 
+def test_a_target_of_a_narrow_network(keras):
+    """All groups lose half at the same share, so only some of them take that step."""
+    hidden = [layers.Dense(16) for _ in range(6)]
+    model = keras.Sequential([keras.Input((16,)), *hidden, layers.Dense(16)])
+    smaller = sa.shrink(
+        _pruned(model, importance=sa.Magnitude(), round_to=8, target_flops=0.6)
+    )
+    assert [g.units for g in sa.channel_groups(smaller)].count(8) == 3
+    after = sa.channel_groups(smaller).multiply_adds
+    assert 0.55 < after / sa.channel_groups(model).multiply_adds <= 0.6
+
+
 def test_groups_that_are_left_alone_are_named(keras, caplog):
     class Own(keras.layers.Layer):
         def build(self, shape):

@@ -123,21 +123,65 @@ def test_a_subclassed_model_shrinks_in_place(keras, kind):
 
 
 def test_a_wrong_removal_in_a_subclassed_model_shows(keras, monkeypatch):
-    from tf_seqattn.sparsity import shrinking
-
     model, batch = subclassed("convolutions")
     channel_models.silence(model, share=0.25)
     before = np.asarray(model(batch))
-    right = shrinking.live_channels
-
-    def wrong(groups):
-        live = right(groups).copy()
-        for group in groups:
-            live[group.labels] = np.roll(live[group.labels], 1)
-        return live
-
-    monkeypatch.setattr(shrinking, "live_channels", wrong)
+    channel_models.remove_neighbours(monkeypatch)
     assert np.abs(np.asarray(sa.shrink(model)(batch)) - before).max() > 1e-3
+
+
+def _towers(base):
+    """A layer or model of two towers: a Sequential and a functional model."""
+
+    class Towers(base):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            hidden = layers.Dense(12, activation="relu")
+            self.first = keras.Sequential(
+                [
+                    keras.Input((5,)),
+                    hidden,
+                    layers.BatchNormalization(),
+                    layers.Dense(4),
+                ]
+            )
+            inputs = keras.Input((5,))
+            y = layers.Dense(10, activation="relu")(inputs)
+            self.second = keras.Model(inputs, layers.Dense(4)(y))
+
+        def call(self, x):
+            return self.first(x) * self.second(x)
+
+    return Towers
+
+
+def test_models_inside_a_subclassed_model_become_smaller(keras):
+    model = _towers(keras.Model)()
+    batch = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
+    model(batch)
+    channel_models.randomize(model)
+    assert sorted(group.units for group in sa.channel_groups(model)) == [10, 12]
+    channel_models.silence(model)
+    before = np.asarray(model(batch))
+    smaller = sa.shrink(model)
+    assert smaller is model
+    assert sorted(group.units for group in sa.channel_groups(smaller)) == [5, 6]
+    np.testing.assert_allclose(np.asarray(smaller(batch)), before, atol=1e-5)
+    # The batch may be another one.
+    np.testing.assert_allclose(np.asarray(smaller(batch[:1])), before[:1], atol=1e-5)
+
+
+def test_models_inside_a_custom_layer_become_smaller(keras):
+    inputs = keras.Input((7,))
+    held = _towers(layers.Layer)(name="towers")(layers.Dense(5)(inputs))
+    model = keras.Model(inputs, layers.Dense(3)(held))
+    channel_models.randomize(model)
+    assert sorted(g.units for g in sa.channel_groups(model)) == [4, 5, 10, 12]
+    channel_models.silence(model)
+    smaller = sa.shrink(model)
+    assert sorted(g.units for g in sa.channel_groups(smaller)) == [2, 3, 5, 6]
+    batch = channel_models.inputs(model)
+    assert channel_models.difference(model, smaller, batch) < 1e-5
 
 
 def test_a_custom_layer_in_a_graph_becomes_a_smaller_copy(keras):

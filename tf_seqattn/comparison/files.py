@@ -47,6 +47,7 @@ def write(
     precision: str,
     inputs: Any,
     num_threads: int,
+    tolerance: float | None = None,
 ) -> list[str]:
     """Writes a file in whichever layout is expected to be faster.
 
@@ -56,6 +57,8 @@ def write(
       precision: "float32" or a `quantization` of `sa.export_tflite`.
       inputs: one batch, which gives the ranges of int8 and is the batch of the file.
       num_threads: of the runtime.
+      tolerance: see `sa.export_tflite`. By default there is none but in float32: how
+        far int8 is from it is measured by the quality.
 
     Returns:
       The names of its inputs, in the order of the model.
@@ -63,6 +66,8 @@ def write(
     names = input_names(input_specs(model))
     batch = in_order(inputs, names)
     quantization = None if precision == "float32" else precision
+    if tolerance is None and quantization is not None:
+        tolerance = np.inf
     export_tflite(
         model,
         path,
@@ -70,8 +75,7 @@ def write(
         representative_dataset=[batch],
         batch_size=len(batch[0]),
         num_threads=num_threads,
-        # How far int8 is from float32 is measured by the quality.
-        tolerance=None if quantization is None else np.inf,
+        tolerance=tolerance,
     )
     return names
 

@@ -156,6 +156,8 @@ class _Building:
         """What replaces a layer that a copy holds."""
         if id(old) in self._trace.holders:
             return self._with_smaller_parts(old, new)
+        if id(old) in self._trace.nested:
+            return self.model(old)
         config = self._edits(id(old))
         changed = any(
             not self.alive(place.labels).all()
@@ -191,6 +193,17 @@ class _Building:
         if axis is not None:
             shape[axis] = int(self.alive(found.along(axis)[0]).sum())
         return tuple(shape)
+
+    def _input_shape(self, tensor: Any, found: Channels) -> tuple[int | None, ...]:
+        """The shape of an input of a model inside another one, which knows more."""
+        own, left = list(tensor.shape), self._shape_left(found)
+        if len(own) == len(left):
+            return (own[0], *left[1:])
+        # Keras 2 makes the graph of a Sequential anew for each rank of its inputs.
+        axis = found.axis()
+        if axis is not None:
+            own[axis - len(left)] = left[axis]
+        return tuple(own)
 
     def in_place(self, model: Model) -> Model:
         """A subclassed model, with smaller layers in the places of its own."""
@@ -248,7 +261,7 @@ class _Building:
         nested = self._trace.nested.get(id(model))
         shapes = [tuple(t.shape) for t in own]
         if nested is not None:
-            shapes = [self._shape_left(found) for found in nested]
+            shapes = list(map(self._input_shape, own, nested))
         known = {
             id(tensor): _new_input(tensor, shape)
             for tensor, shape in zip(own, shapes, strict=True)

@@ -3,7 +3,7 @@
 import collections
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ from tf_seqattn.tfmot_api import Schedule
 logger = logging.getLogger("tf_seqattn")
 
 # Where the bisection for a number of multiply-adds begins, and ends.
-_LARGEST_SHARE, _PRECISION = 0.99, 1e-3
+LARGEST_SHARE, _PRECISION = 0.99, 1e-3
 # In place of a block size: whole channels, with all that are coupled to them.
 CHANNELS = "channels"
 
@@ -71,7 +71,7 @@ def prune_channels(
         logit_rate=1.0)`.
       round_to: the units of a group that stay are a multiple of it.
       target_flops: the share of the model's multiply-adds to keep. It takes the place
-        of the schedule's target.
+        of the schedule's target; see `shares_for`.
       target_parameters: likewise of its weights.
     """
     _check(model, importance, round_to)
@@ -89,13 +89,14 @@ def prune_channels(
             functools.partial(_parameters, model, groups.trace),
         ),
     }
+    schedules = [pruning_schedule] * len(wrapping.prunable)
     for name, (target, count) in targets.items():
         if target is not None:
             _check_target(name, target)
-            share = share_for(groups, wrapping.prunable, count, target, round_to)
-            pruning_schedule = retargeted(pruning_schedule, share)
-    for group in wrapping.prunable:
-        wrapping.add(group, pruning_schedule, importance, round_to)
+            shares = shares_for(groups, wrapping.prunable, count, target, round_to)
+            schedules = [retargeted(pruning_schedule, share) for share in shares]
+    for group, schedule in zip(wrapping.prunable, schedules, strict=True):
+        wrapping.add(group, schedule, importance, round_to)
     if wrapping.left and wrapping.groups:
         logger.warning("Channels left alone by sa.prune:%s", _lines(wrapping.left))
     if not wrapping.groups:
@@ -150,14 +151,37 @@ def _parameters(model: Model, trace: Trace, live: Mask) -> int:
     return sum(entries_left(trace, weight, live) for weight in arrays_of(model))
 
 
-def share_for(
+def live_after(
+    groups: ChannelGroups, removed: Iterable[tuple[ChannelGroup, float]], round_to: int
+) -> Mask:
+    """Which channels are live without a share of each group: so many, not which.
+
+    Args:
+      groups: of the model.
+      removed: groups, each with the share of its units to remove.
+      round_to: see `prune_channels`.
+
+    Returns:
+      Bool array over the labels.
+    """
+    live = np.ones(groups.trace.units.size, bool)
+    for group, share in removed:
+        live[group.labels[int(kept_units(group.units, share, round_to)) :]] = False
+    return live
+
+
+def shares_for(
     groups: ChannelGroups,
     prunable: Sequence[ChannelGroup],
     count: Callable[[Mask], int],
     target: float,
     round_to: int,
-) -> float:
+) -> list[float]:
     """The smallest share to remove of each group that leaves so much of a model.
+
+    It is the same for all groups. If they are narrow, rounding makes many of them lose
+    units at the same share, which may leave far less than the target. Then only as many
+    of them as are needed take this last step.
 
     Args:
       groups: of the model.
@@ -166,28 +190,50 @@ def share_for(
       target: share of it that may be left, in (0, 1).
       round_to: see `prune_channels`.
 
+    Returns:
+      One share for each of `prunable`.
+
     Raises:
       ValueError: if the target is beyond what can be removed.
     """
 
-    def left(share: float) -> int:
-        live = np.ones(groups.trace.units.size, bool)
-        for group in prunable:
-            live[group.labels[int(kept_units(group.units, share, round_to)) :]] = False
-        return count(live)
+    def left(shares: Sequence[float]) -> int:
+        removed = zip(prunable, shares, strict=True)
+        return count(live_after(groups, removed, round_to))
 
-    whole = left(0.0)
-    low, high = 0.0, _LARGEST_SHARE
-    if left(high) > target * whole:
+    number = len(prunable)
+    whole = left([0.0] * number)
+    low, high = 0.0, LARGEST_SHARE
+    if left([high] * number) > target * whole:
         raise ValueError(
             f"A target of {target:.1%} cannot be reached: removing {high:.0%} of each "
-            f"group leaves {left(high) / whole:.1%}. "
+            f"group leaves {left([high] * number) / whole:.1%}. "
             "print(sa.channel_groups(model)) shows what stays, and why."
         )
     while high - low > _PRECISION:
         middle = (low + high) / 2
-        low, high = (middle, high) if left(middle) > target * whole else (low, middle)
-    return high
+        is_too_much = left([middle] * number) > target * whole
+        low, high = (middle, high) if is_too_much else (low, middle)
+
+    shares = [low] * number
+    waiting = [
+        place
+        for place, group in enumerate(prunable)
+        if kept_units(group.units, low, round_to)
+        != kept_units(group.units, high, round_to)
+    ]
+    while left(shares) > target * whole:
+        after = {
+            place: left([*shares[:place], high, *shares[place + 1 :]])
+            for place in waiting
+        }
+        enough = [place for place in waiting if after[place] <= target * whole]
+        # The step that just suffices or, if none does, the one that saves most.
+        best = max if enough else min
+        step = best(enough or waiting, key=after.__getitem__)
+        shares[step] = high
+        waiting.remove(step)
+    return shares
 
 
 class _Wrapping:
@@ -196,9 +242,8 @@ class _Wrapping:
     def __init__(self, found: ChannelGroups, by_scales: bool) -> None:
         self._found = found
         self._by_scales = by_scales
-        whys = [why_not_prunable(group) for group in found]
-        self.prunable = [g for g, why in zip(found, whys, strict=True) if why is None]
-        self.left = {g.name: why for g, why in zip(found, whys, strict=True) if why}
+        self.prunable = prunable_groups(found)
+        self.left = {g.name: why for g in found if (why := why_not_prunable(g))}
         if by_scales:
             self.prunable = _scaled(self.prunable)
         self.groups: list[PrunableLayer] = []
@@ -270,6 +315,11 @@ class _Wrapping:
         if any(id(part) in self._slices for part in sublayers(layer)):
             replace_sublayers(layer, self)
         return layer
+
+
+def prunable_groups(groups: ChannelGroups) -> list[ChannelGroup]:
+    """The groups that `sa.prune` prunes."""
+    return [group for group in groups if why_not_prunable(group) is None]
 
 
 def why_not_prunable(group: ChannelGroup) -> str | None:

@@ -216,7 +216,9 @@ def prune(
         `block_size="channels"` there are three others. `round_to` (8): the number of
         units that stay is a multiple of it, except in groups of less than twice as
         many. `target_flops` (None): the share of the multiply-adds to keep, in place of
-        the schedule's target. `target_parameters` (None): likewise of the weights.
+        the schedule's target; groups then lose the same share, but for one step of
+        `round_to`. `target_parameters` (None): likewise of the weights. For a share of
+        the time, see `sa.share_for_latency`.
 
     Returns:
       The wrapped layer, list or model: the same object for a subclassed model.
