@@ -61,6 +61,7 @@ def test_the_features_that_matter_are_kept_and_the_others_leave(keras):
     assert np.mean((found - label) ** 2) < 0.1 * label.var()
 
 
+@pytest.mark.exhaustive
 def test_a_cross_that_matters_is_selected(keras):
     """The label is the sign of a product, which no field tells alone."""
     random = np.random.default_rng(3)
