@@ -239,6 +239,30 @@ def test_tables_are_held_small_by_l2():
     assert float(sum(model.losses)) == pytest.approx(0.25 * squares, rel=1e-5)
 
 
+def test_only_some_fields_are_kept(clicks_file, tmp_path, capsys):
+    result = run(clicks_file, tmp_path, "--fields", "7", "--algorithm", "recommended")
+    network = keras.models.load_model(tmp_path / "model.keras")
+    assert len(result["fields"]) == 7 == len(set(result["fields"]))
+    fields = network.get_layer("fields")
+    assert fields.num_numeric == sum(name[0] == "I" for name in result["fields"])
+    assert fields.tables.shape[0] == 65 * sum(n[0] == "C" for n in result["fields"])
+    assert network.get_layer("hidden_1").kernel.shape == (70, 400)
+    rows = load_clicks(tmp_path / "converted", "validation")
+    logits = network(rows.features())[:, 0]
+    probabilities = served_probabilities(tmp_path, clicks_file)
+    np.testing.assert_allclose(tf.sigmoid(logits), probabilities, atol=1e-5)
+    file = (tmp_path / "perceptron.tflite").read_bytes()
+    (outputs,) = litert.run(file, [deploy.embed(network, rows.features())])
+    np.testing.assert_allclose(outputs[:, 0], logits, atol=1e-4)
+    for wrong in ("--model dcn", "--algorithm dense", "--block-size 20"):
+        with pytest.raises(SystemExit):
+            train.parse_arguments(["--fields", "7", *wrong.split()])
+        assert f"--fields 7 {wrong}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        train.parse_arguments(["--fields", "39"])
+    assert "some of the 39 fields" in capsys.readouterr().err
+
+
 def test_weight_decay_reaches_kernels_and_logits(converted, tmp_path, capsys):
     common = ["--data", str(converted), "--output", str(tmp_path), "--steps", "3"]
     common += ["--batch-size", "64", "--algorithm", "seqattn", "--validations", "1"]

@@ -61,6 +61,39 @@ def test_the_features_that_matter_are_kept_and_the_others_leave(keras):
     assert np.mean((found - label) ** 2) < 0.1 * label.var()
 
 
+@pytest.mark.exhaustive
+def test_a_cross_that_matters_is_selected(keras):
+    """The label is the sign of a product, which no field tells alone."""
+    random = np.random.default_rng(3)
+    fields = {name: random.integers(0, TABLE, (ROWS,)) for name in ("a", "b", "c", "d")}
+    signs = random.permuted(np.repeat([-1.0, 1.0], TABLE // 2))
+    label = (signs[fields["a"]] * signs[fields["b"]]).astype("float32")[:, None]
+    inputs = {name: keras.Input((), dtype="int64", name=name) for name in fields}
+    vectors = {
+        name: layers.Embedding(TABLE, 4, name=f"e_{name}")(x)
+        for name, x in inputs.items()
+    }
+    pairs = [("a", "b"), ("a", "c"), ("b", "c"), ("c", "d")]
+    crosses = [
+        layers.Multiply(name=f"{one}_times_{two}")([vectors[one], vectors[two]])
+        for one, two in pairs
+    ]
+    joined = layers.Concatenate()([*vectors.values(), *crosses])
+    # Linear in the features, so that only a cross can tell.
+    model = keras.Model(inputs, layers.Dense(1)(joined))
+    names = [f"e_{name}" for name in fields] + [f"{a}_times_{b}" for a, b in pairs]
+    model = sa.select_features(model, keep=1, end_step=5 * ROWS // 64, features=names)
+    model.compile(keras.optimizers.Adam(0.02), "mse")
+    callbacks = [sa.UpdatePruningStep()]
+    model.fit(fields, label, 64, 5, verbose=0, callbacks=callbacks)
+    kept = [name for name, places in sa.selected_features(model).items() if places]
+    assert kept == ["a_times_b"]
+    small = sa.drop_features(model)
+    given = {name: fields[name] for name in ("a", "b")}
+    assert set(small.input) == set(given)
+    assert np.mean((small.predict(given, verbose=0) - label) ** 2) < 0.1
+
+
 def test_dimensions_share_out_the_width_of_the_tables(keras):
     model = field_model(width=4)
     model = trained(sa.select_features(model, 6, STEPS, by="dimension"))

@@ -116,7 +116,8 @@ def click_frontier(
         return [board(log_dir=str(log_dir), update_freq=100), curve]
 
     def prune(network: keras.Model) -> keras.Model:
-        return prune_fields(network, _FIELDS, training.steps)
+        schedule = sa.SequentialAttentionSchedule(_FIELDS, training.steps)
+        return prune_fields(network, schedule)
 
     def finish(network: keras.Model) -> keras.Model:
         return without_fields(sa.strip_pruning(network))

@@ -24,6 +24,7 @@ import tf_seqattn as sa
 from tf_seqattn.criteo.arguments import check_rows
 from tf_seqattn.criteo.conversion import convert
 from tf_seqattn.criteo.log.encoding import NUMERIC_ENCODINGS, Encoding
+from tf_seqattn.criteo.log.fields import FIELD_NAMES
 from tf_seqattn.criteo.log.manifest import MANIFEST_FILE, Manifest
 from tf_seqattn.criteo.log.paths import as_path
 from tf_seqattn.criteo.log.streaming import read_batches
@@ -62,6 +63,11 @@ from tf_seqattn.criteo.models.warm_start import (
     load_earlier,
     save_encoding,
     start_from,
+)
+from tf_seqattn.criteo.models.without_fields import (
+    names_of_kept_fields,
+    prune_fields,
+    without_fields,
 )
 from tf_seqattn.experiments import command_line
 from tf_seqattn.experiments.algorithms import ALGORITHMS
@@ -188,6 +194,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="of --start: keep its zero blocks (in place of --algorithm and "
         "--sparsity), or prune anew",
     )
+    add(
+        "--fields",
+        type=command_line.positive_int,
+        help="keep so many of the fields of dnn, in place of --sparsity of the blocks; "
+        "the others leave the model",
+    )
     add("--strategy", default="none", choices=STRATEGIES, help="of tf.distribute")
     options = parser.parse_args(arguments)
     with command_line.checking(parser):
@@ -219,6 +231,8 @@ def check_options(options: argparse.Namespace) -> None:
             "--table-rows prunes whole tables, and parameter servers may hold parts of "
             "one: use another --strategy."
         )
+    if options.fields:
+        check_fields(options)
     if options.start and options.model != "dnn":
         raise ValueError(
             "--start is for --model dnn. Received: "
@@ -233,6 +247,32 @@ def check_options(options: argparse.Namespace) -> None:
             f"--recipe {options.recipe} stops after a validation, and there is none "
             "under a parameter server: use another --recipe or --strategy."
         )
+
+
+def check_fields(options: argparse.Namespace) -> None:
+    """Checks what goes with `--fields`.
+
+    Raises:
+      ValueError: naming an option that does not go with it.
+    """
+    if options.fields >= len(FIELD_NAMES):
+        raise ValueError(
+            f"--fields must leave out some of the {len(FIELD_NAMES)} fields. Received: "
+            f"--fields {options.fields}"
+        )
+    unfit = {
+        "--model": options.model != "dnn" and options.model,
+        "--algorithm": options.algorithm == "dense" and "dense",
+        "--support": options.support == "keep" and "keep",
+        "--block-size": options.block_size,
+    }
+    for name, value in unfit.items():
+        if value:
+            raise ValueError(
+                "--fields removes fields in place of blocks, by an --algorithm that "
+                f"prunes, and is for --model dnn. Received: --fields {options.fields} "
+                f"{name} {value}"
+            )
 
 
 def check_training(options: argparse.Namespace) -> None:
@@ -347,7 +387,11 @@ def build(options: argparse.Namespace, manifest: Manifest, steps: int) -> keras.
             )
             if options.support == "keep":
                 schedule, scores = kept_support(network, size), sa.Magnitude()
-        if schedule is not None:
+        if options.fields:
+            sparsity = 1.0 - options.fields / len(FIELD_NAMES)
+            schedule = pruning_schedule(options.algorithm, sparsity, steps)
+            network = prune_fields(network, schedule, scores)
+        elif schedule is not None:
             network = prune_first_layer(network, schedule, size, scores)
         model = ClickModel(network)
         # A backup restores the optimizer of a built model alone.
@@ -526,7 +570,8 @@ def export(network: _Network, options: argparse.Namespace, manifest: Manifest) -
     batches = read_batches(manifest.folder, "validation", _EXPORTED_ROWS)
     features = next(batches.as_numpy_iterator())[0]
     is_sparse = options.algorithm != "dense" or options.support == "keep"
-    layout = "packed" if is_sparse else "dense"
+    # Of the fields that stay, all weights do.
+    layout = "packed" if is_sparse and not options.fields else "dense"
     exported = deploy.export(
         network.model, features, options.output / "perceptron.tflite", layout
     )
@@ -554,6 +599,9 @@ def main(arguments: list[str] | None = None) -> dict:
         model, facts = train(options, manifest, strategy)
         sa.summary(model)
         network = stripped_network(model, options.model)
+        if options.fields:
+            network.model = without_fields(network.model)
+            facts["fields"] = names_of_kept_fields(network.model)
         result = {
             "command": command_line.command_text(_MODULE, arguments),
             **facts,

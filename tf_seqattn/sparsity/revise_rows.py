@@ -35,7 +35,8 @@ class ReviseRows(Callback):
 
     Args:
       every: number of training steps between two revisions. It should be so many that
-        a category worth a row is read several times.
+        a category worth a row is read several times. A revision reads tables and
+        counts out of TensorFlow, so it takes longer than a step.
 
     Raises:
       ValueError: for an `every` below 1; when training begins, if no rows of the model

@@ -46,7 +46,8 @@ def test_the_outputs_stay_and_the_tables_go(fields):
 
 
 def test_whole_fields_are_pruned():
-    network = prune_fields(build_network(20, hidden_units=(8,)), 0.5, end_step=4)
+    schedule = sa.SequentialAttentionSchedule(0.5, end_step=4)
+    network = prune_fields(build_network(20, hidden_units=(8,)), schedule)
     network.compile("adam", "mse")
     random = np.random.default_rng(0)
     data = tf.data.Dataset.from_tensors(
@@ -63,6 +64,15 @@ def test_whole_fields_are_pruned():
     assert len(fields_read(stripped)) == 20
     names = names_of_kept_fields(without_fields(stripped))
     assert len(names) == 20 and names[0][0] == "I" and names[-1][0] == "C"
+
+
+def test_counts_in_buckets_have_their_names():
+    network = build_network([5] * 39, num_numeric=0, hidden_units=(8,))
+    kernel = network.get_layer("hidden_1").kernel
+    is_read = np.isin(np.arange(39), [1, 12, 13, 38]).astype("float32")
+    kernel.assign(kernel * np.repeat(is_read, 10)[:, None])
+    found = names_of_kept_fields(without_fields(network))
+    assert found == ["I2", "I13", "C1", "C26"]
 
 
 def test_a_network_that_reads_nothing_is_refused():

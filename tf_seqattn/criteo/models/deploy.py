@@ -20,7 +20,7 @@ def multilayer_perceptron(network: keras.Model) -> keras.Model:
       network: a network of `model.build_network`, without pruning.
 
     Returns:
-      A model from `(batch, 39 * dimension)` to `(batch, 1)`; it shares the weights.
+      A model from `(batch, fields * dimension)` to `(batch, 1)`; it shares the weights.
     """
     fields = network.get_layer("fields")
     inputs = keras.Input((fields.output.shape[-1],), name="embedded_fields")
@@ -31,9 +31,9 @@ def multilayer_perceptron(network: keras.Model) -> keras.Model:
 
 
 def embed(network: keras.Model, features: dict[str, np.ndarray]) -> np.ndarray:
-    """Returns the embedded fields of rows, float32 `(rows, 39 * dimension)`."""
-    fields = network.get_layer("fields")
-    return fields((features["numeric"], features["categorical"])).numpy()
+    """Returns the embedded fields of rows, float32 `(rows, fields * dimension)`."""
+    fields = keras.Model(network.input, network.get_layer("fields").output)
+    return fields(features).numpy()
 
 
 def export(

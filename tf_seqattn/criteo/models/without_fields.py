@@ -7,7 +7,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 import tf_seqattn as sa
-from tf_seqattn.criteo.log.fields import CATEGORICAL_NAMES, NUMERIC_NAMES
+from tf_seqattn.criteo.log.fields import CATEGORICAL_NAMES, FIELD_NAMES, NUMERIC_NAMES
 from tf_seqattn.criteo.models.click_model import (
     FIRST_HIDDEN,
     FieldEmbedding,
@@ -41,18 +41,24 @@ class TakeColumns(keras.layers.Layer):
         return {**super().get_config(), "columns": self.columns}
 
 
-def prune_fields(network: keras.Model, sparsity: float, end_step: int) -> keras.Model:
+def prune_fields(
+    network: keras.Model,
+    schedule: sa.PruningSchedule,
+    importance: sa.Importance | None = None,
+) -> keras.Model:
     """Returns the network with its fields pruned: rows of the first hidden kernel.
 
     Args:
       network: of `build_network`.
-      sparsity: share of the fields to remove.
-      end_step: number of training steps.
+      schedule: when to prune, and which share of the fields.
+      importance: what to score, `sa.SoftmaxAttention()` by default.
     """
-    vector = network.get_layer("fields").dimension
-    schedule = sa.SequentialAttentionSchedule(sparsity, end_step=end_step)
     return sa.prune(
-        network, schedule, (vector, None), pruning_policy=OnlyLayer(FIRST_HIDDEN)
+        network,
+        schedule,
+        (network.get_layer("fields").dimension, None),
+        importance,
+        pruning_policy=OnlyLayer(FIRST_HIDDEN),
     )
 
 
@@ -144,7 +150,10 @@ def names_of_kept_fields(network: keras.Model) -> list[str]:
     """Names of the fields that a network of `without_fields` reads."""
     counts = network.get_layer("counts_read").columns
     tables = network.get_layer("categories_read").columns
+    # Counts in buckets are categories too, the first ones.
+    in_buckets = network.input["categorical"].shape[1] > len(CATEGORICAL_NAMES)
+    names = FIELD_NAMES if in_buckets else CATEGORICAL_NAMES
     return [
         *(NUMERIC_NAMES[count] for count in counts),
-        *(CATEGORICAL_NAMES[table] for table in tables),
+        *(names[table] for table in tables),
     ]
