@@ -64,9 +64,11 @@ def test_what_is_wrong_is_said(keras, measured):
     for latency in (0.0, 1, 2.0):
         with pytest.raises(ValueError, match=f"Received: latency={latency}"):
             _share(model, latency)
+    with pytest.raises(ValueError, match="round_to=0"):
+        _share(model, 0.5, round_to=0)
     with pytest.raises(ValueError, match="precision='int4'"):
         _share(model, 0.5, precision="int4")
-    with pytest.raises(ValueError, match="must be a whole model"):
+    with pytest.raises(ValueError, match="needs a whole model"):
         _share(layers.Dense(2), 0.5)
     with pytest.raises(ValueError, match="5.0% cannot be reached: removing 99%"):
         _share(model, 0.05, round_to=64)
