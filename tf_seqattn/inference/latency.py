@@ -68,6 +68,7 @@ def time_files(
     inputs: list[np.ndarray],
     input_names: list[str] | None,
     num_threads: int,
+    seconds: float = 0.4,
 ) -> dict[str, np.ndarray]:
     """Times TFLite files in turns on the same batch, as `time_in_turns` does.
 
@@ -76,6 +77,7 @@ def time_files(
       inputs: one array for each input.
       input_names: names of the inputs in the signature of each file.
       num_threads: number of threads of the kernels.
+      seconds: how long to continue.
     """
     calls = {
         name: litert.interpreter(
@@ -83,7 +85,7 @@ def time_files(
         ).invoke
         for name, file in files.items()
     }
-    return time_in_turns(calls)
+    return time_in_turns(calls, seconds)
 
 
 def _inputs_for(layer: Any, samples: int) -> np.ndarray:

@@ -74,7 +74,7 @@ def prune_channels(
         of the schedule's target; see `shares_for`.
       target_parameters: likewise of its weights.
     """
-    _check(model, importance, round_to)
+    check_channels(model, importance, round_to)
     if target_flops is not None and target_parameters is not None:
         raise ValueError(
             "Give `target_flops` or `target_parameters`, not both. Received: "
@@ -114,7 +114,8 @@ def _lines(reasons: Mapping[str, str]) -> str:
     return "".join(f"\n  {name}: {why}" for name, why in reasons.items())
 
 
-def _check(model: Model, importance: Importance | None, round_to: int) -> None:
+def check_channels(model: Model, importance: Importance | None, round_to: int) -> None:
+    """Raises a ValueError for arguments that `prune_channels` cannot serve."""
     if not isinstance(model, MODELS):
         raise ValueError(
             'block_size="channels" needs a whole model, which says which channels go '

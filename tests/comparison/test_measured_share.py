@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 import tf_seqattn as sa
-from tf_seqattn.comparison import files
-from tf_seqattn.comparison.files import Latency
+from tf_seqattn.comparison import files, measured_share
 
 layers = None  # Of the Keras under test, by the fixture `keras`.
 BATCH = np.ones((1, 16), "float32")
@@ -26,12 +25,14 @@ def measured(monkeypatch):
         path.write_bytes(bytes(model.count_params()))
         return ["x"]
 
-    def time_files(contents, inputs, num_threads, seconds):
-        calls.append((num_threads, seconds, len(inputs)))
-        return {n: Latency(len(f), 0, 0) for n, (f, _) in contents.items()}
+    def time_files(contents, inputs, names, num_threads, seconds):
+        calls.append((num_threads, seconds, *(array.shape for array in inputs)))
+        # Every other turn is slow, for both.
+        slow = np.array([1.0, 9.0, 1.0])
+        return {name: slow * len(file) for name, file in contents.items()}
 
     monkeypatch.setattr(files, "write", write)
-    monkeypatch.setattr(files, "time_files", time_files)
+    monkeypatch.setattr(measured_share, "time_files", time_files)
     return calls
 
 
@@ -47,7 +48,7 @@ def test_no_smaller_share_is_as_fast(keras, measured, latency):
     share = _share(model, latency, seconds=3.0, print_fn=lines.append)
     # What rounds to the same units is measured once.
     assert len(measured) == len(lines) < 8
-    assert set(measured) == {(2, 3.0, 1)}
+    assert set(measured) == {(2, 3.0, (1, 16))}
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     # The share that is found, and the next one that keeps 8 more units.
@@ -64,9 +65,11 @@ def test_what_is_wrong_is_said(keras, measured):
     for latency in (0.0, 1, 2.0):
         with pytest.raises(ValueError, match=f"Received: latency={latency}"):
             _share(model, latency)
+    with pytest.raises(ValueError, match="round_to=0"):
+        _share(model, 0.5, round_to=0)
     with pytest.raises(ValueError, match="precision='int4'"):
         _share(model, 0.5, precision="int4")
-    with pytest.raises(ValueError, match="must be a whole model"):
+    with pytest.raises(ValueError, match="needs a whole model"):
         _share(layers.Dense(2), 0.5)
     with pytest.raises(ValueError, match="5.0% cannot be reached: removing 99%"):
         _share(model, 0.05, round_to=64)
