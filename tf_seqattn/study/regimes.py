@@ -62,16 +62,21 @@ class Cell(NamedTuple):
         return folder / f"{method}_{place}_{seeds}.json"
 
 
-def make_network() -> keras.Model:
-    """Two hidden layers of 128 with batch norms."""
+def make_network(width: float = 1.0) -> keras.Model:
+    """Two hidden layers with batch norms.
+
+    Args:
+      width: share of their 128 units.
+    """
+    units = max(1, round(128 * width))
     return keras.Sequential(
         [
             keras.Input((8, 8, 1)),
             keras.layers.Flatten(),
-            keras.layers.Dense(128, use_bias=False, name="hidden_0"),
+            keras.layers.Dense(units, use_bias=False, name="hidden_0"),
             keras.layers.BatchNormalization(momentum=0.9),
             keras.layers.ReLU(),
-            keras.layers.Dense(128, use_bias=False, name="hidden_1"),
+            keras.layers.Dense(units, use_bias=False, name="hidden_1"),
             keras.layers.BatchNormalization(momentum=0.9),
             keras.layers.ReLU(),
             keras.layers.Dense(10, name="logits"),
