@@ -25,11 +25,13 @@ def measured(monkeypatch):
         path.write_bytes(bytes(model.count_params()))
         return ["x"]
 
-    def time_files(contents, inputs, names, num_threads, seconds):
-        calls.append((num_threads, seconds, *(array.shape for array in inputs)))
+    def time_files(contents, num_threads, seconds):
+        assert {tuple(names) for _, _, names in contents.values()} == {("x",)}
+        ((inputs,),) = {tuple(a.shape for a in i) for _, i, _ in contents.values()}
+        calls.append((num_threads, seconds, inputs))
         # Every other turn is slow, for both.
         slow = np.array([1.0, 9.0, 1.0])
-        return {name: slow * len(file) for name, file in contents.items()}
+        return {name: slow * len(file) for name, (file, *_) in contents.items()}
 
     monkeypatch.setattr(files, "write", write)
     monkeypatch.setattr(measured_share, "time_files", time_files)

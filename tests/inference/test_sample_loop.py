@@ -91,11 +91,11 @@ def test_the_file_gives_the_outputs_of_keras(keras, looping, tmp_path, quantizat
 def test_by_choice_both_ways_are_timed(monkeypatch, tmp_path, whole, looped):
     timed = {}
 
-    def time_files(files, inputs, input_names, num_threads):
-        timed.update({name: "WHILE" in ops(file) for name, file in files.items()})
-        (rows,) = inputs
-        assert rows.shape == (4, 6, 6, 16) and num_threads == 2
-        real = latency.time_files(files, inputs, input_names, num_threads)
+    def time_files(files, num_threads):
+        for name, (file, (rows,), _) in files.items():
+            timed[name] = "WHILE" in ops(file)
+            assert rows.shape == (4, 6, 6, 16) and num_threads == 2
+        real = latency.time_files(files, num_threads)
         assert set(real) == {"whole", "looped"}
         return {"whole": np.full(3, whole), "looped": np.full(3, looped)}
 

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tf_seqattn.inference import export_tflite, litert
-from tf_seqattn.inference.latency import time_in_turns
+from tf_seqattn.inference import export_tflite, latency, litert
 from tf_seqattn.inference.signatures import input_names, input_specs
 from tf_seqattn.keras_api import Model
 
@@ -114,16 +113,12 @@ def time_files(
       num_threads: of the runtime.
       seconds: how long to go on, in all.
     """
-    calls = {
-        name: litert.interpreter(
-            file,
-            in_order(inputs, names or []),
-            num_threads=num_threads,
-            input_names=names,
-        ).invoke
+    ready = {
+        name: (file, in_order(inputs, names or []), names)
         for name, (file, names) in files.items()
     }
+    times = latency.time_files(ready, num_threads, seconds)
     return {
         name: Latency(*(float(q) for q in np.percentile(1e6 * taken, (50, 25, 75))))
-        for name, taken in time_in_turns(calls, seconds).items()
+        for name, taken in times.items()
     }

@@ -89,8 +89,8 @@ def share_for_latency(
         if live.tobytes() not in known:
             smaller = smaller_model(model, groups.trace, live)
             file, _ = _file(smaller, precision, inputs, num_threads)
-            both = {"whole": whole, "smaller": file}
-            times = time_files(both, batch, names, num_threads, seconds)
+            both = {"whole": (whole, batch, names), "smaller": (file, batch, names)}
+            times = time_files(both, num_threads, seconds)
             # Other work slows both of a turn alike.
             found = float(np.median(times["smaller"] / times["whole"]))
             known[live.tobytes()] = found

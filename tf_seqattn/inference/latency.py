@@ -1,7 +1,7 @@
 """Times a layer dense and packed, in turns, on this machine."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,18 +64,15 @@ def time_in_turns(
 
 
 def time_files(
-    files: dict[str, bytes],
-    inputs: list[np.ndarray],
-    input_names: list[str] | None,
+    files: Mapping[str, tuple[bytes, Sequence[np.ndarray], Sequence[str] | None]],
     num_threads: int,
     seconds: float = 0.4,
 ) -> dict[str, np.ndarray]:
-    """Times TFLite files in turns on the same batch, as `time_in_turns` does.
+    """Times TFLite files in turns, as `time_in_turns` does.
 
     Args:
-      files: their contents, by name.
-      inputs: one array for each input.
-      input_names: names of the inputs in the signature of each file.
+      files: by name, the content of each, an array for each of its inputs, and their
+        names in its signature; without names they are in the order of the file.
       num_threads: number of threads of the kernels.
       seconds: how long to continue.
     """
@@ -83,7 +80,7 @@ def time_files(
         name: litert.interpreter(
             file, inputs, num_threads=num_threads, input_names=input_names
         ).invoke
-        for name, file in files.items()
+        for name, (file, inputs, input_names) in files.items()
     }
     return time_in_turns(calls, seconds)
 

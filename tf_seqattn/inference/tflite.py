@@ -489,8 +489,9 @@ def _checked_file(
     whole = checked(packed, plans, in_loop=False)
     if looped:
         inputs = [np.resize(rows, (batch_size, *rows.shape[1:])) for rows in batch]
-        files = {"whole": whole[0], "looped": looped[0]}
-        times = time_files(files, inputs, names[0], num_threads)
+        pair = {"whole": whole[0], "looped": looped[0]}
+        files = {name: (file, inputs, names[0]) for name, file in pair.items()}
+        times = time_files(files, num_threads)
         if np.median(times["whole"] / times["looped"]) > 1:
             return looped
     return whole
