@@ -23,6 +23,7 @@ from benchmarks.quality import PHASES
 from benchmarks.quality_tasks.tasks import (
     TASKS,
     HiddenLayers,
+    file_of,
     held_out,
     run_missing,
     start,
@@ -114,9 +115,7 @@ class Cell(NamedTuple):
     def file(self, folder: pathlib.Path) -> pathlib.Path:
         """Where its result is kept; the name tells the budget too."""
         steps = TASKS[self.task].steps
-        parts = [self.recipe, self.task, steps, *self[2:]]
-        name = "_".join("".join(c for c in str(p) if c.isalnum()) for p in parts)
-        return folder / f"{name}.json"
+        return file_of(folder, self.recipe, self.task, steps, *self[2:])
 
 
 def run_cell(cell: Cell, folder: pathlib.Path) -> None:

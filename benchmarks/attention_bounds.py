@@ -22,9 +22,11 @@ import tf_keras as keras
 import tf_seqattn as sa
 from benchmarks.quality import PHASES
 from benchmarks.quality_tasks import networks
+from benchmarks.quality_tasks.report import differences_from
 from benchmarks.quality_tasks.tasks import (
     TASKS,
     HiddenLayers,
+    file_of,
     held_out,
     run_missing,
     start,
@@ -70,9 +72,7 @@ class Cell(NamedTuple):
 
     def file(self, folder: pathlib.Path) -> pathlib.Path:
         """Where its result is kept; the name tells the budget too."""
-        parts = [self.arm, self.task, TASKS[self.task].steps, *self[2:]]
-        name = "_".join("".join(c for c in str(p) if c.isalnum()) for p in parts)
-        return folder / f"{name}.json"
+        return file_of(folder, self.arm, self.task, TASKS[self.task].steps, *self[2:])
 
 
 class Attention(keras.callbacks.Callback):
@@ -141,20 +141,7 @@ def run_cell(cell: Cell, folder: pathlib.Path) -> None:
 
 def _losses(results: list[dict]) -> str:
     """Losses, and of all but our default the difference from it, seed by seed."""
-    losses: dict[tuple, list[float]] = {}
-    for r in sorted(results, key=lambda r: r["seed"]):
-        losses.setdefault((r["arm"], r["task"]), []).append(r["loss"])
-    rows = []
-    for arm in ARMS:
-        row = [arm]
-        for task, *_ in COLUMNS:
-            own = np.array(losses[arm, task])
-            if arm == DEFAULT:
-                row.append(mean_and_error_text(own))
-            else:
-                more = own - losses[DEFAULT, task]
-                row.append(mean_and_error_text(more, signed=True))
-        rows.append(row)
+    rows = differences_from(results, ARMS, [task for task, *_ in COLUMNS], DEFAULT)
     titles = [f"{task}, {sparsity:.0%}, {b} x {b}" for task, sparsity, b in COLUMNS]
     return markdown_table(["arm", *titles], rows)
 

@@ -17,14 +17,15 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import tf_keras as keras
 
 import tf_seqattn as sa
 from benchmarks.quality_tasks import networks
+from benchmarks.quality_tasks.report import differences_from
 from benchmarks.quality_tasks.tasks import (
     TASKS,
     HiddenLayers,
+    file_of,
     held_out,
     run_missing,
     start,
@@ -32,7 +33,6 @@ from benchmarks.quality_tasks.tasks import (
 )
 from tf_seqattn.experiments import command_line
 from tf_seqattn.experiments.markdown_table import markdown_table
-from tf_seqattn.experiments.mean_and_error import mean_and_error_text
 from tf_seqattn.files import write_json, write_whole
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -105,9 +105,7 @@ class Cell(NamedTuple):
 
     def file(self, folder: pathlib.Path) -> pathlib.Path:
         """Where its result is kept; the name tells the budget too."""
-        parts = [self.arm, self.task, TASKS[self.task].steps, *self[2:]]
-        name = "_".join("".join(c for c in str(p) if c.isalnum()) for p in parts)
-        return folder / f"{name}.json"
+        return file_of(folder, self.arm, self.task, TASKS[self.task].steps, *self[2:])
 
 
 def factors() -> dict[tuple[str, str], float]:
@@ -140,19 +138,7 @@ def run_cell(cell: Cell, folder: pathlib.Path) -> None:
 
 def report(results: list[dict], command: str) -> str:
     """The page of results: losses, and differences from the default seed by seed."""
-    losses: dict[tuple[str, str], list[float]] = {}
-    for r in sorted(results, key=lambda r: r["seed"]):
-        losses.setdefault((r["arm"], r["task"]), []).append(r["loss"])
-    rows = []
-    for arm in ARMS:
-        row = [arm]
-        for task in COLUMNS:
-            own, default = np.array(losses[arm, task]), np.array(losses[DEFAULT, task])
-            if arm == DEFAULT:
-                row.append(mean_and_error_text(own))
-            else:
-                row.append(mean_and_error_text(own - default, signed=True))
-        rows.append(row)
+    rows = differences_from(results, ARMS, COLUMNS, DEFAULT)
     seeds = len({r["seed"] for r in results})
     return (
         "# Durations of phases\n\n"

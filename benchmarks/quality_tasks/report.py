@@ -51,6 +51,30 @@ def by_column(results: Sequence[dict], columns: Sequence[Column]) -> dict:
     }
 
 
+def differences_from(
+    results: Sequence[dict], arms: Iterable[str], tasks: Sequence[str], first: str
+) -> list[list[str]]:
+    """Rows of losses: those of one arm, and of the others their difference from it.
+
+    Args:
+      results: of all trainings, with `arm`, `task`, `seed` and `loss`.
+      arms: a row for each.
+      tasks: a column for each.
+      first: the arm from which the differences are taken, seed by seed.
+    """
+    losses: dict[tuple[str, str], list[float]] = {}
+    for r in sorted(results, key=lambda r: r["seed"]):
+        losses.setdefault((r["arm"], r["task"]), []).append(r["loss"])
+
+    def cell(arm: str, task: str) -> str:
+        own = np.array(losses[arm, task])
+        if arm == first:
+            return mean_and_error_text(own)
+        return mean_and_error_text(own - losses[first, task], signed=True)
+
+    return [[arm, *(cell(arm, task) for task in tasks)] for arm in arms]
+
+
 def mean_ranks(losses: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Rank of every arm in each column, 1 for the lowest loss, a mean over the seeds.
 

@@ -3,6 +3,7 @@
 import functools
 import multiprocessing
 import os
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -134,6 +135,16 @@ def start(seed: int) -> None:
     tf.config.threading.set_inter_op_parallelism_threads(1)
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
+
+
+def file_of(folder: pathlib.Path, *parts: object) -> pathlib.Path:
+    """A file for the result of a training, named by what it depends on.
+
+    >>> file_of(pathlib.Path("out"), "our default", 0.9, 3).name
+    'ourdefault_09_3.json'
+    """
+    name = "_".join("".join(c for c in str(part) if c.isalnum()) for part in parts)
+    return folder / f"{name}.json"
 
 
 def run_missing(cells: Sequence, run: Callable, folder, workers: int | None) -> None:
