@@ -33,9 +33,14 @@ def concrete(shape: tuple[int | None, ...], length: int) -> tuple[int, ...]:
     return (_BATCH, *sizes[1:])
 
 
+def _weights_inside(layer: Layer) -> set[int]:
+    """Ids of the weights of layers inside a layer."""
+    return {id(w) for part in sublayers(layer)[1:] for w in part.weights}
+
+
 def own_weights(layer: Layer) -> list[Any]:
     """The weights of a layer that no layer inside it has."""
-    inside = {id(w) for part in sublayers(layer)[1:] for w in part.weights}
+    inside = _weights_inside(layer)
     return [w for w in arrays_of(layer) if id(w) not in inside]
 
 
@@ -44,7 +49,7 @@ def borrowed_weights(layer: Layer) -> list[Any]:
 
     A `SpectralNormalization` holds the kernel of the layer inside, for example.
     """
-    inside = {id(w) for part in sublayers(layer)[1:] for w in part.weights}
+    inside = _weights_inside(layer)
     return [value for value in vars(layer).values() if id(value) in inside]
 
 
