@@ -666,3 +666,31 @@ def test_a_dynamic_file_gives_a_sample_the_same_beside_others(mlp, tmp_path):
     (alone,) = litert.run(path.read_bytes(), [x[:1]])
     (beside,) = litert.run(path.read_bytes(), [x])
     np.testing.assert_allclose(beside[0], alone[0], atol=1e-5 * np.abs(alone).max())
+
+
+def test_small_columns_keep_their_weights_in_8_bits(keras, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    kernel = block_sparse((128, 132), (16, 16), 0.4, rng)
+    kernel[:, 16:48] = 0
+    kernel *= np.logspace(-3, 0, 132)[rng.permutation(132)]
+    model = keras.Sequential([keras.Input((128,)), keras.layers.Dense(132)])
+    model.set_weights([kernel, np.zeros(132)])
+    monkeypatch.setattr(layer_plan, "_CACHE_BYTES", 2**12)
+    packed = sa.pack(model, block_size=(16, 16), choose="always")
+    assert len(packed.layers[-1].pattern.slices) > 1
+    before = [weight.copy() for weight in packed.get_weights()]
+    x = rng.normal(size=(64, 128)).astype("float32")
+    error = {}
+    for layout, exported in {"packed": packed, "dense": model}.items():
+        sa.export_tflite(exported, tmp_path / "m.tflite", layout, "dynamic")
+        file = (tmp_path / "m.tflite").read_bytes()
+        assert ("BATCH_MATMUL" in flatbuffer.operator_names(file)) == (
+            layout == "packed"
+        )
+        (outputs,) = litert.run(file, [x])
+        largest = np.maximum(np.abs(kernel).max(axis=0), 1e-9)
+        error[layout] = np.sqrt(np.mean(((outputs - x @ kernel) / largest) ** 2))
+    assert error["packed"] <= 1.1 * error["dense"]
+    # The weights of the user's model are as they were.
+    for weight, value in zip(packed.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, value)

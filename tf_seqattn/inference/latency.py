@@ -129,8 +129,8 @@ def _runner(
     quantization = None if plan.precision == "float32" else plan.precision
     with fastest_form(layer, quantization):
         function = tf.function(layer, input_signature=[spec]).get_concrete_function()
-    # The converter does not make the variables of Keras 3 constant.
-    frozen = convert_variables_to_constants_v2(function)
+        # The converter does not make the variables of Keras 3 constant.
+        frozen = convert_variables_to_constants_v2(function)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen], layer)
     rows = [[row[None]] for row in inputs[:_CALIBRATED]]
     set_precision(converter, quantization, lambda: rows)

@@ -96,6 +96,8 @@ class PackedLayer(_Mixin):
         self.kernel_regularizer = regularizers.get(kernel_regularizer)
         self.bias_regularizer = regularizers.get(bias_regularizer)
         self._computes_in_groups = False
+        # What `having_equal_columns` divided each output's weights by.
+        self._scales: np.ndarray | None = None
 
     def build(self, input_shape: Any = None) -> None:
         height, width = self.pattern.block_size
@@ -193,7 +195,18 @@ class PackedLayer(_Mixin):
             return multiply_groups(
                 read, offsets, kernels, self.pattern, self._finish_columns
             )
-        return multiply_slices(rows, base, offsets, kernels, self.pattern)
+        outputs = multiply_slices(rows, base, offsets, kernels, self.pattern)
+        if self._scales is not None:
+            outputs *= tf.cast(self._scales, outputs.dtype)
+        return outputs
+
+    def in_order_of_outputs(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """Numbers `(columns, width)` of each slice as `(outputs,)`; 1 for no column."""
+        count, width = self.pattern.grid_shape[1], self.pattern.block_size[1]
+        outputs = np.ones((count, width), np.float32)
+        for part, value in zip(self.pattern.slices, values, strict=True):
+            outputs[list(part.columns)] = value
+        return outputs.ravel()[: self.pattern.matrix_shape[1]]
 
     @property
     def _in_groups(self) -> bool:
@@ -649,3 +662,41 @@ def computing_in_groups(model: Any) -> Iterator[None]:
     finally:
         for layer in packed:
             layer._computes_in_groups = False
+
+
+@contextlib.contextmanager
+def having_equal_columns(model: Any) -> Iterator[None]:
+    """Context in which batched products are of columns with equal largest weights.
+
+    Each output's weights are divided by the largest of them, and the output is
+    multiplied by it. TFLite gives a batched product one 8-bit scale for all its
+    weights, and so small columns would lose theirs. What is computed stays the same,
+    and the weights are put back at the end.
+    """
+    changed = []
+    try:
+        for layer in sublayers(model):
+            if not isinstance(layer, PackedLayer) or layer.form != "slices":
+                continue
+            # Columns that read alike are one product, with a scale for each.
+            if layer.pattern.reads_alike or not layer.pattern.num_kept:
+                continue
+            weights = layer.get_weights()
+            changed.append((layer, weights))
+            count = len(layer.kernels)
+            kernels, others = weights[:count], weights[count:]
+            scales = [_largest_of_columns(kernel) for kernel in kernels]
+            layer._scales = layer.in_order_of_outputs(scales)
+            scaled = [k / s[:, None] for k, s in zip(kernels, scales, strict=True)]
+            layer.set_weights([*scaled, *others])
+        yield
+    finally:
+        for layer, weights in changed:
+            layer._scales = None
+            layer.set_weights(weights)
+
+
+def _largest_of_columns(kernel: np.ndarray) -> np.ndarray:
+    """Largest absolute weight, or 1, of each column of blocks `(n, inputs, width)`."""
+    largest = np.abs(kernel).max(axis=1)
+    return np.where(largest > 0, largest, 1)

@@ -6,7 +6,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_seqattn.inference.packed_layers import computing_in_groups
+from tf_seqattn.inference.packed_layers import (
+    computing_in_groups,
+    having_equal_columns,
+)
 
 # None is float32. "float16" and "dynamic" are precisions of the weights only.
 QUANTIZATIONS = (None, "float16", "dynamic", "int8")
@@ -36,13 +39,15 @@ def set_precision(
 
 @contextlib.contextmanager
 def fastest_form(model: Any, quantization: str | None) -> Iterator[None]:
-    """Context in which packed layers are traced in the form that suits a precision.
+    """Context in which packed layers are traced and frozen as suits a precision.
 
     Dynamic quantization gives a convolution one scale for the whole batch, so a result
-    would depend on the other samples. A batched product has a scale for each sample.
+    would depend on the other samples. A batched product has a scale for each sample,
+    but one for all its weights.
     """
     if quantization == "dynamic":
-        yield
+        with having_equal_columns(model):
+            yield
     else:
         with computing_in_groups(model):
             yield
