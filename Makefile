@@ -15,6 +15,11 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed.stamp
+# DeepSparse needs older packages than ours.
+DEEPSPARSE := out/deepsparse
+# What `make bench-inference` runs, which `make bench` begins with.
+TIMED_ALREADY := $(addprefix benchmarks/,inference.py inference_models.py peers.py \
+  xla_profile.py beside_deepsparse.py deepsparse_worker.py)
 EXTRAS := recommenders,keras-rs,digits,plots,bench,colabs,hub,tests
 BUILD_FILES = find . -path ./$(VENV) -prune -o -type f \
   \( -name BUILD -o -name WORKSPACE -o -name '*.bzl' \) -print
@@ -52,9 +57,11 @@ test-all: setup lint  ## Lint, then run every test, including slow ones, and som
 chaos: setup  ## Kill and starve commands at random; nothing may be lost (an hour).
 	$(BIN)/python -m tools.chaos --results benchmarks/results/chaos.md
 
-bench: setup  ## Run every benchmark, one after another.
-	@set -e; for file in benchmarks/*.py; do \
-	  echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py); done
+bench: setup bench-inference  ## Run every benchmark, one after another; name those that fail.
+	@failed=; for file in $(filter-out $(TIMED_ALREADY),$(wildcard benchmarks/*.py)); do \
+	  echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py) \
+	    || failed="$$failed $$file"; done; \
+	if [ "$$failed" ]; then echo "Failed:$$failed. Their docstrings name the extras."; false; fi
 
 bench-criteo: setup  ## Train the grid of the paper's table 2 (hours; can be resumed).
 	$(BIN)/python -m tf_seqattn.criteo.grid --output out/grid --results benchmarks/results
@@ -64,6 +71,11 @@ bench-inference: setup  ## Time packed and dense models, by layer and whole.
 	$(BIN)/python -m benchmarks.inference
 	$(BIN)/python -m benchmarks.inference_models
 	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.xla_profile
+	@if $(PYTHON) -m venv $(DEEPSPARSE) \
+	  && $(DEEPSPARSE)/bin/pip install --quiet deepsparse==1.8.0; then \
+	  $(BIN)/python -m benchmarks.beside_deepsparse --python $(DEEPSPARSE)/bin/python; \
+	else echo "DeepSparse is not compared: it needs Python 3.8 to 3.11."; fi
 
 wheel: setup  ## Build the wheel, to upload to Colab, in out/wheel.
 	$(BIN)/python -m build --outdir out/wheel

@@ -97,6 +97,9 @@ NETWORKS = {
     "ResNet50, 10 blocks": Network(
         lambda: keras.applications.ResNet50(weights=None), 32, 1, min_blocks=10
     ),
+    "ResNet50, 10 blocks, batch 64": Network(
+        lambda: keras.applications.ResNet50(weights=None), 32, 64, min_blocks=10
+    ),
     "ResNet50, 16 x 16": Network(
         lambda: keras.applications.ResNet50(weights=None), 16, 1
     ),
