@@ -63,9 +63,9 @@ class Arm(NamedTuple):
 def _ours(share: float) -> Arm:
     # The mask is fixed for the last quarter of the schedule.
     return Arm(
-        "recommended",
+        "long_rise",
         lambda steps: sa.SequentialAttentionSchedule(
-            SPARSITY, round(share / 0.75 * steps)
+            SPARSITY, round(share / 0.75 * steps), rise=0.75
         ),
     )
 

@@ -55,11 +55,13 @@ ARMS = (
     "random",
     "magnitude",
     "gradual",
+    "gradual_half",
     "powerprop",
     "acdc",
     "regrowth",
     "seqattn",
     "recommended",
+    "long_rise",
     "unrevised",
     "sparse_start",
 )

@@ -187,7 +187,7 @@ def _draw(
     figure, axes = plt.subplots(figsize=(9, 0.6 * len(columns) + 1.5))
     arms = [arm for arm in losses if arm not in ("dense", "gradual")]
     places = np.arange(len(columns))[::-1]
-    markers = "osD^vPhX><pd"
+    markers = "osD^vPhX><pd8*H"
     for number, arm in enumerate(arms):
         differences = 100 * (losses[arm] / losses["gradual"] - 1)
         error = differences.std(axis=1, ddof=1) / np.sqrt(differences.shape[1])

@@ -19,13 +19,15 @@ def changes(schedule, last):
     return sum(a != b for a, b in zip(found, found[1:], strict=False))
 
 
-def test_the_recommended_schedule_rises_once_and_then_stays():
-    schedule = sa.SequentialAttentionSchedule(0.9, end_step=1000)
+@pytest.mark.parametrize("rise", [None, 0.75, 1.0])
+def test_the_recommended_schedule_rises_once_and_then_stays(rise):
+    schedule = sa.SequentialAttentionSchedule(0.9, end_step=1000, rise=rise)
+    last = 500 if rise is None else round(1000 * rise)
     assert changes(schedule, 1000) == 1
     assert schedule.phase(1) == sa.Phase.SPARSIFICATION
-    assert schedule.phase(750) == sa.Phase.SPARSE
+    assert schedule.phase(last) == sa.Phase.SPARSE
     levels = np.array([schedule.sparsity(step) for step in range(1001)])
-    cubic = 0.9 * (1 - (1 - np.minimum(np.arange(1001) / 750, 1)) ** 3)
+    cubic = 0.9 * (1 - (1 - np.minimum(np.arange(1001) / last, 1)) ** 3)
     np.testing.assert_allclose(levels, cubic, atol=1e-12)
     assert not schedule.resets_optimizer
 
@@ -36,6 +38,19 @@ def test_a_short_and_a_late_training():
     late = sa.SequentialAttentionSchedule(0.9, end_step=500, begin_step=100)
     assert late.phase(99) == sa.Phase.DENSE
     assert late.sparsity(99) == 0 and late.sparsity(400) == 0.9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rise": 0.0}, r"`rise` must be in \(0, 1\]. Received: rise=0.0"),
+        ({"rise": 1.5}, "rise=1.5"),
+        ({"rise": 0.5, "cycles": 3}, "the paper's kind of schedule has cycles"),
+    ],
+)
+def test_a_rise_that_cannot_be_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sa.SequentialAttentionSchedule(0.9, 1000, **arguments)
 
 
 def test_recipes_of_the_paper():
@@ -65,6 +80,7 @@ def test_an_argument_of_the_paper_asks_for_its_kind_of_schedule(given):
     [
         sa.SequentialAttentionSchedule(0.9, 1000),
         sa.SequentialAttentionSchedule(0.9, 1000, begin_step=10, frequency=3),
+        sa.SequentialAttentionSchedule(0.9, 1000, rise=0.7),
         sa.SequentialAttentionSchedule.criteo(0.9, 1000),
     ],
     ids=repr,

@@ -6,6 +6,7 @@ they differ in what is compared.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import tf_seqattn as sa
 
@@ -13,8 +14,10 @@ import tf_seqattn as sa
 _BLACK, _PINK, _BLUE = "#000000", "#CC79A7", "#0072B2"
 _ORANGE, _SKY, _VERMILION = "#E69F00", "#56B4E9", "#D55E00"
 _PURPLE, _GREEN, _LILAC = "#6A3D9A", "#009E73", "#B39DDB"
-# The share of the steps over which gradual pruning removes blocks, at most.
-_GRADUAL_SHARE = 0.75
+_NAVY, _PLUM = "#003F6B", "#9467BD"
+# The share of the steps over which gradual pruning removes blocks, at most, and over
+# which it does in the variants of ours.
+_LONG_RISE = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +61,12 @@ def _one_shot(sparsity: float, steps: int, phases: Phases) -> sa.PruningSchedule
     return sa.OneShotSchedule(sparsity, prune_step=prune_step)
 
 
-def _gradual(sparsity: float, steps: int, phases: Phases) -> sa.PruningSchedule:
-    share = min(_GRADUAL_SHARE, 1.0 - phases.finetune_fraction)
-    return sa.GradualSchedule(sparsity, end_step=max(1, round(share * steps)))
+def _gradual(longest: float) -> Schedule:
+    def schedule(sparsity: float, steps: int, phases: Phases) -> sa.PruningSchedule:
+        share = min(longest, 1.0 - phases.finetune_fraction)
+        return sa.GradualSchedule(sparsity, end_step=max(1, round(share * steps)))
+
+    return schedule
 
 
 def _acdc(sparsity: float, steps: int, phases: Phases) -> sa.PruningSchedule:
@@ -71,26 +77,24 @@ def _seqattn(sparsity: float, steps: int, phases: Phases) -> sa.PruningSchedule:
     return sa.SequentialAttentionSchedule(sparsity, steps, **dataclasses.asdict(phases))
 
 
-def _recommended(sparsity: float, steps: int, phases: Phases) -> sa.PruningSchedule:
+def _ours(**options: Any) -> Schedule:
     # It shares out the steps by itself: that is what users get who give no phases.
-    del phases
-    return sa.SequentialAttentionSchedule(sparsity, steps)
+    def schedule(sparsity: float, steps: int, phases: Phases) -> sa.PruningSchedule:
+        del phases
+        return sa.SequentialAttentionSchedule(sparsity, steps, **options)
 
-
-def _unrevised(sparsity: float, steps: int, phases: Phases) -> sa.PruningSchedule:
-    del phases
-    return sa.SequentialAttentionSchedule(sparsity, steps, revise=False)
+    return schedule
 
 
 def _sparse_start(sparsity: float, steps: int, phases: Phases) -> sa.PruningSchedule:
-    del phases
-    return sa.SequentialAttentionSchedule(sparsity, steps, initial_sparsity=sparsity)
+    return _ours(initial_sparsity=sparsity, rise=_LONG_RISE)(sparsity, steps, phases)
 
 
 ALGORITHMS = {
     "dense": Algorithm("dense", _BLACK),
     "magnitude": Algorithm("magnitude, one shot", _PINK, _one_shot),
-    "gradual": Algorithm("magnitude, gradual", _BLUE, _gradual),
+    "gradual": Algorithm("magnitude, gradual", _BLUE, _gradual(_LONG_RISE)),
+    "gradual_half": Algorithm("magnitude, gradual, over 1/2", _NAVY, _gradual(0.5)),
     "powerprop": Algorithm(
         "Powerpropagation", _ORANGE, _one_shot, lambda l2: sa.PowerPropagation()
     ),
@@ -104,13 +108,19 @@ ALGORITHMS = {
     "recommended": Algorithm(
         "our default",
         _PURPLE,
-        _recommended,
+        _ours(),
+        lambda l2: sa.SoftmaxAttention(l2=l2),
+    ),
+    "long_rise": Algorithm(
+        "ours, over 3/4",
+        _PLUM,
+        _ours(rise=_LONG_RISE),
         lambda l2: sa.SoftmaxAttention(l2=l2),
     ),
     "unrevised": Algorithm(
-        "ours, no block comes back",
+        "ours, over 3/4, no block comes back",
         _LILAC,
-        _unrevised,
+        _ours(rise=_LONG_RISE, revise=False),
         lambda l2: sa.SoftmaxAttention(l2=l2),
     ),
     "sparse_start": Algorithm(

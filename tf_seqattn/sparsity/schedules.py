@@ -60,6 +60,17 @@ def updates_apart(steps: int) -> int:
     return max(1, steps // 200)
 
 
+def _check_rise(rise: float, given: dict[str, Any]) -> None:
+    if not 0.0 < rise <= 1.0:
+        raise ValueError(f"`rise` must be in (0, 1]. Received: rise={rise!r}")
+    if given:
+        raise ValueError(
+            "`rise` is for a single rise, and the paper's kind of schedule has cycles: "
+            "leave one of them out, or give `finetune_fraction=`. Received: "
+            f"rise={rise!r}, {', '.join(given)}"
+        )
+
+
 def _check_fractions(dense_fraction: float, finetune_fraction: float) -> None:
     for name, value in (
         ("dense_fraction", dense_fraction),
@@ -316,11 +327,11 @@ class SequentialAttentionSchedule(_CyclicSchedule):
     """The schedule of sequential attention: by default the recipe that we recommend.
 
     Given a target and an end alone, the sparsity rises once, as
-    `s (1 - (1 - t)^3)`, over the first three quarters of the steps; then the mask
-    stays. The optimizer is never reset. While the sparsity rises all blocks compete at
-    every update: a block that has gone keeps its values, its logit goes on learning by
-    the gradient that it would have if the mask were 1 (straight through the mask), and
-    it may come back. `docs/questions/phases.md` says why.
+    `s (1 - (1 - t)^3)`, over the first half of the steps, or the share `rise`; then the
+    mask stays. The optimizer is never reset. While the sparsity rises all blocks
+    compete at every update: a block that has gone keeps its values, its logit goes on
+    learning by the gradient that it would have if the mask were 1 (straight through the
+    mask), and it may come back. `docs/questions/phases.md` says why.
 
     With `initial_sparsity` the sparsity rises from there; the first choice, of a new
     network at random, so to speak, is revised likewise. Sparse from the first step,
@@ -351,6 +362,8 @@ class SequentialAttentionSchedule(_CyclicSchedule):
         ImageNet.
       initial_sparsity: share of the blocks that are masked at first, up to
         `target_sparsity`. Not for the paper's kind, which begins dense.
+      rise: share of the steps in which the sparsity rises, in (0, 1], by default a
+        half. Not for the paper's kind, which has phases.
       revise: whether blocks that have gone may come back while the sparsity rises, in
         trainings that rank by an attention with a rate of its own, as the default
         does. In the paper's kind they do in its dense phases alone.
@@ -364,7 +377,7 @@ class SequentialAttentionSchedule(_CyclicSchedule):
     Example:
 
     >>> schedule = SequentialAttentionSchedule(0.9, end_step=1000)
-    >>> [round(schedule.sparsity(step), 3) for step in (0, 375, 750, 1000)]
+    >>> [round(schedule.sparsity(step), 3) for step in (0, 250, 500, 1000)]
     [0.0, 0.787, 0.9, 0.9]
     >>> schedule = SequentialAttentionSchedule.imagenet(0.9, end_step=1000)
     >>> schedule.phase(50).name, schedule.phase(110).name, schedule.phase(990).name
@@ -384,6 +397,7 @@ class SequentialAttentionSchedule(_CyclicSchedule):
         extend_last_cycle: bool = True,
         initial_sparsity: float = 0.0,
         revise: bool = True,
+        rise: float | None = None,
     ) -> None:
         shape = {
             "cycles": cycles,
@@ -394,12 +408,15 @@ class SequentialAttentionSchedule(_CyclicSchedule):
         given = {name: value for name, value in shape.items() if value is not None}
         self.follows_paper = bool(given)
         full: dict[str, Any] = {**(_IMAGENET if given else _RECOMMENDED), **given}
+        if rise is not None:
+            _check_rise(rise, given)
+            full["finetune_fraction"] = 1.0 - rise
         self.exponent = full.pop("exponent")
         if self.exponent is not None:
             _check_exponent(self.exponent)
         if frequency is None:
-            rise = (1 - full["finetune_fraction"]) * (end_step - begin_step)
-            frequency = 1 if given else updates_apart(round(rise))
+            rising = (1 - full["finetune_fraction"]) * (end_step - begin_step)
+            frequency = 1 if given else updates_apart(round(rising))
         super().__init__(
             target_sparsity,
             end_step,
@@ -428,6 +445,7 @@ class SequentialAttentionSchedule(_CyclicSchedule):
             )
         self.initial_sparsity = float(initial_sparsity)
         self.revise = bool(revise)
+        self.rise = rise
 
     @classmethod
     def imagenet(
@@ -492,6 +510,7 @@ class SequentialAttentionSchedule(_CyclicSchedule):
         }
         if not self.follows_paper:
             arguments |= dict.fromkeys(_RECOMMENDED)
+            arguments["rise"] = self.rise
         return arguments
 
 
@@ -500,7 +519,7 @@ class SequentialAttentionSchedule(_CyclicSchedule):
 _RECOMMENDED: dict[str, Any] = {
     "cycles": 1,
     "dense_fraction": 0.0,
-    "finetune_fraction": 0.25,
+    "finetune_fraction": 0.5,
     "exponent": None,
 }
 _IMAGENET: dict[str, Any] = {
