@@ -161,8 +161,10 @@ def choices() -> str:
     head, *rows = _table_after(RESULTS / "quality.md", "## Losses")
     arms = {
         "our default": "the default",
+        "ours, over 3/4": "`rise=0.75`",
         "ours, sparse from the start": "ours, sparse from the start",
         "magnitude, gradual": "gradual magnitude",
+        "magnitude, gradual, over 1/2": "gradual magnitude over 1/2",
         "regrowth (RigL)": "regrowth",
         "dense, as many weights": "a narrower network",
     }

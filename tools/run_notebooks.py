@@ -2,6 +2,7 @@
 
     python -m tools.run_notebooks
     python -m tools.run_notebooks colabs/1_quick_start.ipynb --python python3.12
+    python -m tools.run_notebooks --save
 
 The wheel is built from the sdist, as for a release, and lies beside each notebook,
 where Colab puts an uploaded file. An environment holds a kernel and nothing else, so
@@ -56,19 +57,42 @@ def make_environment(folder: pathlib.Path, python: str) -> str:
     return name
 
 
+def save(notebook: nbformat.NotebookNode, path: pathlib.Path) -> None:
+    """Writes a notebook with its outputs, without warnings and what changes each time.
+
+    The metadata of the file, which name Colab's kernel, stay.
+    """
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            for output in cell.outputs:
+                if output.output_type == "stream":
+                    lines = output.text.splitlines(keepends=True)
+                    kept = [line for line in lines if "Assets written" not in line]
+                    output.text = "".join(kept)
+    notebook.metadata = nbformat.read(path, as_version=4).metadata
+    nbformat.write(notebook, path)
+
+
 def run_notebook(
-    path: pathlib.Path, folder: pathlib.Path, kernel: str, timeout: int
+    path: pathlib.Path,
+    folder: pathlib.Path,
+    kernel: str,
+    timeout: int,
+    saves: bool = False,
 ) -> str | None:
     """Runs a notebook from top to bottom.
 
     Args:
-      path: of the notebook; it is not changed.
+      path: of the notebook.
       folder: in which it works.
       kernel: name of a Jupyter kernel.
       timeout: seconds for a cell.
+      saves: whether to write the outputs into the file; else it is not changed.
 
     Returns:
-      None, or what failed.
+      None, or what failed. Then the file is not changed.
     """
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
@@ -86,11 +110,13 @@ def run_notebook(
         return f"{error.ename}: {error.evalue}"
     except (CellTimeoutError, DeadKernelError) as error:
         return str(error)
+    if saves:
+        save(notebook, path)
     return None
 
 
 def run_in_new_environment(
-    path: pathlib.Path, wheel: pathlib.Path, python: str, timeout: int
+    path: pathlib.Path, wheel: pathlib.Path, python: str, timeout: int, saves: bool
 ) -> str | None:
     """Runs a notebook in an environment of its own, which is deleted afterwards."""
     with tempfile.TemporaryDirectory() as name:
@@ -99,7 +125,7 @@ def run_in_new_environment(
         work.mkdir()
         shutil.copy(wheel, work)
         kernel = make_environment(folder / "environment", python)
-        return run_notebook(path, work, kernel, timeout)
+        return run_notebook(path, work, kernel, timeout, saves)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -110,6 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("notebooks", nargs="*", type=pathlib.Path, help="files; all, if none is given")
     add("--python", default=sys.executable, help="interpreter of the environments")
     add("--timeout", type=positive_int, default=1800, help="seconds for a cell (1800)")
+    add("--save", action="store_true", help="write the outputs into the notebooks")
     options = parser.parse_args(arguments)
     paths = options.notebooks or NOTEBOOKS
     failures = 0
@@ -119,7 +146,9 @@ def main(arguments: list[str] | None = None) -> int:
         for number, path in enumerate(paths, 1):
             print(f"{number}/{len(paths)} {path.stem}", flush=True)
             started = time.monotonic()
-            error = run_in_new_environment(path, wheel, options.python, options.timeout)
+            error = run_in_new_environment(
+                path, wheel, options.python, options.timeout, options.save
+            )
             seconds = f"{time.monotonic() - started:.0f} s"
             end = f"failed after {seconds}: {error}" if error else f"passed, {seconds}"
             print(f"{path.stem} {end}", flush=True)

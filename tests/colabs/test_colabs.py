@@ -53,6 +53,21 @@ def test_a_run_tells_what_failed(tmp_path, monkeypatch, last_cell, found):
     assert run_notebook(path, tmp_path, "python3", timeout=60) == found
 
 
+def test_outputs_are_saved_without_what_changes_each_time(tmp_path):
+    source = "import sys; print('Assets written to: x'); print(3)\n"
+    source += "print('a warning', file=sys.stderr)"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    notebook.metadata["colab"] = {"name": "small"}
+    path = tmp_path / "small.ipynb"
+    nbformat.write(notebook, path)
+    assert run_notebook(path, tmp_path, "python3", timeout=60, saves=True) is None
+    saved = nbformat.read(path, as_version=4)
+    [cell] = saved.cells
+    assert [output.text for output in cell.outputs] == ["3\n"]
+    assert cell.execution_count == 1 and "execution" not in cell.metadata
+    assert saved.metadata == notebook.metadata
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=names(NOTEBOOKS))
 def test_a_notebook_runs(path, tmp_path):
