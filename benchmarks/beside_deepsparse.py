@@ -24,6 +24,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -43,12 +44,21 @@ NETWORKS = tuple(
     if name.startswith("ResNet50") and network.block == 32
 )
 DENSE, PACKED, PEER = "dense TFLite", "packed TFLite", "DeepSparse"
-CALLS, ROUNDS = 5, 10
+
+
+class Turns(NamedTuple):
+    """Counted calls in each turn, and the smallest number of rounds."""
+
+    calls: int
+    rounds: int
+
+
+OF_PRODUCTS, OF_NETWORKS = Turns(5, 10), Turns(2, 5)
 
 
 @contextlib.contextmanager
 def in_deepsparse(
-    python: str, model: bytes, x: np.ndarray, folder: str
+    python: str, model: bytes, x: np.ndarray, calls: int, folder: str
 ) -> Iterator[tuple[Callable[[], float], np.ndarray]]:
     """An ONNX model of one input in DeepSparse, on one thread.
 
@@ -56,6 +66,7 @@ def in_deepsparse(
       python: of an environment that has DeepSparse.
       model: its bytes, of a version that DeepSparse reads.
       x: the inputs.
+      calls: counted in a turn.
       folder: for the files that the other process reads.
 
     Yields:
@@ -66,7 +77,7 @@ def in_deepsparse(
     files[0].write_bytes(model)
     np.save(files[1], x)
     with subprocess.Popen(
-        [python, str(WORKER), *map(str, files), "1", str(CALLS)],
+        [python, str(WORKER), *map(str, files), "1", str(calls)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -94,17 +105,22 @@ def in_deepsparse(
         process.stdin.close()
 
 
-def turn_of(call: Callable[[], object]) -> float:
+def turn_of(call: Callable[[], object], calls: int) -> float:
     """Mean seconds of a call in a turn, after one that is not counted."""
     call()
     started = time.perf_counter()
-    for _ in range(CALLS):
+    for _ in range(calls):
         call()
-    return (time.perf_counter() - started) / CALLS
+    return (time.perf_counter() - started) / calls
 
 
 def measure(
-    title: str, programs: dict[str, Program], model: bytes, x: np.ndarray, options
+    title: str,
+    programs: dict[str, Program],
+    model: bytes,
+    x: np.ndarray,
+    turns: Turns,
+    options: argparse.Namespace,
 ) -> dict:
     """Times the files of TFLite and the ONNX model in turns.
 
@@ -114,7 +130,10 @@ def measure(
     """
     with (
         tempfile.TemporaryDirectory() as folder,
-        in_deepsparse(options.python, model, x, folder) as (peer_turn, outputs),
+        in_deepsparse(options.python, model, x, turns.calls, folder) as (
+            peer_turn,
+            outputs,
+        ),
     ):
         for name, (call, result) in programs.items():
             call()
@@ -124,9 +143,9 @@ def measure(
             )
         times: dict[str, list[float]] = {name: [] for name in (*programs, PEER)}
         end = time.perf_counter() + options.seconds
-        while len(times[PEER]) < ROUNDS or time.perf_counter() < end:
+        while len(times[PEER]) < turns.rounds or time.perf_counter() < end:
             for name, (call, _) in programs.items():
-                times[name].append(turn_of(call))
+                times[name].append(turn_of(call, turns.calls))
             times[PEER].append(peer_turn())
     taken = {name: np.array(seconds) for name, seconds in times.items()}
     return {
@@ -138,7 +157,7 @@ def measure(
     }
 
 
-def measure_product(case: tuple, options) -> dict:
+def measure_product(case: tuple, options: argparse.Namespace) -> dict:
     """Times one product of `peers.CASES`."""
     inputs, outputs, sparsity, block, batch = case
     model, kernel = dense_layer((inputs, outputs), block, sparsity)
@@ -149,10 +168,10 @@ def measure_product(case: tuple, options) -> dict:
         for name, layout in ((DENSE, "dense"), (PACKED, "packed"))
     }
     title = f"{inputs} x {outputs}, {sparsity:.0%}, {block} x {block}"
-    return measure(title, programs, written, x, options)
+    return measure(title, programs, written, x, OF_PRODUCTS, options)
 
 
-def measure_network(name: str, options) -> dict:
+def measure_network(name: str, options: argparse.Namespace) -> dict:
     """Times one network of `inference_models.NETWORKS`."""
     network = inference_models.NETWORKS[name]
     model = inference_models.pruned(network)
@@ -174,7 +193,8 @@ def measure_network(name: str, options) -> dict:
     title += f"{network.block}"
     if network.min_blocks:
         title += f", kernels of {network.min_blocks} blocks and more"
-    return measure(title, programs, written.SerializeToString(), x, options)
+    written_bytes = written.SerializeToString()
+    return measure(title, programs, written_bytes, x, OF_NETWORKS, options)
 
 
 def row(result: dict) -> list[str]:
