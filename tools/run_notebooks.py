@@ -65,6 +65,9 @@ def save(notebook: nbformat.NotebookNode, path: pathlib.Path) -> None:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
+            if "%pip" in cell.source:
+                # What pip says is about this machine.
+                cell.outputs = []
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
             for output in cell.outputs:
                 if output.output_type == "stream":

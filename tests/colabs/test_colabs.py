@@ -56,15 +56,18 @@ def test_a_run_tells_what_failed(tmp_path, monkeypatch, last_cell, found):
 def test_outputs_are_saved_without_what_changes_each_time(tmp_path):
     source = "import sys; print('Assets written to: x'); print(3)\n"
     source += "print('a warning', file=sys.stderr)"
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    sources = ["%pip --version", source]
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    notebook = nbformat.v4.new_notebook(cells=cells)
     notebook.metadata["colab"] = {"name": "small"}
     path = tmp_path / "small.ipynb"
     nbformat.write(notebook, path)
     assert run_notebook(path, tmp_path, "python3", timeout=60, saves=True) is None
     saved = nbformat.read(path, as_version=4)
-    [cell] = saved.cells
+    installs, cell = saved.cells
+    assert installs.outputs == []
     assert [output.text for output in cell.outputs] == ["3\n"]
-    assert cell.execution_count == 1 and "execution" not in cell.metadata
+    assert cell.execution_count == 2 and "execution" not in cell.metadata
     assert saved.metadata == notebook.metadata
 
 
