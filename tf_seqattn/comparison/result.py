@@ -53,6 +53,10 @@ def beaten(point: Point, points: Sequence[Point], cost: Cost) -> bool:
     )
 
 
+# Latencies whose ratio is below this are told as equal.
+_ALIKE = 1.1
+
+
 def _gain(point: Point, other: Point) -> str:
     """Such as "2.1 times faster and 3.0 times smaller"."""
     faster = other.latency.median / point.latency.median
@@ -119,7 +123,14 @@ class Frontier:
                 f"No network of {OURS} is as good as the dense one at these "
                 f"sparsities. The fastest at equal quality is {other.name}."
             )
-        if ours.latency.median < other.latency.median:
+        ratio = other.latency.median / ours.latency.median
+        if 1 / _ALIKE < ratio < _ALIKE:
+            return (
+                f"At equal quality, {ours.name} is as fast as the best alternative, "
+                f"{other.name}: {ours.latency.median:.0f} and "
+                f"{other.latency.median:.0f} us."
+            )
+        if ratio > 1:
             return (
                 f"At equal quality, {ours.name} is {_gain(ours, other)} than the best "
                 f"alternative, {other.name}."
