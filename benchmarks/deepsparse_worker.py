@@ -14,17 +14,16 @@ import time
 
 import numpy as np
 
-# Without it, the engine reports to its makers.
-os.environ["NM_DISABLE_ANALYTICS"] = "1"
-
-from deepsparse import Engine  # noqa: E402
-
 
 def main() -> None:
     """Loads the model, writes its outputs, and serves turns until the input ends."""
     model, inputs, outputs, num_threads, calls = sys.argv[1:]
+    # Without it, the engine reports to its makers.
+    os.environ["NM_DISABLE_ANALYTICS"] = "1"
+    import deepsparse
+
     x = np.load(inputs)
-    engine = Engine(model, batch_size=len(x), num_cores=int(num_threads))
+    engine = deepsparse.Engine(model, batch_size=len(x), num_cores=int(num_threads))
     np.save(outputs, engine.run([x])[0])
     print(outputs, flush=True)
     for _ in sys.stdin:

@@ -160,8 +160,8 @@ def test_the_recipe_of_bars_keeps_the_best_sparse_weights(
 
     monkeypatch.setattr(BestWeights, "on_epoch_end", recorded)
     result = run(clicks_file, tmp_path, *BARS)
-    # The sparsity rises in 36 of 48 steps; no validation before that counts.
-    assert seen[0][0] >= 5
+    # The sparsity rises in 24 of 48 steps; no validation before that counts.
+    assert seen[0][0] >= 3
     epoch, auc = max(seen, key=lambda pair: pair[1])
     assert result["steps"] == 6 * (epoch + 1)
     assert result["auc"] == pytest.approx(auc, abs=5e-3)

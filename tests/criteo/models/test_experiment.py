@@ -24,10 +24,9 @@ def test_every_arm_ends_with_the_same_phase_of_fine_tuning(arm):
     schedule = pruning_schedule(arm, 0.9, steps=1000)
     phases = [schedule.phase(step) for step in range(1000)]
     # Ours and gradual pruning share out the steps by themselves.
-    by_themselves = dict.fromkeys(
-        ("gradual", "recommended", "unrevised", "sparse_start"), 750
-    )
-    first = {"retrained": 0, **by_themselves}.get(arm, 800)
+    late = dict.fromkeys(("gradual", "long_rise", "unrevised", "sparse_start"), 750)
+    half = dict.fromkeys(("gradual_half", "recommended"), 500)
+    first = {"retrained": 0, **late, **half}.get(arm, 800)
     assert sa.Phase.SPARSE not in phases[max(0, first - 1) : first]
     assert set(phases[first:]) == {sa.Phase.SPARSE}
     assert schedule.sparsity(900) == pytest.approx(0.9)
