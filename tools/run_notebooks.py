@@ -74,6 +74,7 @@ def save(notebook: nbformat.NotebookNode, path: pathlib.Path) -> None:
                     lines = output.text.splitlines(keepends=True)
                     kept = [line for line in lines if "Assets written" not in line]
                     output.text = "".join(kept)
+            cell.outputs = [o for o in cell.outputs if o.get("text") != ""]
     notebook.metadata = nbformat.read(path, as_version=4).metadata
     nbformat.write(notebook, path)
 
