@@ -7,8 +7,8 @@ Each case is a perceptron of two pruned hidden layers and one output, trained by
 - skipping: the same with `sa.SkipPrunedBlocks`;
 - packed: `sa.pack(model, trainable=True)`.
 
-All train in turns in one process on the same batch, as Keras compiles them by default
-except for XLA, which is off. A round gives one ratio.
+All train in turns in one process on the same batch, without XLA and with it
+(`jit_compile=True`, which Keras 3 chooses by itself). A round gives one ratio.
 
     python benchmarks/sparse_training.py
 """
@@ -61,21 +61,23 @@ def masked_model(width: int, block: int, sparsity: float) -> keras.Sequential:
     return model
 
 
-def compile_to_train(model):
+def compile_to_train(model, xla: bool):
     """Compiles a model for Adam."""
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(1e-3), loss, jit_compile=False)
+    model.compile(keras.optimizers.Adam(1e-3), loss, jit_compile=xla)
 
 
-def step(model, x, y):
+def step(model, x, y, xla: bool = False):
     """A function without arguments that runs one training step."""
-    compile_to_train(model)
+    compile_to_train(model, xla)
     batches = iter(tf.data.Dataset.from_tensors((x, y)).repeat())
     function = model.make_train_function()
     return lambda: function(batches)
 
 
-def pruning_step(width: int, block: int, sparsity: float, pruning, x, y):
+def pruning_step(
+    width: int, block: int, sparsity: float, pruning, x, y, xla: bool = False
+):
     """One training step of a pruned model in its last phase, with its callback."""
     schedule = sa.OneShotSchedule(sparsity, prune_step=1)
     policy = sa.MinimumBlocks((block, block))
@@ -85,7 +87,7 @@ def pruning_step(width: int, block: int, sparsity: float, pruning, x, y):
         block_size=(block, block),
         pruning_policy=policy,
     )
-    compile_to_train(model)
+    compile_to_train(model, xla)
     batches = iter(tf.data.Dataset.from_tensors((x, y)).repeat())
     pruning.set_model(model)
     pruning.on_train_begin()
@@ -102,8 +104,8 @@ def slot_bytes(model) -> int:
     return sum(v.dtype.size * int(np.prod(v.shape)) for v in model.optimizer.variables)
 
 
-def measure(case, seconds: float) -> dict:
-    """Times one case."""
+def measure(case, xla: bool, seconds: float) -> dict:
+    """Times one case, without XLA or with it."""
     width, block, batch, sparsity = case
     rng = np.random.default_rng(1)
     x = rng.normal(size=(batch, width)).astype("float32")
@@ -111,16 +113,18 @@ def measure(case, seconds: float) -> dict:
     dense = masked_model(width, block, sparsity)
     packed = sa.pack(dense, batch_size=batch, choose="always", trainable=True)
     skipping = sa.SkipPrunedBlocks(batch_size=batch)
+    masking = sa.UpdatePruningStep()
     calls = {
-        "dense": step(dense, x, y),
-        "masked": pruning_step(width, block, sparsity, sa.UpdatePruningStep(), x, y),
-        "skipping": pruning_step(width, block, sparsity, skipping, x, y),
-        "packed": step(packed, x, y),
+        "dense": step(dense, x, y, xla),
+        "masked": pruning_step(width, block, sparsity, masking, x, y, xla),
+        "skipping": pruning_step(width, block, sparsity, skipping, x, y, xla),
+        "packed": step(packed, x, y, xla),
     }
     # A training makes many steps in a row, so memory is warm.
     times = time_in_turns(calls, seconds, rounds=5, calls_a_turn=8)
     return {
         "case": list(case),
+        "xla": xla,
         "milliseconds": {n: 1e3 * float(np.median(t)) for n, t in times.items()},
         "speedup": {n: quartiles(times["dense"] / times[n]) for n in times},
         "slot_bytes": {"dense": slot_bytes(dense), "packed": slot_bytes(packed)},
@@ -137,6 +141,7 @@ def row(result: dict) -> str:
     ]
     return (
         f"| {width} | {block} x {block} | {batch} | {sparsity:.0%} | "
+        f"{'yes' if result['xla'] else 'no'} | "
         f"{milliseconds['dense']:.0f} | {' | '.join(ratios)} | "
         f"{slots['packed'] / slots['dense']:.2f} |"
     )
@@ -148,9 +153,10 @@ def main():
     parser.add_argument("--seconds", type=float, default=20.0, help="for each case")
     seconds = parser.parse_args().seconds
     results = []
-    for case in CASES:
-        results.append(measure(case, seconds))
-        print(row(results[-1]), flush=True)
+    for xla in (False, True):
+        for case in CASES:
+            results.append(measure(case, xla, seconds))
+            print(row(results[-1]), flush=True)
     lines = [
         "# A training step on the kept blocks alone",
         "",
@@ -160,9 +166,9 @@ def main():
         "those of the packed model, as a share of the dense one; the masked and the "
         "skipping model have those of the dense one.",
         "",
-        "| width | block | batch | blocks removed | dense, ms | masked | "
+        "| width | block | batch | blocks removed | XLA | dense, ms | masked | "
         "`sa.SkipPrunedBlocks` | `sa.pack(trainable=True)` | slots |",
-        "|---" * 9 + "|",
+        "|---" * 10 + "|",
         *map(row, results),
     ]
     (RESULTS / "sparse_training.md").write_text("\n".join(lines) + "\n")
