@@ -143,6 +143,23 @@ def test_what_it_cannot_do_is_said(keras):
     assert "no product from kept blocks for LSTM" in "\n".join(lines)
 
 
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="on CPU")
+def test_xla_is_said_to_gain_less(keras):
+    policy = sa.MinimumBlocks((4, 4), min_blocks=1)
+    schedule = sa.OneShotSchedule(0.5, prune_step=1)
+    for xla in (True, False):
+        model = sa.prune(
+            perceptron(keras), schedule, block_size=(4, 4), pruning_policy=policy
+        )
+        model.compile("sgd", "mse", jit_compile=xla)
+        lines = []
+        skipping = sa.SkipPrunedBlocks(choose="always", print_fn=lines.append)
+        x, y = np.ones((24, 6, 6, 8), "float32"), np.ones((24, 10), "float32")
+        model.fit(x, y, batch_size=8, verbose=0, callbacks=[skipping])
+        assert "packed" in {plan.layout for plan in skipping.plans}
+        assert ("jit_compile=False" in lines[-1]) == xla
+
+
 @pytest.mark.filterwarnings("ignore:Training ended too early")
 def test_a_later_fit_may_begin_in_another_phase(keras, monkeypatch):
     monkeypatch.setattr(skip_pruned_blocks, "_SHORTEST_PHASE", 5)

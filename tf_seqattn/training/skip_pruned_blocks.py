@@ -250,4 +250,11 @@ class SkipPrunedBlocks(UpdatePruningStep):
                 packed = packed_counterpart(owner, plan, "training", shape)
                 calls.append((pruned, _kept_call(owner, packed, pruned)))
         print_plans(self.plans, self.print_fn)
+        compiled = getattr(self.model, "jit_compile", False)
+        if calls and compiled and not tf.config.list_physical_devices("GPU"):
+            # Keras 3 chooses XLA by itself.
+            self.print_fn(
+                "XLA gains less from kept blocks on CPU: compile with "
+                "`jit_compile=False`."
+            )
         return calls
