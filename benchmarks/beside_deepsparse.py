@@ -18,23 +18,24 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import argparse
 import contextlib
+import functools
 import pathlib
 import platform
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import onnx
 
-import tf_seqattn as sa
 from benchmarks import inference_models, peers
-from benchmarks.inference import dense_layer, quartiles, tflite_file
+from benchmarks.inference import dense_layer, tflite_file
+from benchmarks.quartiles import quartiles
 from benchmarks.runtimes import Program, in_litert, onnx_of
 from tf_seqattn.experiments.markdown_table import markdown_table
 from tf_seqattn.files import write_json, write_whole
+from tf_seqattn.inference.latency import seconds_of_turn, take_turns
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 WORKER = pathlib.Path(__file__).parent / "deepsparse_worker.py"
@@ -44,6 +45,7 @@ NETWORKS = tuple(
     if name.startswith("ResNet50") and network.block == 32
 )
 DENSE, PACKED, PEER = "dense TFLite", "packed TFLite", "DeepSparse"
+LAYOUTS = {DENSE: "dense", PACKED: "packed"}
 
 
 class Turns(NamedTuple):
@@ -105,15 +107,6 @@ def in_deepsparse(
         process.stdin.close()
 
 
-def turn_of(call: Callable[[], object], calls: int) -> float:
-    """Mean seconds of a call in a turn, after one that is not counted."""
-    call()
-    started = time.perf_counter()
-    for _ in range(calls):
-        call()
-    return (time.perf_counter() - started) / calls
-
-
 def measure(
     title: str,
     programs: dict[str, Program],
@@ -141,13 +134,11 @@ def measure(
             np.testing.assert_allclose(
                 result(), outputs, atol=1e-3 * size, err_msg=f"{title}: {name}"
             )
-        times: dict[str, list[float]] = {name: [] for name in (*programs, PEER)}
-        end = time.perf_counter() + options.seconds
-        while len(times[PEER]) < turns.rounds or time.perf_counter() < end:
-            for name, (call, _) in programs.items():
-                times[name].append(turn_of(call, turns.calls))
-            times[PEER].append(peer_turn())
-    taken = {name: np.array(seconds) for name, seconds in times.items()}
+        own = {
+            name: functools.partial(seconds_of_turn, call, turns.calls)
+            for name, (call, _) in programs.items()
+        }
+        taken = take_turns({**own, PEER: peer_turn}, options.seconds, turns.rounds)
     return {
         "case": title,
         "batch": len(x),
@@ -165,7 +156,7 @@ def measure_product(case: tuple, options: argparse.Namespace) -> dict:
     written = peers.onnx_model(kernel, np.asarray(model.get_weights()[1]), batch)
     programs = {
         name: in_litert(tflite_file(model, x, layout), x, 1)
-        for name, layout in ((DENSE, "dense"), (PACKED, "packed"))
+        for name, layout in LAYOUTS.items()
     }
     title = f"{inputs} x {outputs}, {sparsity:.0%}, {block} x {block}"
     return measure(title, programs, written, x, OF_PRODUCTS, options)
@@ -175,24 +166,23 @@ def measure_network(name: str, options: argparse.Namespace) -> dict:
     """Times one network of `inference_models.NETWORKS`."""
     network = inference_models.NETWORKS[name]
     model = inference_models.pruned(network)
-    shape = (network.batch, *model.input_shape[1:])
-    x = np.random.default_rng(0).normal(size=shape).astype("float32")
-    programs = {}
+    x = inference_models.inputs_for(network, model)
     with tempfile.TemporaryDirectory() as folder:
-        for key, layout in ((PACKED, "packed"), (DENSE, "dense")):
-            path = pathlib.Path(folder) / "model.tflite"
-            sa.export_tflite(model, path, layout, batch_size=len(x))
-            programs[key] = in_litert(path.read_bytes(), x, num_threads=1)
-        written = onnx.load_from_string(onnx_of(path))
+        files = inference_models.export(model, x, folder)
+        programs = {
+            name: in_litert(files[layout][0].read_bytes(), x, 1)
+            for name, layout in LAYOUTS.items()
+        }
+        written = onnx.load_from_string(onnx_of(files["dense"][0]))
     # DeepSparse reads no newer version, and no operators of other makers.
     written.ir_version = min(written.ir_version, 8)
     own = [entry for entry in written.opset_import if not entry.domain]
     del written.opset_import[:]
     written.opset_import.extend(own)
-    title = f"{name.split(',')[0]}, {network.sparsity:.0%}, {network.block} x "
-    title += f"{network.block}"
-    if network.min_blocks:
-        title += f", kernels of {network.min_blocks} blocks and more"
+    eligible = inference_models.eligible_layers(
+        network.sparsity, network.block, network.min_blocks
+    )
+    title = f"{name.split(',')[0]}, {eligible}"
     written_bytes = written.SerializeToString()
     return measure(title, programs, written_bytes, x, OF_NETWORKS, options)
 

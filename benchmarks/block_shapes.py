@@ -21,7 +21,7 @@ import numpy as np
 import tf_keras as keras
 
 import tf_seqattn as sa
-from benchmarks.inference import quartiles, tflite_file
+from benchmarks.inference import tflite_file
 from benchmarks.quality_tasks.tasks import (
     TASKS,
     HiddenLayers,
@@ -30,6 +30,7 @@ from benchmarks.quality_tasks.tasks import (
     start,
     train,
 )
+from benchmarks.quartiles import quartiles
 from tf_seqattn.experiments import command_line
 from tf_seqattn.experiments.markdown_table import markdown_table
 from tf_seqattn.experiments.mean_and_error import mean_and_error_text

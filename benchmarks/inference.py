@@ -34,6 +34,7 @@ import tf_keras as keras
 from matplotlib.figure import Figure
 
 import tf_seqattn as sa
+from benchmarks.quartiles import quartiles
 from tf_seqattn.inference import litert
 from tf_seqattn.inference.latency import time_in_turns
 
@@ -107,11 +108,6 @@ def keras_call(model, inputs, jit_compile: bool):
     function = function.get_concrete_function()
     value = tf.constant(inputs)
     return lambda: function(value).numpy()
-
-
-def quartiles(ratios) -> list[float]:
-    """The median of ratios, and the quartiles around it."""
-    return [float(q) for q in np.quantile(ratios, [0.5, 0.25, 0.75])]
 
 
 def measure_case(case, balanced: bool, runtime: str, seconds: float) -> dict:

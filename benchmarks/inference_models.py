@@ -125,6 +125,24 @@ def pruned(network: Network) -> keras.Model:
     return sa.strip_pruning(model)
 
 
+def inputs_for(network: Network, model: keras.Model) -> np.ndarray:
+    """A batch of random inputs."""
+    shape = (network.batch, *model.input_shape[1:])
+    return np.random.default_rng(0).normal(size=shape).astype("float32")
+
+
+def export(
+    model: keras.Model, x: np.ndarray, folder: str
+) -> dict[str, tuple[pathlib.Path, TFLiteReport]]:
+    """Writes the files "dense" and "packed"; returns their paths and reports."""
+    written = {}
+    for layout in ("dense", "packed"):
+        path = pathlib.Path(folder) / f"{layout}.tflite"
+        report = sa.export_tflite(model, path, layout, batch_size=len(x))
+        written[layout] = path, report
+    return written
+
+
 def programs(
     model: keras.Model, x: np.ndarray
 ) -> tuple[dict[str, Program], dict[str, int], TFLiteReport]:
@@ -132,16 +150,15 @@ def programs(
     found: dict[str, Program] = {}
     sizes = {}
     with tempfile.TemporaryDirectory() as folder:
-        for layout in ("dense", "packed"):
-            path = pathlib.Path(folder) / f"{layout}.tflite"
-            report = sa.export_tflite(model, path, layout, batch_size=len(x))
+        files = export(model, x, folder)
+        for layout, (path, report) in files.items():
             found[layout] = in_litert(path.read_bytes(), x, num_threads=1)
             sizes[layout] = report.num_bytes
         if peers_installed():
-            written = onnx_of(pathlib.Path(folder) / "dense.tflite")
+            written = onnx_of(files["dense"][0])
             found["ONNX Runtime"] = in_onnx_runtime(written, x, num_threads=1)
             found["OpenVINO"] = in_openvino(written, x, num_threads=1)
-    return found, sizes, report
+    return found, sizes, files["packed"][1]
 
 
 def check_equal(found: dict[str, Program]) -> None:
@@ -161,8 +178,7 @@ def measure(name: str, seconds: float) -> dict:
     """Exports one network and times it in every runtime."""
     network = NETWORKS[name]
     model = pruned(network)
-    shape = (network.batch, *model.input_shape[1:])
-    x = np.random.default_rng(0).normal(size=shape).astype("float32")
+    x = inputs_for(network, model)
     found, sizes, report = programs(model, x)
     check_equal(found)
     calls = {name: call for name, (call, _) in found.items()}
@@ -184,16 +200,21 @@ def measure(name: str, seconds: float) -> dict:
     }
 
 
+def eligible_layers(sparsity: float, block: int | str, min_blocks: int | None) -> str:
+    """Such as "90%, 32 x 32", and which kernels, if not those of 100 blocks."""
+    size = " of the heads" if block == "heads" else f", {block} x {block}"
+    if min_blocks is not None:
+        size += f", kernels of {min_blocks} blocks and more"
+    return f"{sparsity:.0%}{size}"
+
+
 def row(result: dict) -> list[str]:
     """The cells of one network."""
     packed, kernels = result["packed_layers"]
-    block, sizes = result["block"], result["bytes"]
-    size = " of the heads" if block == "heads" else f", {block} x {block}"
-    if result["min_blocks"] is not None:
-        size += f", kernels of {result['min_blocks']} blocks and more"
+    sizes = result["bytes"]
     return [
         result["network"].split(",")[0],
-        f"{result['sparsity']:.0%}{size}",
+        eligible_layers(result["sparsity"], result["block"], result["min_blocks"]),
         str(result["batch"]),
         f"{packed} of {kernels}",
         *(f"{taken:.2f}" for taken in result["milliseconds"].values()),

@@ -22,6 +22,7 @@ import tf_keras as keras
 from scipy.optimize import least_squares
 
 import tf_seqattn as sa
+from benchmarks.quartiles import quartiles
 from tf_seqattn.inference import cost, litert
 from tf_seqattn.inference.block_format import Pattern
 from tf_seqattn.inference.latency import time_in_turns
@@ -65,11 +66,6 @@ def dense_layer(shape, block, sparsity: float) -> keras.Sequential:
     kernel = mask * rng.normal(size=shape) / np.sqrt(shape[0])
     model.set_weights([kernel, rng.normal(size=shape[1])])
     return model
-
-
-def quartiles(ratios) -> list[float]:
-    """The median of ratios, and the quartiles around it."""
-    return [float(q) for q in np.quantile(ratios, [0.5, 0.25, 0.75])]
 
 
 def exported(model, x, layout: str, precision: str) -> tuple[bytes, list[LayerPlan]]:

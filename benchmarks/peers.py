@@ -22,7 +22,8 @@ import platform
 import numpy as np
 import onnx
 
-from benchmarks.inference import dense_layer, quartiles, tflite_file
+from benchmarks.inference import dense_layer, tflite_file
+from benchmarks.quartiles import quartiles
 from benchmarks.runtimes import (
     in_litert,
     in_onnx_runtime,

@@ -24,6 +24,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 import tf_seqattn as sa
+from benchmarks.quartiles import quartiles
 from tf_seqattn.inference.latency import time_in_turns
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -41,11 +42,6 @@ def block_mask(shape, block, density: float, rng) -> np.ndarray:
     kept = max(1, round(density * rows * columns))
     support = rng.permutation(rows * columns).reshape(rows, columns) < kept
     return np.kron(support, np.ones(block))[: shape[0], : shape[1]]
-
-
-def quartiles(ratios) -> list[float]:
-    """The median of ratios, and the quartiles around it."""
-    return [float(q) for q in np.quantile(ratios, [0.5, 0.25, 0.75])]
 
 
 def masked_model(width: int, block: int, sparsity: float) -> keras.Sequential:

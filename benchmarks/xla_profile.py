@@ -24,7 +24,8 @@ import numpy as np
 import tensorflow as tf
 
 import tf_seqattn as sa
-from benchmarks.inference import dense_layer, keras_call, quartiles
+from benchmarks.inference import dense_layer, keras_call
+from benchmarks.quartiles import quartiles
 from tf_seqattn.experiments.markdown_table import markdown_table
 from tf_seqattn.files import write_json, write_whole
 from tf_seqattn.inference.latency import time_in_turns

@@ -39,6 +39,8 @@ class Point:
 
 # What the families of sequential attention have in their names.
 OURS = "SequentialAttention++"
+# Latencies whose ratio is below this are told as equal.
+_ALIKE = 1.1
 # What a point costs, such as its latency.
 Cost = Callable[[Point], float]
 
@@ -51,10 +53,6 @@ def beaten(point: Point, points: Sequence[Point], cost: Cost) -> bool:
         and other.quality <= point.quality
         for other in points
     )
-
-
-# Latencies whose ratio is below this are told as equal.
-_ALIKE = 1.1
 
 
 def _gain(point: Point, other: Point) -> str:

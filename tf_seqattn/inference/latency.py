@@ -1,5 +1,6 @@
 """Times a layer dense and packed, in turns, on this machine."""
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -47,18 +48,43 @@ def time_in_turns(
     >>> len(times["a"]) == len(times["b"]) == 10
     True
     """
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    turns = {
+        name: functools.partial(seconds_of_turn, call, calls_a_turn)
+        for name, call in calls.items()
+    }
+    return take_turns(turns, seconds, rounds)
+
+
+def seconds_of_turn(call: Callable[[], object], calls_a_turn: int) -> float:
+    """Makes a turn of calls, after one that is not counted; mean seconds of one."""
+    call()
+    started = time.perf_counter()
+    for _ in range(calls_a_turn):
+        call()
+    return (time.perf_counter() - started) / calls_a_turn
+
+
+def take_turns(
+    turns: Mapping[str, Callable[[], float]], seconds: float, rounds: int
+) -> dict[str, np.ndarray]:
+    """Takes turns that time themselves, repeatedly; see `time_in_turns`.
+
+    Args:
+      turns: by name, a function that makes a turn and returns the seconds of a call.
+      seconds: how long to continue, after one warm-up turn of each.
+      rounds: smallest number of rounds.
+
+    Returns:
+      For each name what its turns returned, float64 `(rounds,)`.
+    """
+    times: dict[str, list[float]] = {name: [] for name in turns}
     end = time.perf_counter() + seconds
     number = -1
     while number < rounds or time.perf_counter() < end:
-        for name, call in calls.items():
-            call()
-            started = time.perf_counter()
-            for _ in range(calls_a_turn):
-                call()
+        for name, turn in turns.items():
+            taken = turn()
             if number >= 0:
-                taken = time.perf_counter() - started
-                times[name].append(taken / calls_a_turn)
+                times[name].append(taken)
         number += 1
     return {name: np.array(taken) for name, taken in times.items()}
 

@@ -362,11 +362,11 @@ class SequentialAttentionSchedule(_CyclicSchedule):
         ImageNet.
       initial_sparsity: share of the blocks that are masked at first, up to
         `target_sparsity`. Not for the paper's kind, which begins dense.
-      rise: share of the steps in which the sparsity rises, in (0, 1], by default a
-        half. Not for the paper's kind, which has phases.
       revise: whether blocks that have gone may come back while the sparsity rises, in
         trainings that rank by an attention with a rate of its own, as the default
         does. In the paper's kind they do in its dense phases alone.
+      rise: share of the steps in which the sparsity rises, in (0, 1], by default a
+        half. Not for the paper's kind, which has phases.
 
     Attributes:
       follows_paper: whether this is the paper's kind of schedule.
