@@ -23,7 +23,10 @@ rng = np.random.default_rng(0)
 x = rng.normal(size=(320, 8)).astype("float32")
 y = (x @ rng.normal(size=(8, 8))).astype("float32")
 keras.utils.set_random_seed(0)
-schedule = sa.SequentialAttentionSchedule(0.75, 40, cycles=2)
+schedule = {
+    "one rise": sa.SequentialAttentionSchedule(0.75, 80),
+    "cycles": sa.SequentialAttentionSchedule(0.75, 40, cycles=2),
+}[sys.argv[4]]
 with strategy.scope():
     model = keras.Sequential([keras.layers.Dense(8, input_shape=(8,))])
     model = sa.prune(model, schedule, (2, 2), pruning_policy=sa.PruningPolicy())
@@ -32,12 +35,18 @@ history = model.fit(
     tf.data.Dataset.from_tensor_slices((x, y)).batch(8), epochs=2, verbose=0,
     callbacks=[sa.UpdatePruningStep()])
 layer = sa.pruned_layers(model)[0]
-mask = layer.masks[0]
-mask = mask.value if keras.__name__ == "keras" else mask
-copies = [v.numpy() for v in strategy.experimental_local_results(mask)]
-assert len(copies) == replicas
-for copy in copies:
-    np.testing.assert_array_equal(copy, copies[0])
+
+def copies_of(variable):
+    variable = variable.value if keras.__name__ == "keras" else variable
+    copies = [v.numpy() for v in strategy.experimental_local_results(variable)]
+    assert len(copies) == replicas
+    for copy in copies:
+        np.testing.assert_array_equal(copy, copies[0])
+    return copies
+
+copies = copies_of(layer.masks[0])
+# It is divided by the gain of its learning rate wherever the mask changes.
+copies_of(layer.pruned_kernels[0].kernel.variable)
 assert sorted(set(copies[0].ravel())) == [0.0, 1.0]
 stripped = sa.strip_pruning(model)
 np.testing.assert_allclose(stripped(x), model(x), rtol=1e-4, atol=1e-5)
@@ -45,11 +54,18 @@ print("RESULT", copies[0].ravel().tolist(), history.history["loss"])
 """
 
 
-def run(tmp_path, keras, replicas, per_execution):
+def run(tmp_path, keras, replicas, per_execution, schedule):
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     done = subprocess.run(
-        [sys.executable, script, str(replicas), str(per_execution), keras.__name__],
+        [
+            sys.executable,
+            script,
+            str(replicas),
+            str(per_execution),
+            keras.__name__,
+            schedule,
+        ],
         capture_output=True,
         text=True,
     )
@@ -60,12 +76,13 @@ def run(tmp_path, keras, replicas, per_execution):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.parametrize("schedule", ["one rise", "cycles"])
 @pytest.mark.parametrize("per_execution", [1, 3])
-def test_two_replicas_train_as_one(keras, tmp_path, per_execution):
+def test_two_replicas_train_as_one(keras, tmp_path, per_execution, schedule):
     if keras.__name__ == "keras" and per_execution > 1:
         pytest.skip("Keras 3 cannot run them on replicas, even for a plain model")
-    mask, losses = run(tmp_path, keras, 1, per_execution)
-    mirrored_mask, mirrored_losses = run(tmp_path, keras, 2, per_execution)
+    mask, losses = run(tmp_path, keras, 1, per_execution, schedule)
+    mirrored_mask, mirrored_losses = run(tmp_path, keras, 2, per_execution, schedule)
     assert mask == mirrored_mask
     assert mirrored_losses == pytest.approx(losses, rel=1e-4)
     assert losses[-1] < losses[0]

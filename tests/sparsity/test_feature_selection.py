@@ -117,6 +117,10 @@ def test_the_gate_changes_nothing_before_training(keras):
     np.testing.assert_allclose(
         selecting.predict(fields, verbose=0), expected, atol=1e-6
     )
+    # A gate is no kernel of blocks: its weights learn at the optimizer's rate.
+    (gate,) = sa.pruned_layers(selecting)
+    gate.update_masks(tf.constant(0.5))
+    assert gate.rate_gain(gate.pruned_kernels[0]) is None
 
 
 def test_a_loaded_model_is_selected_from_as_well(keras, tmp_path):

@@ -111,12 +111,13 @@ def random_state(wrapper):
 
 
 def multiply_in(wrapper):
-    """Puts `W * A * mask` into the wrapped layer by hand."""
+    """Puts `g * W * A * mask` into the wrapped layer by hand."""
     for pruned in wrapper.pruned_kernels:
         logits = pruned.logits.numpy().astype("float64")
         exp = np.exp(logits)
         attention = np.clip(exp / exp.mean(), 0.5, 2.0)
-        values = (attention * pruned.mask.numpy()).astype("float32")
+        mask = pruned.mask.numpy()
+        values = (mask.mean() ** -0.5 * attention * mask).astype("float32")
         scale = expand_blocks(tf.constant(values), pruned.grid).numpy()
         pruned.kernel.variable.assign(pruned.kernel.variable.numpy() * scale)
 

@@ -35,7 +35,6 @@ def train(keras, initial_sparsity, callbacks=(), schedule_options=None):
         end_step=STEPS,
         initial_sparsity=initial_sparsity,
         frequency=2,
-        rise=0.75,
         **(schedule_options or {}),
     )
     pruned = sa.PrunableLayer(layer, schedule, block_size=(2, 4))
@@ -112,14 +111,14 @@ def test_where_masks_are_revised(keras):
         )
         return layer._revised_until
 
-    assert until() == 50
+    assert until() == 75
     assert until(sa.GradualSchedule(0.5, 100)) == 0
     assert until(sa.SequentialAttentionSchedule.criteo(0.5, 1000)) == 0
     assert until(importance=sa.Magnitude()) == until(importance=sa.Taylor()) == 0
     assert until(importance=sa.SoftmaxAttention(logit_rate=None)) == 0
     assert until(zero_pruned_weights=True) == until(pattern="2:4") == 0
     begun = sa.SequentialAttentionSchedule(0.5, 100, initial_sparsity=0.5)
-    assert until(begun, pattern="2:4") == 50
+    assert until(begun, pattern="2:4") == 75
 
 
 @pytest.mark.parametrize(

@@ -152,3 +152,20 @@ def test_a_schedule_of_tfmot_beside_ours_leaves_out_the_total_request(tmp_path):
     assert "prunable_ours/kernel/sparsity_requested" in written
     assert "pruning/sparsity" in written
     assert "pruning/sparsity_requested" not in written
+
+
+def test_the_growing_rate_is_shown(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.layers.Dense(16, input_shape=(16,))])
+    schedule = sa.SequentialAttentionSchedule(0.75, end_step=8)
+    model = sa.prune(model, schedule, (4, 4), pruning_policy=sa.PruningPolicy())
+    model.compile("sgd", "mse")
+    x = np.ones((16, 16), "float32")
+    summaries = sa.PruningSummaries(str(tmp_path), update_freq=8, images=False)
+    model.fit(x, x, 2, verbose=0, callbacks=[sa.UpdatePruningStep(), summaries])
+    (shown,) = [
+        values
+        for tag, values in events(tmp_path / "pruning").items()
+        if tag.endswith("/kernel/rate_gain")
+    ]
+    assert shown[-1][1] == pytest.approx(2.0)

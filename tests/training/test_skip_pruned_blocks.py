@@ -14,19 +14,24 @@ from tf_seqattn.training.kept_blocks import take_blocks
 RNG = np.random.default_rng(0)
 
 
+@pytest.mark.parametrize("gain", [None, 3.0])
 @pytest.mark.parametrize("height", [2, 4])
 @pytest.mark.parametrize("shape", [(8, 6), (7, 5)])
-def test_blocks_and_gradients_are_those_of_the_scaled_kernel(shape, height):
+def test_blocks_and_gradients_are_those_of_the_scaled_kernel(shape, height, gain):
     grid = BlockGrid(shape, (4, 3))
     kernel, values = RNG.normal(size=shape), RNG.normal(size=grid.shape)
     kernel, values = tf.constant(kernel), tf.constant(values)
     rows, columns = np.array([0, 4 // height]), np.array([1, 0])
     weights = RNG.normal(size=(2, height, 3))
     seen = []
+    gain = None if gain is None else tf.constant(gain, tf.float64)
     with tf.GradientTape(persistent=True) as tape:
         tape.watch([kernel, values])
-        taken = take_blocks(kernel, values, grid, rows, columns, height, seen.append)
-        scaled = tf.pad(scale_blocks(kernel, values, grid), [(0, 1), (0, 1)])
+        taken = take_blocks(
+            kernel, values, grid, rows, columns, height, seen.append, gain
+        )
+        scaled = scale_blocks(kernel, values, grid, gain=gain)
+        scaled = tf.pad(scaled, [(0, 1), (0, 1)])
         expected = tf.stack(
             [
                 scaled[r * height : (r + 1) * height, c * 3 : (c + 1) * 3]

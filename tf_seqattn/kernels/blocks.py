@@ -267,12 +267,14 @@ def scale_blocks(
     values: tf.Tensor,
     grid: BlockGrid,
     on_gradient: Callable[[tf.Tensor], None] | None = None,
+    gain: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Multiplies every block of a kernel by its own value.
 
     Equal to `kernel * expand_blocks(values, grid)`, with the gradients written
     out: one pass over the kernel each, where automatic differentiation would
-    scatter through the repetition.
+    scatter through the repetition. With a gain, equal to `gain` times that; the
+    gradient of the kernel alone passes the gain unchanged.
 
     Args:
       kernel: float tensor of `grid.kernel_shape`.
@@ -280,6 +282,7 @@ def scale_blocks(
       grid: the kernel's `BlockGrid`.
       on_gradient: called in the backward pass with the gradient of `values`, like
         `values`, even where nothing else needs that gradient.
+      gain: scalar, or None for 1.
 
     Returns:
       Tensor like `kernel`.
@@ -296,13 +299,18 @@ def scale_blocks(
         kernel: tf.Tensor, values: tf.Tensor
     ) -> tuple[tf.Tensor, Callable[..., tuple[tf.Tensor, tf.Tensor]]]:
         cast_values = tf.cast(values, kernel.dtype)
-        scaled = _scale_matrix(to_matrix(kernel, grid), cast_values, grid)
+        gained = values if gain is None else gain * values
+        scaled = _scale_matrix(
+            to_matrix(kernel, grid), tf.cast(gained, kernel.dtype), grid
+        )
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             # A later derivative sees ordinary operations.
             upstream_matrix = to_matrix(upstream, grid)
             kernel_gradient = _scale_matrix(upstream_matrix, cast_values, grid)
             value_gradient = tf.cast(sum_blocks(upstream * kernel, grid), values.dtype)
+            if gain is not None:
+                value_gradient *= gain
             if on_gradient is not None:
                 on_gradient(value_gradient)
             return from_matrix(kernel_gradient, grid), value_gradient

@@ -105,7 +105,7 @@ def select_features(
         end_step,
         begin_step=end_step // 4,
         revise=False,
-        rise=0.75,
+        rate_power=0.0,
     )
     library = keras_of(model)
     others = [t for t in tf.nest.flatten(model.inputs) if not _is_among(t, tensors)]

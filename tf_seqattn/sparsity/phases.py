@@ -65,6 +65,14 @@ class PruningSchedule(tfmot_api.schedule_module().PruningSchedule):  # type: ign
         """
         return 0
 
+    @property
+    def rate_power(self) -> float:
+        """Power of the density by which the learning rate of kept blocks grows.
+
+        They learn `density ** -rate_power` times as fast; 0 leaves the rate as it is.
+        """
+        return 0.0
+
     def update_at(self, step: int) -> float | None:
         """Returns the sparsity to apply at `step`, or None if the mask stays."""
         return _called(self, step)
@@ -201,6 +209,11 @@ def revised_until(schedule: Schedule) -> int:
     In schedules of tfmot they do not.
     """
     return schedule.revised_until if isinstance(schedule, PruningSchedule) else 0
+
+
+def rate_power(schedule: Schedule) -> float:
+    """Power of the density in the learning rate of kept blocks, 0 for tfmot's."""
+    return schedule.rate_power if isinstance(schedule, PruningSchedule) else 0.0
 
 
 def resets_optimizer(schedule: Schedule) -> bool:

@@ -71,6 +71,20 @@ def _check_rise(rise: float, given: dict[str, Any]) -> None:
         )
 
 
+def _check_rate_power(rate_power: float, given: dict[str, Any]) -> None:
+    if not 0.0 <= rate_power <= 1.0:
+        raise ValueError(
+            "`rate_power` must be in [0, 1]; 0 leaves the learning rate as it is. "
+            f"Received: rate_power={rate_power!r}"
+        )
+    if given and rate_power:
+        raise ValueError(
+            "`rate_power` is for a single rise: leave it out in the paper's kind of "
+            "schedule, where blocks come back at once. Received: "
+            f"rate_power={rate_power!r}, {', '.join(given)}"
+        )
+
+
 def _check_fractions(dense_fraction: float, finetune_fraction: float) -> None:
     for name, value in (
         ("dense_fraction", dense_fraction),
@@ -327,8 +341,10 @@ class SequentialAttentionSchedule(_CyclicSchedule):
     """The schedule of sequential attention: by default the recipe that we recommend.
 
     Given a target and an end alone, the sparsity rises once, as
-    `s (1 - (1 - t)^3)`, over the first half of the steps, or the share `rise`; then the
-    mask stays. The optimizer is never reset. While the sparsity rises all blocks
+    `s (1 - (1 - t)^3)`, over the first three quarters of the steps, or the share
+    `rise`; then the mask stays. As the sparsity rises, the learning rate of the kept
+    blocks grows (`rate_power`), since a sparse kernel wants larger steps than a dense
+    one. The optimizer is never reset. While the sparsity rises all blocks
     compete at every update: a block that has gone keeps its values, its logit goes on
     learning by the gradient that it would have if the mask were 1 (straight through the
     mask), and it may come back. `docs/questions/phases.md` says why.
@@ -365,8 +381,13 @@ class SequentialAttentionSchedule(_CyclicSchedule):
       revise: whether blocks that have gone may come back while the sparsity rises, in
         trainings that rank by an attention with a rate of its own, as the default
         does. In the paper's kind they do in its dense phases alone.
-      rise: share of the steps in which the sparsity rises, in (0, 1], by default a
-        half. Not for the paper's kind, which has phases.
+      rise: share of the steps in which the sparsity rises, in (0, 1], by default
+        three quarters. Not for the paper's kind, which has phases.
+      rate_power: the learning rate of a kernel's kept blocks grows as `density **
+        -rate_power`, in [0, 1], by default a half: at 90 % it is 3.2 times the rate of
+        the optimizer. 0 leaves it. With `initial_sparsity` the density is relative to
+        the initial one. For blocks ranked by `SoftmaxAttention`, `Magnitude` or an
+        importance that multiplies nothing. Not for the paper's kind.
 
     Attributes:
       follows_paper: whether this is the paper's kind of schedule.
@@ -378,7 +399,7 @@ class SequentialAttentionSchedule(_CyclicSchedule):
 
     >>> schedule = SequentialAttentionSchedule(0.9, end_step=1000)
     >>> [round(schedule.sparsity(step), 3) for step in (0, 250, 500, 1000)]
-    [0.0, 0.787, 0.9, 0.9]
+    [0.0, 0.633, 0.867, 0.9]
     >>> schedule = SequentialAttentionSchedule.imagenet(0.9, end_step=1000)
     >>> schedule.phase(50).name, schedule.phase(110).name, schedule.phase(990).name
     ('DENSE', 'SPARSIFICATION', 'SPARSE')
@@ -398,6 +419,7 @@ class SequentialAttentionSchedule(_CyclicSchedule):
         initial_sparsity: float = 0.0,
         revise: bool = True,
         rise: float | None = None,
+        rate_power: float | None = None,
     ) -> None:
         shape = {
             "cycles": cycles,
@@ -446,6 +468,10 @@ class SequentialAttentionSchedule(_CyclicSchedule):
         self.initial_sparsity = float(initial_sparsity)
         self.revise = bool(revise)
         self.rise = rise
+        if rate_power is None:
+            rate_power = 0.0 if given else _RATE_POWER
+        _check_rate_power(rate_power, given)
+        self._rate_power = float(rate_power)
 
     @classmethod
     def imagenet(
@@ -481,6 +507,11 @@ class SequentialAttentionSchedule(_CyclicSchedule):
             return 0
         return self.segments[-1].start
 
+    @property
+    def rate_power(self) -> float:
+        """Power of the density in the learning rate of kept blocks; 0 leaves it."""
+        return self._rate_power
+
     def _cycle(
         self, start: float, end: float, is_last: bool
     ) -> list[tuple[float, Phase]]:
@@ -511,15 +542,23 @@ class SequentialAttentionSchedule(_CyclicSchedule):
         if not self.follows_paper:
             arguments |= dict.fromkeys(_RECOMMENDED)
             arguments["rise"] = self.rise
+            arguments["rate_power"] = self.rate_power
         return arguments
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "SequentialAttentionSchedule":
+        """Restores a schedule from the arguments in its config."""
+        # In files written before there was a choice the rate did not grow.
+        return cls(**{"rate_power": 0.0, **config})
 
 
 # Shapes of `SequentialAttentionSchedule`. The one we recommend has one cycle, a single
 # rise; the other two come from section 4.2.
+_RATE_POWER = 0.5
 _RECOMMENDED: dict[str, Any] = {
     "cycles": 1,
     "dense_fraction": 0.0,
-    "finetune_fraction": 0.5,
+    "finetune_fraction": 0.25,
     "exponent": None,
 }
 _IMAGENET: dict[str, Any] = {

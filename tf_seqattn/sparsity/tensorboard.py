@@ -31,6 +31,7 @@ follows for each pruned layer.
 
 - **sparsity** is the share of weights that are masked, **sparsity_requested** what the
   schedule asks for. They differ where a layer cannot follow, as it keeps whole blocks.
+- **rate_gain** of a layer: the learning rate of its kept blocks, over the optimizer's.
 - **phase**: 0 dense, 1 sparsification, 2 sparse. The loss may jump where the phase
   changes, if the optimizer is reset there.
 - **attention_entropy**: 1 if all blocks have equal attention, lower if a few have most.
@@ -53,13 +54,13 @@ class PruningSummaries(Callback):
     """TensorBoard callback that shows the pruning of every layer.
 
     Besides what `keras.callbacks.TensorBoard` writes, under `log_dir`: for each
-    pruned kernel its sparsity, requested and reached, its phase, the entropy of its
-    attention (1 is uniform), the churn (share of the support that changed since the
-    last sparse phase) and pictures of mask and attention; the horizontal axis is the
-    pruning step. The group `pruning` has the same of all layers together, the schedule
-    as a picture and a text that says how to read it all; the HParams tab has the
-    schedule, the block size and the importance, to compare runs in folders side by
-    side.
+    pruned kernel its sparsity, requested and reached, its phase, the gain of its
+    learning rate where that grows, the entropy of its attention (1 is uniform), the
+    churn (share of the support that changed since the last sparse phase) and pictures
+    of mask and attention; the horizontal axis is the pruning step. The group `pruning`
+    has the same of all layers together, the schedule as a picture and a text that says
+    how to read it all; the HParams tab has the schedule, the block size and the
+    importance, to compare runs in folders side by side.
 
     Args:
       log_dir: folder for the event files.
@@ -265,6 +266,9 @@ class PruningSummaries(Callback):
         requested = _requested_sparsity(layer)
         if requested is not None:
             tf.summary.scalar(f"{name}/sparsity_requested", requested)
+        gain = layer.rate_gain(pruned)
+        if gain is not None:
+            tf.summary.scalar(f"{name}/rate_gain", gain)
         if images:
             tf.summary.image(f"{name}/mask", picture(mask))
         importance: Any = layer.importance

@@ -36,7 +36,7 @@ from tf_seqattn.keras_api import (
 )
 from tf_seqattn.kernels import blocks, layer_kernels
 from tf_seqattn.kernels.layer_kernels import BlockSize
-from tf_seqattn.sparsity import logit_rate, n_of_m, support
+from tf_seqattn.sparsity import kernel_rate, logit_rate, n_of_m, support
 from tf_seqattn.sparsity.calling import CallingLikeItsLayer2, CallingLikeItsLayer3
 from tf_seqattn.sparsity.channel_units import ChannelUnits
 from tf_seqattn.sparsity.importance import (
@@ -49,6 +49,7 @@ from tf_seqattn.sparsity.phases import (
     PruningSchedule,
     end_step,
     final_sparsity,
+    rate_power,
     revised_until,
     update_at,
 )
@@ -87,7 +88,8 @@ class PrunedKernel:
         or None likewise.
       kept_call: computes the layer that holds the kernel from its kept blocks, while a
         step of `sa.SkipPrunedBlocks` is traced. Its arguments are the kernel, `A *
-        mask`, what sums the gradient of that, and the inputs of the layer.
+        mask`, what sums the gradient of that, the gain of the learning rate, and the
+        inputs of the layer.
 
     In Keras 3 the variables are `keras.Variable`s.
     """
@@ -462,16 +464,53 @@ class PrunableLayer(OfEitherKeras):
         return mask if multipliers is None else multipliers * mask
 
     def effective_kernel(self, pruned: PrunedKernel) -> tf.Tensor:
-        """`W * A * mask` of one kernel, in the kernel's shape and stored dtype."""
+        """`W * A * mask` of one kernel, times its gain (`rate_gain`).
+
+        In the kernel's shape and stored dtype.
+        """
         kernel, adder = stored(pruned.kernel.variable), self.gradient_adder(pruned)
         if self.pattern is None or self.pattern.gradient == "damped":
-            multipliers = self.block_multipliers(pruned)
-            return blocks.scale_blocks(kernel, multipliers, pruned.grid, adder)
+            multipliers, gain = self.block_multipliers(pruned), self.rate_gain(pruned)
+            return blocks.scale_blocks(kernel, multipliers, pruned.grid, adder, gain)
         multipliers = self.importance_multipliers(pruned)
         if multipliers is not None:
             kernel = blocks.scale_blocks(kernel, multipliers, pruned.grid, adder)
         mask = blocks.expand_blocks(stored(pruned.mask), pruned.grid)
         return n_of_m.apply_mask(kernel, mask, self.pattern.gradient)
+
+    def rate_gain(
+        self, pruned: PrunedKernel, mask: tf.Tensor | None = None
+    ) -> tf.Tensor | None:
+        """Factor of the learning rate of one kernel, float32 scalar; None means 1.
+
+        Args:
+          pruned: the kernel.
+          mask: its mask; by default that of now.
+        """
+        schedule: Any = self.pruning_schedule
+        power = self._rate_power(pruned)
+        if not power:
+            return None
+        mask = stored(pruned.mask) if mask is None else mask
+        return kernel_rate.rate_gain(
+            mask, power, getattr(schedule, "initial_sparsity", 0.0)
+        )
+
+    def _rate_power(self, pruned: PrunedKernel) -> float:
+        """Power of the density in the learning rate of a kernel.
+
+        Channels, features and single entries were measured without it. What multiplies
+        the blocks must not depend on the stored kernel, nor may that be too coarse to
+        be divided again and again.
+        """
+        of_blocks = self.pattern is None and not isinstance(self.layer, ChannelUnits)
+        independent = isinstance(self.importance, SoftmaxAttention) or (
+            type(self.importance).multipliers is Importance.multipliers
+        )
+        fine = tf.as_dtype(pruned.kernel.variable.dtype).size >= 4
+        if of_blocks and independent and fine:
+            return rate_power(self.pruning_schedule)
+        return 0.0
 
     def gradient_adder(
         self, pruned: PrunedKernel
@@ -542,6 +581,7 @@ class PrunableLayer(OfEitherKeras):
             self._require_counted_steps(stored(pruned.kernel.variable)),
             self.block_multipliers(pruned),
             self.gradient_adder(pruned),
+            self.rate_gain(pruned),
         )
         attributes = pruned.kernel.owner.__dict__
         attributes["call"] = call
@@ -606,12 +646,18 @@ class PrunableLayer(OfEitherKeras):
             kernel = stored(pruned.kernel.variable)
             scores = self.importance.scores(kernel, _stored_logits(pruned), pruned.grid)
             mask = self._new_mask(pruned, self._competing(pruned), scores, sparsity)
+            gain, new_gain = self.rate_gain(pruned), self.rate_gain(pruned, mask)
             pruned.mask.assign(mask)
+            changed = kernel
+            if gain is not None and new_gain is not None:
+                # The layer computes what it did.
+                changed *= tf.cast(gain / new_gain, kernel.dtype)
             if self.zero_pruned_weights:
                 kept = tf.cast(mask > 0, tf.float32)
-                zeroed = blocks.scale_blocks(kernel, kept, pruned.grid)
+                changed = blocks.scale_blocks(changed, kept, pruned.grid)
+            if changed is not kernel:
                 pruned.kernel.variable.assign(
-                    tf.cast(zeroed, pruned.kernel.variable.dtype)
+                    tf.cast(changed, pruned.kernel.variable.dtype)
                 )
 
     @property

@@ -16,11 +16,12 @@ def take_blocks(
     columns: np.ndarray,
     height: int,
     on_gradient: Callable[[tf.Tensor], None] | None = None,
+    gain: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Blocks of a kernel, each multiplied by the value of its block in the grid.
 
-    Equal to blocks of `scale_blocks(kernel, values, grid)`, but reads no others. The
-    gradient of the kernel is 0 in the others.
+    Equal to blocks of `scale_blocks(kernel, values, grid, gain=gain)`, but reads no
+    others. The gradient of the kernel is 0 in the others.
 
     Args:
       kernel: float tensor of `grid.kernel_shape`.
@@ -32,6 +33,7 @@ def take_blocks(
       height: rows of the blocks to take; a divisor of those of the grid's blocks.
       on_gradient: called in the backward pass with the gradient of `values`, like
         `values` and 0 for blocks that are not taken.
+      gain: scalar, or None for 1.
 
     Returns:
       `(kept, height, block columns)` of the kernel's dtype. Blocks that exceed the
@@ -67,9 +69,10 @@ def take_blocks(
             matrix = tf.pad(matrix, padding)
         blocks = tf.gather(tf.reshape(matrix, (size * across, width)), runs)
         scales = tf.gather_nd(tf.cast(values, kernel.dtype), in_grid)[:, None, None]
+        factor = 1.0 if gain is None else tf.cast(gain, kernel.dtype)
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            of_scales = tf.reduce_sum(upstream * blocks, (1, 2))
+            of_scales = factor * tf.reduce_sum(upstream * blocks, (1, 2))
             of_values = tf.cast(
                 tf.scatter_nd(in_grid, of_scales, grid.shape), values.dtype
             )
@@ -82,6 +85,6 @@ def take_blocks(
             of_matrix = of_matrix[: grid.matrix_shape[0], : grid.matrix_shape[1]]
             return from_matrix(of_matrix, grid), of_values
 
-        return blocks * scales, gradient
+        return blocks * (factor * scales), gradient
 
     return take(kernel, values)

@@ -29,7 +29,7 @@ logger = logging.getLogger("tf_seqattn")
 _SHORTEST_PHASE = 50
 CHOICES = ("model", "always")
 
-# From the kernel, `A * mask`, what sums its gradient, and the inputs of the layer.
+# From the kernel, `A * mask`, what sums its gradient, the gain, and the layer's inputs.
 KeptCall = Callable[..., tf.Tensor]
 
 
@@ -48,13 +48,14 @@ def _kept_call(owner: Any, packed: PackedLayer, pruned: PrunedKernel) -> KeptCal
         kernel: tf.Tensor,
         multipliers: tf.Tensor,
         on_gradient: Callable[[tf.Tensor], None] | None,
+        gain: tf.Tensor | None,
         inputs: tf.Tensor,
         training: Any = None,
     ) -> tf.Tensor:
         # EinsumDense takes it, too.
         del training
         blocks = take_blocks(
-            kernel, multipliers, pruned.grid, rows, columns, height, on_gradient
+            kernel, multipliers, pruned.grid, rows, columns, height, on_gradient, gain
         )
         # Not as attributes, which Keras would track.
         packed.__dict__["kernels"] = [tf.cast(blocks, owner.compute_dtype)]
