@@ -161,7 +161,7 @@ def choices() -> str:
     head, *rows = _table_after(RESULTS / "quality.md", "## Losses")
     arms = {
         "our default": "the default",
-        "ours, over 3/4": "`rise=0.75`",
+        "ours, same rate, over 3/4": "`rate_power=0`",
         "ours, sparse from the start": "ours, sparse from the start",
         "magnitude, gradual": "gradual magnitude",
         "magnitude, gradual, over 1/2": "gradual magnitude over 1/2",

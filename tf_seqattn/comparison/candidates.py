@@ -123,7 +123,8 @@ def trained(
     model = build_model(1.0)
     if candidate.family == GRADUAL:
         # The mask is fixed as long as in the other families.
-        schedule: Any = GradualSchedule(candidate.amount, end_step=max(1, steps // 2))
+        end_step = max(1, 3 * steps // 4)
+        schedule: Any = GradualSchedule(candidate.amount, end_step)
         pruned = prune(model, schedule, block_size, importance=Magnitude())
     else:
         schedule = SequentialAttentionSchedule(candidate.amount, end_step=steps)

@@ -14,7 +14,7 @@ import tf_seqattn as sa
 _BLACK, _PINK, _BLUE = "#000000", "#CC79A7", "#0072B2"
 _ORANGE, _SKY, _VERMILION = "#E69F00", "#56B4E9", "#D55E00"
 _PURPLE, _GREEN, _LILAC = "#6A3D9A", "#009E73", "#B39DDB"
-_NAVY, _PLUM = "#003F6B", "#9467BD"
+_NAVY, _PLUM, _BROWN = "#003F6B", "#9467BD", "#8C510A"
 # The share of the steps over which gradual pruning removes blocks, at most, and over
 # which it does in the variants of ours.
 _LONG_RISE = 0.75
@@ -90,6 +90,11 @@ def _sparse_start(sparsity: float, steps: int, phases: Phases) -> sa.PruningSche
     return _ours(initial_sparsity=sparsity, rise=_LONG_RISE)(sparsity, steps, phases)
 
 
+def _same_rate(**options: Any) -> Schedule:
+    """Ours with one learning rate for dense and sparse kernels."""
+    return _ours(rate_power=0.0, **options)
+
+
 ALGORITHMS = {
     "dense": Algorithm("dense", _BLACK),
     "magnitude": Algorithm("magnitude, one shot", _PINK, _one_shot),
@@ -111,16 +116,22 @@ ALGORITHMS = {
         _ours(),
         lambda l2: sa.SoftmaxAttention(l2=l2),
     ),
+    "half_rise": Algorithm(
+        "ours, same rate, over 1/2",
+        _BROWN,
+        _same_rate(rise=0.5),
+        lambda l2: sa.SoftmaxAttention(l2=l2),
+    ),
     "long_rise": Algorithm(
-        "ours, over 3/4",
+        "ours, same rate, over 3/4",
         _PLUM,
-        _ours(rise=_LONG_RISE),
+        _same_rate(rise=_LONG_RISE),
         lambda l2: sa.SoftmaxAttention(l2=l2),
     ),
     "unrevised": Algorithm(
-        "ours, over 3/4, no block comes back",
+        "ours, same rate, over 3/4, no block comes back",
         _LILAC,
-        _ours(rise=_LONG_RISE, revise=False),
+        _same_rate(rise=_LONG_RISE, revise=False),
         lambda l2: sa.SoftmaxAttention(l2=l2),
     ),
     "sparse_start": Algorithm(

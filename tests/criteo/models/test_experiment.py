@@ -24,8 +24,9 @@ def test_every_arm_ends_with_the_same_phase_of_fine_tuning(arm):
     schedule = pruning_schedule(arm, 0.9, steps=1000)
     phases = [schedule.phase(step) for step in range(1000)]
     # Ours and gradual pruning share out the steps by themselves.
-    late = dict.fromkeys(("gradual", "long_rise", "unrevised", "sparse_start"), 750)
-    half = dict.fromkeys(("gradual_half", "recommended"), 500)
+    late = ("gradual", "recommended", "long_rise", "unrevised", "sparse_start")
+    late = dict.fromkeys(late, 750)
+    half = dict.fromkeys(("gradual_half", "half_rise"), 500)
     first = {"retrained": 0, **late, **half}.get(arm, 800)
     assert sa.Phase.SPARSE not in phases[max(0, first - 1) : first]
     assert set(phases[first:]) == {sa.Phase.SPARSE}
