@@ -2,7 +2,7 @@
 
 On four cells of `benchmarks/quality.py`, the default and the paper's recipe for
 ImageNet are trained whole, and without their parts. Every arm has the same steps and
-batches, and the learning rate that `benchmarks/quality.py` chose for the whole recipe.
+batches, and a learning rate that `benchmarks/quality.py` chose.
 Every training is kept in a file, so an interrupted run goes on where it stopped.
 
     pip install 'tf-seqattn[quality]'
@@ -29,7 +29,7 @@ from benchmarks.quality_tasks.tasks import (
     start,
     train,
 )
-from tf_seqattn.experiments.algorithms import pruning_schedule
+from tf_seqattn.experiments.algorithms import find_algorithm, pruning_schedule
 from tf_seqattn.experiments.markdown_table import markdown_table
 from tf_seqattn.experiments.mean_and_error import mean_and_error_text
 from tf_seqattn.files import write_json, write_whole
@@ -44,7 +44,9 @@ COLUMNS = (
 )
 DEFAULT, PAPER = "our default", "the paper's recipe"
 # Their names in the table of quality.
-_ARMS = {DEFAULT: "long_rise", PAPER: "seqattn"}
+_ARMS = {DEFAULT: "recommended", PAPER: "seqattn"}
+
+Schedule = Callable[[float, int], sa.PruningSchedule | None]
 
 
 class Recipe(NamedTuple):
@@ -52,15 +54,28 @@ class Recipe(NamedTuple):
 
     Attributes:
       whole: the recipe of which a part is left out or replaced.
-      schedule: name of the algorithm whose schedule it follows.
+      schedule: from target sparsity and training steps to a schedule.
       importance: makes what scores the blocks.
       reset: as in `sa.UpdatePruningStep`.
+      rates: arm of the table of quality whose learning rates it has, if not the whole
+        recipe's.
     """
 
     whole: str
-    schedule: str
+    schedule: Schedule
     importance: Callable[[], sa.Importance]
     reset: bool | None = None
+    rates: str | None = None
+
+
+def _rise(**options) -> Schedule:
+    return lambda sparsity, steps: sa.SequentialAttentionSchedule(
+        sparsity, steps, **options
+    )
+
+
+def _phases_of(name: str) -> Schedule:
+    return lambda sparsity, steps: pruning_schedule(name, sparsity, steps, PHASES)
 
 
 def _ours(**changed) -> Callable[[], sa.Importance]:
@@ -72,28 +87,37 @@ def _papers(**changed) -> Callable[[], sa.Importance]:
 
 
 RECIPES = {
-    DEFAULT: Recipe(DEFAULT, "long_rise", _ours()),
-    "blocks that go never come back": Recipe(DEFAULT, "unrevised", _ours()),
-    "norm alone, without attention": Recipe(DEFAULT, "long_rise", sa.Magnitude),
-    "ranked by attention alone": Recipe(DEFAULT, "long_rise", _ours(rank="attention")),
+    DEFAULT: Recipe(DEFAULT, _rise(), _ours()),
+    "a learning rate that does not grow": Recipe(
+        DEFAULT, _rise(rate_power=0.0), _ours(), rates="long_rise"
+    ),
+    "a rate that grows by the fourth root": Recipe(
+        DEFAULT, _rise(rate_power=0.25), _ours()
+    ),
+    "the rise over half of the steps": Recipe(DEFAULT, _rise(rise=0.5), _ours()),
+    "blocks that go never come back": Recipe(DEFAULT, _rise(revise=False), _ours()),
+    "norm alone, without attention": Recipe(DEFAULT, _rise(), sa.Magnitude),
+    "ranked by attention alone": Recipe(DEFAULT, _rise(), _ours(rank="attention")),
     "ranked by attention times the whole norm": Recipe(
-        DEFAULT, "long_rise", _ours(rank="effective")
+        DEFAULT, _rise(), _ours(rank="effective")
     ),
     "ranked by the eighth root of the norm in every kernel": Recipe(
-        DEFAULT, "long_rise", _ours(rank=0.125)
+        DEFAULT, _rise(), _ours(rank=0.125)
     ),
-    "logits twice as fast": Recipe(DEFAULT, "long_rise", _ours(logit_rate=1.0)),
-    "logits moved by the optimizer": Recipe(
-        DEFAULT, "long_rise", _ours(logit_rate=None)
+    "logits twice as fast": Recipe(DEFAULT, _rise(), _ours(logit_rate=1.0)),
+    "logits moved by the optimizer": Recipe(DEFAULT, _rise(), _ours(logit_rate=None)),
+    "without the clip": Recipe(DEFAULT, _rise(), _ours(clip=None)),
+    "optimizer reset at phases": Recipe(DEFAULT, _rise(), _ours(), True),
+    "in the paper's cycles, the rate as it is": Recipe(
+        DEFAULT, _phases_of("seqattn"), _ours(), False, "long_rise"
     ),
-    "without the clip": Recipe(DEFAULT, "long_rise", _ours(clip=None)),
-    "optimizer reset at phases": Recipe(DEFAULT, "long_rise", _ours(), True),
-    "in the paper's cycles": Recipe(DEFAULT, "seqattn", _ours(), False),
-    PAPER: Recipe(PAPER, "seqattn", _papers(), True),
-    "without the reset": Recipe(PAPER, "seqattn", _papers(), False),
-    "without its clip": Recipe(PAPER, "seqattn", _papers(clip=None), True),
-    "without sparsification phases (ACDC's)": Recipe(PAPER, "acdc", _papers(), True),
-    "without cycles": Recipe(PAPER, "long_rise", _papers(), True),
+    PAPER: Recipe(PAPER, _phases_of("seqattn"), _papers(), True),
+    "without the reset": Recipe(PAPER, _phases_of("seqattn"), _papers(), False),
+    "without its clip": Recipe(PAPER, _phases_of("seqattn"), _papers(clip=None), True),
+    "without sparsification phases (ACDC's)": Recipe(
+        PAPER, _phases_of("acdc"), _papers(), True
+    ),
+    "without cycles": Recipe(PAPER, _rise(rate_power=0.0), _papers(), True),
 }
 
 
@@ -123,7 +147,7 @@ def run_cell(cell: Cell, folder: pathlib.Path) -> None:
     task = task._replace(rate=task.rate * cell.factor)
     model = sa.prune(
         task.network(),
-        pruning_schedule(recipe.schedule, cell.sparsity, task.steps, PHASES),
+        recipe.schedule(cell.sparsity, task.steps),
         block_size=(cell.block_size, cell.block_size),
         importance=recipe.importance(),
         pruning_policy=HiddenLayers(),
@@ -168,10 +192,12 @@ def main(arguments: list[str] | None = None) -> None:
         for result in json.loads((RESULTS / "quality.json").read_text())
     }
     every = [
-        Cell(recipe, *column, seed, chosen[column[0], _ARMS[RECIPES[recipe].whole]])
+        Cell(
+            name, *column, seed, chosen[column[0], recipe.rates or _ARMS[recipe.whole]]
+        )
         for seed in options.seeds
         for column in COLUMNS
-        for recipe in RECIPES
+        for name, recipe in RECIPES.items()
     ]
     run_missing(every, run_cell, options.output, options.workers)
     results = [json.loads(cell.file(options.output).read_text()) for cell in every]
@@ -179,8 +205,9 @@ def main(arguments: list[str] | None = None) -> None:
     text = (
         "# Parts of the recipes\n\n"
         f"`python -m benchmarks.ablation --seeds {seeds}`: {len(options.seeds)} seeds. "
-        "Our default has `rise=0.75` here. The learning rates are those that "
-        "`benchmarks/quality.py` chose for the whole recipes. Log loss on rows held "
+        "The learning rates are those that `benchmarks/quality.py` chose for the whole "
+        "recipes. Where the rate does not grow in ours, they are those that it chose "
+        f"for `{find_algorithm('long_rise').title}`. Log loss on rows held "
         "out; below each whole recipe the difference that a change makes, taken seed "
         "by seed, with its standard error. Above 0 the part helps."
         f"\n\n{table(results)}"

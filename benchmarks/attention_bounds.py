@@ -185,7 +185,7 @@ def report(results: list[dict], command: str) -> str:
         "the blocks of a kernel; the largest is that of all kernels, before clipping "
         "to [d, 1 / d], where d is the share of the blocks that stay: 0.1 to 10 here. "
         "Entropy is a share of that of uniform attention, a mean over kernels. Our "
-        "default has `rise=0.75` here.\n\n"
+        "default has `rate_power=0` here.\n\n"
         "## Log loss on rows held out\n\nBelow our default stands the difference from "
         "it, taken seed by seed: above 0 the default is better.\n\n"
         f"{_losses(results)}\n" + "\n".join(parts)

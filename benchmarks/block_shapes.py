@@ -78,7 +78,7 @@ def run_cell(cell: Cell, folder: pathlib.Path) -> None:
     """Trains a cell and writes its loss (nats) on the rows held out."""
     start(cell.seed)
     task = TASKS[cell.task]
-    schedule = sa.SequentialAttentionSchedule(SPARSITY, task.steps, rise=0.75)
+    schedule = sa.SequentialAttentionSchedule(SPARSITY, task.steps, rate_power=0.0)
     model = sa.prune(
         task.network(), schedule, cell.shape, pruning_policy=HiddenLayers()
     )

@@ -339,8 +339,8 @@ def main(arguments: list[str] | None = None) -> None:
         f"{BLOCK}) of the first hidden layer, which has "
         f"{390 * HIDDEN[0] / (390 * HIDDEN[0] + HIDDEN[0] * HIDDEN[1]):.0%} of the "
         "perceptron's weights. `blocks kept again` is the "
-        "share of a day's blocks that the next day keeps. Our default has `rise=0.75` "
-        "here.\n\n" + report(results, rates)
+        "share of a day's blocks that the next day keeps. Our default has "
+        "`rate_power=0` here.\n\n" + report(results, rates)
     )
     write_whole(RESULTS / "days.md", text)
     write_json(RESULTS / "days.json", results)

@@ -200,7 +200,7 @@ def ours(seed: int) -> Iterator[Result]:
         plain,
         train(plain, seed, FIRST_STEPS, rest),
     )
-    schedule = sa.SequentialAttentionSchedule(SPARSITY, end_step=rest, rise=0.75)
+    schedule = sa.SequentialAttentionSchedule(SPARSITY, end_step=rest, rate_power=0.0)
     pruned = sa.prune(small, schedule, (BLOCK, BLOCK), pruning_policy=HiddenLayers())
     seconds = train(pruned, seed, FIRST_STEPS, rest)
     packed = sa.pack(sa.strip_pruning(pruned))

@@ -162,7 +162,7 @@ def build(cell: Cell, folder: pathlib.Path) -> keras.Model:
     else:
         return sa.prune(
             task.build(),
-            sa.SequentialAttentionSchedule(0.5, end_step=task.steps, rise=0.75),
+            sa.SequentialAttentionSchedule(0.5, end_step=task.steps),
             block_size="channels",
             importance=METHODS[cell.arm],
             round_to=1,
@@ -371,7 +371,7 @@ def main(arguments: list[str] | None = None) -> None:
         f"`{NARROW}` and `{NARROW_LONG}` have a tenth of the multiply-adds; the latter "
         "is trained for as many in all as the dense network. "
         f"`{NARROW_FAST}` takes as long as the network of `{OURS}`: TFLite files of "
-        "the first seed, one image, one thread. The schedule has `rise=0.75`.\n\n"
+        "the first seed, one image, one thread.\n\n"
         f"{table(rows, times)}"
     )
     write_whole(RESULTS / "structural_quality.md", text)

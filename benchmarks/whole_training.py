@@ -125,7 +125,7 @@ def narrow(case: Case, seed: int) -> keras.Model:
 
 def schedule_of(steps: int) -> sa.SequentialAttentionSchedule:
     """Our default, with a rise over three quarters of the steps."""
-    return sa.SequentialAttentionSchedule(SPARSITY, steps, rise=0.75)
+    return sa.SequentialAttentionSchedule(SPARSITY, steps, rate_power=0.0)
 
 
 def masked(case: Case, seed: int) -> keras.Model:
@@ -252,7 +252,7 @@ def main(arguments: list[str] | None = None) -> None:
         f"cores: {len(options.seeds)} seeds, {STEPS} steps, {SPARSITY:.0%} of the "
         "blocks of both hidden layers removed. Times hold all of `fit`; ratios are "
         "taken seed by seed, as mean (least to most). Log losses in nats on the rows "
-        "held out, ± is a standard error. Our default has `rise=0.75` here.\n\n"
+        "held out, ± is a standard error. Our default has `rate_power=0` here.\n\n"
         f"{report(results)}"
     )
     write_whole(RESULTS / "whole_training.md", text)
