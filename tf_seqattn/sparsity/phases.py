@@ -43,7 +43,13 @@ class PruningSchedule(tfmot_api.schedule_module().PruningSchedule):  # type: ign
     Calling a schedule returns `(should_prune, sparsity)`, which is all a wrapper
     needs: sparsity 0 revives every block, a rising sparsity drops the least
     important of the blocks still active, and no update keeps the mask.
+
+    Attributes:
+      rate_power: power of the density by which the learning rate of kept blocks grows.
+        They learn `density ** -rate_power` times as fast; 0 leaves the rate as it is.
     """
+
+    rate_power: float = 0.0
 
     @abc.abstractmethod
     def phase(self, step: int) -> Phase:
@@ -64,14 +70,6 @@ class PruningSchedule(tfmot_api.schedule_module().PruningSchedule):  # type: ign
         0 if a block that has gone stays away, or comes back in dense phases alone.
         """
         return 0
-
-    @property
-    def rate_power(self) -> float:
-        """Power of the density by which the learning rate of kept blocks grows.
-
-        They learn `density ** -rate_power` times as fast; 0 leaves the rate as it is.
-        """
-        return 0.0
 
     def update_at(self, step: int) -> float | None:
         """Returns the sparsity to apply at `step`, or None if the mask stays."""

@@ -387,7 +387,8 @@ class SequentialAttentionSchedule(_CyclicSchedule):
         -rate_power`, in [0, 1], by default a half: at 90 % it is 3.2 times the rate of
         the optimizer. 0 leaves it. With `initial_sparsity` the density is relative to
         the initial one. For blocks ranked by `SoftmaxAttention`, `Magnitude` or an
-        importance that multiplies nothing. Not for the paper's kind.
+        importance that multiplies nothing; channels, single entries and kernels stored
+        in 16 bits keep the optimizer's rate. Not for the paper's kind.
 
     Attributes:
       follows_paper: whether this is the paper's kind of schedule.
@@ -471,7 +472,7 @@ class SequentialAttentionSchedule(_CyclicSchedule):
         if rate_power is None:
             rate_power = 0.0 if given else _RATE_POWER
         _check_rate_power(rate_power, given)
-        self._rate_power = float(rate_power)
+        self.rate_power = float(rate_power)
 
     @classmethod
     def imagenet(
@@ -506,11 +507,6 @@ class SequentialAttentionSchedule(_CyclicSchedule):
         if self.follows_paper or not self.revise:
             return 0
         return self.segments[-1].start
-
-    @property
-    def rate_power(self) -> float:
-        """Power of the density in the learning rate of kept blocks; 0 leaves it."""
-        return self._rate_power
 
     def _cycle(
         self, start: float, end: float, is_last: bool
@@ -552,9 +548,10 @@ class SequentialAttentionSchedule(_CyclicSchedule):
         return cls(**{"rate_power": 0.0, **config})
 
 
+# By default, in a single rise.
+_RATE_POWER = 0.5
 # Shapes of `SequentialAttentionSchedule`. The one we recommend has one cycle, a single
 # rise; the other two come from section 4.2.
-_RATE_POWER = 0.5
 _RECOMMENDED: dict[str, Any] = {
     "cycles": 1,
     "dense_fraction": 0.0,

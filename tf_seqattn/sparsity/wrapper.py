@@ -196,9 +196,10 @@ class PrunableLayer(OfEitherKeras):
 
     In every phase the layer computes with `W * A * mask`: its kernel, times the
     importance of each block, times a 0/1 mask over the blocks (section 3, algorithm
-    1). Gradients reach `W` and the logits behind `A`. Masked blocks keep their values
-    for the next dense phase. `sa.UpdatePruningStep` counts the steps and updates the
-    masks; training without it raises.
+    1). Where the schedule lets the learning rate grow (`rate_power`), `W` is the stored
+    kernel times the gain of that rate. Gradients reach `W` and the logits behind `A`.
+    Masked blocks keep their values for the next dense phase. `sa.UpdatePruningStep`
+    counts the steps and updates the masks; training without it raises.
 
     Extra variables: per block one float32 mask and, for `SoftmaxAttention`, one
     float32 logit; one int64 step per layer. They stay float32 under mixed precision.
@@ -496,6 +497,11 @@ class PrunableLayer(OfEitherKeras):
             mask, power, getattr(schedule, "initial_sparsity", 0.0)
         )
 
+    @property
+    def _prunes_blocks(self) -> bool:
+        """Whether it prunes blocks, rather than single entries or channels."""
+        return self.pattern is None and not isinstance(self.layer, ChannelUnits)
+
     def _rate_power(self, pruned: PrunedKernel) -> float:
         """Power of the density in the learning rate of a kernel.
 
@@ -503,12 +509,11 @@ class PrunableLayer(OfEitherKeras):
         the blocks must not depend on the stored kernel, nor may that be too coarse to
         be divided again and again.
         """
-        of_blocks = self.pattern is None and not isinstance(self.layer, ChannelUnits)
         independent = isinstance(self.importance, SoftmaxAttention) or (
             type(self.importance).multipliers is Importance.multipliers
         )
         fine = tf.as_dtype(pruned.kernel.variable.dtype).size >= 4
-        if of_blocks and independent and fine:
+        if self._prunes_blocks and independent and fine:
             return rate_power(self.pruning_schedule)
         return 0.0
 
@@ -674,9 +679,8 @@ class PrunableLayer(OfEitherKeras):
         if not learns or self.zero_pruned_weights:
             return 0
         schedule: Any = self.pruning_schedule
-        of_blocks = self.pattern is None and not isinstance(self.layer, ChannelUnits)
         begins_sparse = getattr(schedule, "initial_sparsity", None)
-        return revised_until(schedule) if of_blocks or begins_sparse else 0
+        return revised_until(schedule) if self._prunes_blocks or begins_sparse else 0
 
     def _competing(self, pruned: PrunedKernel) -> tf.Tensor:
         """Ones for the blocks of which the next mask is chosen, and whose logits learn.
